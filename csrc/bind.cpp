@@ -1,0 +1,7 @@
+// The extension module: each bind_<name>.cpp adds its functions through one registrar.
+#include "bind.hpp"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Native kernels of rlcli. Links neither torch nor NumPy.";
+  bind_returns(module);
+}

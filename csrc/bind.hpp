@@ -1,0 +1,9 @@
+// What the bindings share: one registrar per bind_<name>.cpp.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+void bind_returns(py::module_ &module);
