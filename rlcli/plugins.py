@@ -1,0 +1,50 @@
+"""Names to objects: the user's own `module:attribute`, and packages that may be missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Any
+
+from rlcli.errors import InputError, MissingExtraError, UsageError, nearest
+
+
+def is_reference(name: str) -> bool:
+    """Whether `name` has the form `module:attribute` (and is not a path)."""
+    module, separator, attribute = name.partition(":")
+    parts = [*module.split("."), *attribute.split(".")]
+    return bool(separator) and all(part.isidentifier() for part in parts)
+
+
+def load_reference(name: str) -> Any:
+    """The object that `module:attribute` names. The working directory is importable, as with `python -m`.
+
+    Raises `UsageError` if there is no such module or attribute, `InputError` if the module fails to import.
+    """
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as err:
+        if err.name is not None and (module_name == err.name or module_name.startswith(err.name + ".")):
+            message = f"there is no module {module_name!r} (the working directory was searched too)"
+            raise UsageError(message) from err
+        raise InputError(f"importing {module_name!r} failed: {err}") from err
+    except Exception as err:  # foreign code: whatever it raises is shown in one line
+        raise InputError(f"importing {module_name!r} failed: {type(err).__name__}: {err}") from err
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            names = [known for known in dir(target) if not known.startswith("_")]
+            raise UsageError(f"module {module_name!r} has no attribute {attribute!r}; {nearest(part, names)}")
+        target = getattr(target, part)
+    return target
+
+
+def require(package: str, extra: str, *, needed_for: str) -> Any:
+    """The imported optional package, or `MissingExtraError` (exit 6) with the install line."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, extra, needed_for=needed_for)
+    return importlib.import_module(package)
