@@ -138,7 +138,7 @@ Spec = Leaf | Composite
 
 
 def leaves(spec: Spec, prefix: Key = ()) -> dict[Key, Leaf]:
-    """Every leaf of `spec` by its full key, e.g. `("observation", "pixels")` for prefix `("observation",)`."""
+    """Every leaf of `spec` by its full key, e.g. `("observation", "pixels")` under `("observation",)`."""
     if isinstance(spec, Composite):
         found: dict[Key, Leaf] = {}
         for name, child in spec.fields.items():
