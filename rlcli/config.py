@@ -137,22 +137,29 @@ def resolve(
     file: Path | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
-    section: str | None = None,
 ) -> ConfigT:
-    """An instance of `config` from default < `file` < `sets` < `flags`.
+    """An instance of `config` from default < `file` < `sets` < `flags`; see `resolve_sections`."""
+    return resolve_sections({"": config}, file=file, sets=sets, flags=flags)[""]  # type: ignore[no-any-return]
 
-    `file` is TOML with the option names as keys, at top level or under `[section]`. `sets` are `key=value`
+
+def resolve_sections(
+    configs: Mapping[str, type[Any]],
+    *,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One instance per section, from default < `file` < `sets` < `flags`. Option names are distinct over sections.
+
+    `file` is TOML with the option names as keys, at top level or under their `[section]`. `sets` are `key=value`
     strings. `flags` maps names to parsed values; None means "not given". Raises `UsageError` for an unknown
     key, a value of the wrong type or outside its bounds; `InputError` for a file that cannot be read.
     """
-    known = {option.name: option for option in options(config)}
+    known = {option.name: option for config in configs.values() for option in options(config)}
     values: dict[str, Any] = {}
     if file is not None:
-        table = read_toml(file)
-        if section is not None and isinstance(table.get(section), dict):
-            table = table[section]
-        for key, raw in table.items():
-            option = _known(known, key, f"{file}")
+        for key, raw in _flat_toml(file, configs).items():
+            option = _known(known, key, str(file))
             values[option.name] = _from_toml(raw, option, f"{file}: {key}")
     for item in sets:
         key, separator, text = item.partition("=")
@@ -168,7 +175,22 @@ def resolve(
             values[_known(known, name, "flags").name] = value
     for name, value in values.items():
         _check_bounds(known[name], value)
-    return config(**values)
+    return {
+        section: config(**{o.name: values[o.name] for o in options(config) if o.name in values})
+        for section, config in configs.items()
+    }
+
+
+def _flat_toml(file: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in read_toml(file).items():
+        if isinstance(value, dict):
+            if key not in sections:
+                raise UsageError(f"{file}: unknown table [{key}]; {nearest(key, sections)}")
+            flat.update(value)
+        else:
+            flat[key] = value
+    return flat
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import typer
 from rlcli import __version__, console
 from rlcli.errors import ExitCode, InputError, ResourceError, RLError, UsageError, nearest
 
-# name -> (module, one line of help). A module offers `register(app)`, which adds its command to the app.
+# name -> (module, one line of help). A module offers `register(app, arguments)`, which adds its command.
 COMMANDS = {
     "collect": ("rlcli.commands.collect", "Run a policy in an environment and write a dataset."),
     "buffer": ("rlcli.commands.buffer", "Look at, check and measure datasets."),
@@ -35,7 +35,7 @@ COMMANDS = {
 _RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EFBIG}
 
 
-def build_app(wanted: str | None) -> typer.Typer:
+def build_app(wanted: str | None, arguments: list[str]) -> typer.Typer:
     """The command tree in which `wanted` is complete and the other commands are names with a line of help.
 
     None makes all of them complete, which shell completion needs.
@@ -57,7 +57,7 @@ def build_app(wanted: str | None) -> typer.Typer:
 
     for name, (module, help_line) in COMMANDS.items():
         if wanted is None or wanted == name:
-            importlib.import_module(module).register(app)
+            importlib.import_module(module).register(app, arguments)
         else:
             app.command(name, help=help_line)(_placeholder)
     return app
@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
     try:
         if wanted and wanted not in COMMANDS and not completing:
             raise UsageError(f"there is no command {wanted!r}; {nearest(wanted, COMMANDS)}")
-        app = build_app(None if completing else wanted)
+        app = build_app(None if completing else wanted, arguments)
         outcome = app(args=arguments, prog_name="rl", standalone_mode=False)
         return int(outcome or 0)
     except RLError as err:

@@ -12,7 +12,7 @@ from rlcli.config import options, to_dict
 ALGO_HELP = "List algorithms and their options."
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `rl algo list` and `rl algo show NAME`."""
     group = typer.Typer(help=ALGO_HELP, no_args_is_help=True, rich_markup_mode=None)
     group.command("list")(list_algorithms)

@@ -29,7 +29,7 @@ Tree = dict[str, Any]  # nested dicts with tensors at the leaves
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk. `step` is its name; `progress` is the runner's own JSON; `score` None if not evaluated."""
+    """A checkpoint on disk. `progress` is the runner's own JSON; `score` is None if it was not evaluated."""
 
     path: Path
     step: int
@@ -43,7 +43,7 @@ def save(
 ) -> Checkpoint:
     """Write `folder/<step>` durably. The digest covers tensors, progress and score, not time or path.
 
-    An older checkpoint of the same step is replaced.
+    An older checkpoint of the same step is replaced, never without one of the two being whole.
     """
     final = folder / f"{step:012d}"
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
@@ -64,10 +64,12 @@ def save(
         for file in (state_file, temporary / "checkpoint.json", temporary):
             _fsync(file)
         temporary.chmod(0o755)
+        replaced = folder / f".old-{temporary.name}"
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(replaced)
         temporary.rename(final)
         _fsync(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

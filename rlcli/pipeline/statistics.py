@@ -11,9 +11,9 @@ Scores = NDArray[np.float64]
 
 
 def iqm(scores: Sequence[float] | Scores, axis: int = -1) -> Scores:
-    """The mean of the middle half: `floor(n / 4)` scores are cut at each end (Agarwal et al., 2021, section 4.3).
+    """The interquartile mean over `axis` (Agarwal et al., 2021, section 4.3).
 
-    `scores` may have any shape; the mean is taken over `axis`.
+    Of n scores, `floor(n / 4)` are cut at each end. `scores` may have any shape.
     """
     ordered = np.sort(np.asarray(scores, np.float64), axis=axis)
     count = ordered.shape[axis]
