@@ -1,1 +1,1 @@
-"""TODO"""
+"""Sampling from datasets: which rows make a batch."""

@@ -1,0 +1,93 @@
+"""Uniform sampling with replacement, and mixtures of datasets.
+
+A sampler draws row numbers with the caller's generator and lets the dataset gather them, so a seed
+and a snapshot determine every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.errors import IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
+
+Batch = dict[str, Any]  # nested dicts with arrays [B, ...] at the leaves
+
+
+class Uniform:
+    """Rows drawn uniformly with replacement from the newest `capacity` rows of a dataset.
+
+    Rows whose next observation is unknown are never drawn when `keys` asks for next observations.
+    `keys` names the columns of a batch; None means all. The dataset may grow; `refresh` it to see more.
+    """
+
+    def __init__(
+        self, dataset: Dataset, keys: Sequence[Key] | None = None, capacity: int | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.keys = None if keys is None else list(keys)
+        self.capacity = capacity
+        self._needs_next = keys is None or any(key[:2] == ("next", "observation") for key in keys)
+
+    def __len__(self) -> int:
+        """How many rows can be drawn now."""
+        low, high, excluded = self._range()
+        return high - low - len(excluded)
+
+    def rows(self, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """`batch_size` row numbers `[B]`. Raises `IncompatibleError` if no row can be drawn."""
+        low, high, excluded = self._range()
+        count = high - low - len(excluded)
+        if count <= 0:
+            raise IncompatibleError(f"{self.dataset.path} has no row whose next observation is known")
+        drawn = rng.integers(0, count, batch_size)
+        if len(excluded):  # the k-th eligible row lies after as many excluded rows as come before it
+            drawn += np.searchsorted(excluded - low - np.arange(len(excluded)), drawn, side="right")
+        return drawn + low
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """A fresh batch: nested dicts of arrays `[B, ...]`."""
+        return self.dataset.gather(self.rows(batch_size, rng), self.keys)
+
+    def _range(self) -> tuple[int, int, NDArray[np.int64]]:
+        high = self.dataset.num_rows
+        low = 0 if self.capacity is None else max(0, high - self.capacity)
+        if not self._needs_next:
+            return low, high, np.empty(0, np.int64)
+        unknown = self.dataset.unknown_next
+        return low, high, unknown[np.searchsorted(unknown, low) :]
+
+
+class Mixture:
+    """Batches whose rows come from several samplers in fixed proportion (Ball et al., 2023, section 4.1).
+
+    Of a batch of B rows, source k gives `floor(B * weight_k)`; the rest is drawn by weight.
+    """
+
+    def __init__(self, sources: Sequence[Uniform], weights: Sequence[float]) -> None:
+        self.sources = list(sources)
+        self.weights = np.asarray(weights, np.float64) / np.sum(weights)
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """A fresh batch, rows of one source after those of another."""
+        counts = np.floor(self.weights * batch_size).astype(np.int64)
+        rest = batch_size - int(counts.sum())
+        counts += np.bincount(rng.choice(len(counts), rest, p=self.weights), minlength=len(counts))
+        parts = [source.sample(int(n), rng) for source, n in zip(self.sources, counts, strict=True) if n]
+        return concatenate(parts)
+
+
+def concatenate(parts: Sequence[Batch]) -> Batch:
+    """Batches of equal keys joined along the first axis."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: Batch = {}
+    for name, first in parts[0].items():
+        values = [part[name] for part in parts]
+        joined[name] = concatenate(values) if isinstance(first, dict) else np.concatenate(values)
+    return joined
