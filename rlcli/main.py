@@ -89,9 +89,11 @@ def run(arguments: list[str]) -> int:
         console.error(err)
         return int(err.code)
     except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return _closed_pipe()
+    except SystemExit as err:
+        if isinstance(err.__context__, BrokenPipeError):  # the parser turns a closed pipe into exit 1
+            return _closed_pipe()
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -110,6 +112,13 @@ def run(arguments: list[str]) -> int:
         return ExitCode.INTERRUPTED
     except Exception as err:  # noqa: BLE001 - the last line of defence: a bug becomes a report, not a wall of text
         return _bug(err)
+
+
+def _closed_pipe() -> int:
+    """128 + SIGPIPE, quietly: the reader, say `head`, has what it wanted."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _os_error(err: OSError) -> int:
