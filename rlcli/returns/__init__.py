@@ -1,1 +1,1 @@
-"""TODO"""
+"""Return and advantage estimators, one per file."""
