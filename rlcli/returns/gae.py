@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlcli import _native
+from rlcli._native import gae_float32, gae_float64
 
-_KERNELS = {torch.float32: _native.gae_float32, torch.float64: _native.gae_float64}
+_KERNELS = {torch.float32: gae_float32, torch.float64: gae_float64}
 
 
 def gae(
