@@ -1,0 +1,125 @@
+"""`rl train ALGO`: one subcommand per algorithm; its flags are the fields of two config dataclasses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlcli import console
+from rlcli.algorithms import ALGORITHMS, load
+from rlcli.config import Option, options, parse_value, resolve_sections, to_dict
+from rlcli.errors import UsageError
+from rlcli.pipeline.settings import Settings
+from rlcli.plugins import is_reference
+
+TRAIN_HELP = "Train an algorithm online (--env) or from datasets (--from-dataset)."
+
+
+def register(app: typer.Typer, arguments: list[str]) -> None:
+    """Add `rl train` with a command per built-in algorithm, and one for the user's own if it is named."""
+    group = typer.Typer(help=TRAIN_HELP, no_args_is_help=True, rich_markup_mode=None)
+    named = next((word for word in arguments[1:] if not word.startswith("-")), "")
+    names = [*ALGORITHMS, *([named] if is_reference(named) else [])]
+    for name in names:
+        module = load(name)
+        group.command(name, help=_help(name, module))(_command(name, module))
+    app.add_typer(group, name="train", help=TRAIN_HELP)
+
+
+def _help(name: str, module: Any) -> str:
+    summary = (module.Config.__doc__ or name).splitlines()[0]
+    sources = {"online": "--env", "dataset": "--from-dataset"}
+    ways = " or ".join(sources[source] for source in module.SOURCES)
+    return f"{summary}\n\nLearns from {ways}. Prints the run directory."
+
+
+def _command(name: str, module: Any) -> Callable[..., None]:
+    """A function whose signature has one parameter per option, so that typer makes the flags."""
+    fixed = inspect.signature(_fixed).parameters
+    sections = {"run": Settings, name: module.Config}
+
+    def command(**values: Any) -> None:
+        json, quiet = values.pop("json"), values.pop("quiet")
+        console.configure(json=json, quiet=quiet)
+        out, resume, file, sets = (values.pop(key) for key in ("out", "resume", "config", "set_"))
+        flags = {key: _given(value) for key, value in values.items()}
+        resolved = resolve_sections(sections, file=file, sets=sets or (), flags=flags)
+        given = {key for key, value in flags.items() if value is not None}
+        given |= {item.partition("=")[0].strip().replace("-", "_") for item in sets or ()}
+        if file is not None and resume:
+            raise UsageError("--resume takes the options that the run was started with; leave --config out")
+        from rlcli.pipeline.train import train
+
+        outcome = train(name, resolved["run"], resolved[name], out=out, resume=resume, given=given)
+        console.result("run", outcome, str(outcome["path"]))
+
+    flags = [
+        _parameter(option, default) for config in sections.values() for option, default in _defaults(config)
+    ]
+    command.__signature__ = inspect.Signature([*fixed.values(), *flags])  # type: ignore[attr-defined]
+    command.__name__ = name
+    return command
+
+
+def _fixed(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run directory to make. [default: runs/…]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run at --out exactly; start it if absent.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Options from a TOML file.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One option; repeatable.")
+    ] = None,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """The flags that are not options of a config."""
+
+
+def _defaults(config: type[Any]) -> list[tuple[Option, Any]]:
+    values = to_dict(config())
+    return [(option, values[option.name]) for option in options(config)]
+
+
+def _parameter(option: Option, default: Any) -> inspect.Parameter:
+    shown = ",".join(map(str, default)) if isinstance(default, list) else default
+    notes = (
+        "" if shown in (None, "") else f"default: {str(shown).lower() if isinstance(shown, bool) else shown}"
+    )
+    if option.source:
+        notes = f"{notes}; {option.source}" if notes else option.source
+    text = f"{option.help} [{notes}]" if notes else option.help
+    if option.repeatable:
+        annotation: Any = Annotated[
+            list[str] | None, typer.Option(option.flag, help=text, metavar=option.metavar, show_default=False)
+        ]
+    else:
+        annotation = Annotated[
+            str | None,
+            typer.Option(
+                option.flag, help=text, metavar=option.metavar, parser=_parser(option), show_default=False
+            ),
+        ]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _parser(option: Option) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return parse_value(text, option.type)
+        except ValueError as err:
+            raise typer.BadParameter(str(err)) from None
+
+    return parse
+
+
+def _given(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,99 @@
+"""Off-policy online training: one environment, a replay that is a dataset, updates on uniform batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rlcli.collectors.loop import Collector
+from rlcli.collectors.nested import row
+from rlcli.collectors.policy import RandomPolicy
+from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.writer import Writer, ted_schema
+from rlcli.pipeline import provenance
+from rlcli.pipeline.inputs import Inputs
+from rlcli.pipeline.session import Position, Session
+from rlcli.pipeline.updates import draw, tensors
+from rlcli.replay.uniform import Uniform
+
+
+class OffPolicy:
+    """A round is `train_freq` environment steps, committed to the replay, and then the updates they earn."""
+
+    def __init__(self, session: Session, inputs: Inputs, position: Position | None) -> None:
+        self.session = session
+        config, settings = session.config, session.settings
+        self.updates_per_round = config.updates_per_round or config.train_freq
+        self.collector = Collector(inputs.envs, settings.seed)
+        self.random = RandomPolicy(inputs.action, (settings.seed, 1))
+        self.writer = EpisodeWriter(self._open_replay(inputs, position))
+        self.replay = Dataset.open(session.run.replay, check="none")
+        self.sampler = Uniform(self.replay, session.algorithm.COLUMNS, config.buffer_size)
+        if position is None:
+            self.writer.begin(0, self.collector.episode_seeds[0])
+        else:
+            self.collector.load_state_dict(position.arrays["collector"])
+            self.random.load_state_dict(position.facts["random"])
+
+    def advance(self) -> None:
+        session = self.session
+        for _ in range(self.session.config.train_freq):
+            if session.step == session.total:
+                break
+            self._step()
+        self.writer.flush()
+        self.replay.refresh()
+        if session.step >= session.config.learning_starts and len(self.sampler):
+            for _ in range(self.updates_per_round):
+                session.update(self.sampler.sample(session.config.batch_size, session.rng))
+
+    def position(self) -> Position:
+        self.writer.flush(sync=True)
+        facts = {"random": self.random.state_dict(), "replay_rows": self.writer.writer.stream_rows}
+        return Position(facts, {"collector": self.collector.state_dict()})
+
+    def close(self) -> None:
+        self.writer.close({0: row(self.collector.observation, 0)})
+
+    def _step(self) -> None:
+        moved = self.collector.step(self._act(self.collector.observation))
+        self.writer.add(
+            0,
+            observation=row(moved.observation, 0),
+            action=row(moved.action, 0),
+            reward=moved.reward[0],
+            terminated=moved.terminated[0],
+            truncated=moved.truncated[0],
+            next_observation=row(moved.next_observation, 0),
+        )
+        self.session.step += 1
+        for episode in moved.ended:
+            self.session.finished(episode.score)
+            self.writer.begin(0, self.collector.episode_seeds[0])
+
+    @torch.no_grad()
+    def _act(self, observation: Any) -> Any:
+        session = self.session
+        if session.step < session.config.learning_starts:
+            return self.random(observation)
+        algorithm, generator = session.algorithm, session.runner.generator
+        noise = draw(algorithm.act_noise(session.nets, session.config, 1), generator)
+        if hasattr(algorithm, "epsilon"):
+            noise["epsilon"] = torch.tensor(algorithm.epsilon(session.config, session.step / session.total))
+        action = algorithm.act(session.state, tensors(observation), session.nets, session.config, noise=noise)
+        return action.numpy()
+
+    def _open_replay(self, inputs: Inputs, position: Position | None) -> Writer:
+        lineage = {"op": "train", "run": self.session.run.info["check"], "command": provenance.command_line()}
+        path = self.session.run.replay
+        if position is not None:
+            return Writer.append(path, lineage=lineage, rewind=position.facts["replay_rows"])
+        return Writer.create(
+            path,
+            ted_schema(inputs.observation, inputs.action),
+            spec=inputs.spec,
+            lineage=lineage,
+            durability="process",
+        )

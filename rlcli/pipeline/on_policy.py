@@ -1,0 +1,81 @@
+"""On-policy training: rollouts of E environments, then epochs of minibatches over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlcli.collectors.loop import Collector
+from rlcli.collectors.nested import Batch
+from rlcli.pipeline.inputs import Inputs
+from rlcli.pipeline.session import Position, Session
+from rlcli.pipeline.updates import draw, tensors
+
+
+class OnPolicy:
+    """A round is one iteration: `num_steps` steps of each environment and the updates on them."""
+
+    def __init__(self, session: Session, inputs: Inputs, position: Position | None) -> None:
+        self.session = session
+        self.collector = Collector(inputs.envs, session.settings.seed)
+        if position is not None:
+            self.collector.load_state_dict(position.arrays["collector"])
+
+    def advance(self) -> None:
+        session, config = self.session, self.session.config
+        rollout = self._rollout(config.num_steps)
+        session.state, session.metrics = session.runner.iterate(session.state, rollout)
+        num_rows = config.num_steps * self.collector.num_envs
+        session.step = min(session.total, session.step + num_rows)
+        session.updates += config.num_epochs * (num_rows // min(config.minibatch_size, num_rows))
+
+    def position(self) -> Position:
+        return Position({}, {"collector": self.collector.state_dict()})
+
+    def close(self) -> None:
+        """The environments are the caller's."""
+
+    @torch.no_grad()
+    def _rollout(self, num_steps: int) -> dict[str, Any]:
+        """`[T, E, …]` columns as `UpdateRunner.iterate` reads them."""
+        session, collector = self.session, self.collector
+        algorithm, generator = session.algorithm, session.runner.generator
+        shapes = algorithm.act_noise(session.nets, session.config, collector.num_envs)
+        rows: list[dict[str, Any]] = []
+        for _ in range(num_steps):
+            noise = draw(shapes, generator)
+            observation = tensors(collector.observation)
+            action, log_prob, value = algorithm.sample(
+                session.state, observation, session.nets, session.config, noise
+            )
+            moved = collector.step(action.numpy())
+            after = {
+                "observation": moved.next_observation,
+                "reward": moved.reward,
+                "terminated": moved.terminated,
+                "truncated": moved.truncated,
+            }
+            rows.append(
+                {
+                    "observation": moved.observation,
+                    "action": moved.action,
+                    "log_prob": log_prob.numpy(),
+                    "value": value.numpy(),
+                    "next": after,
+                }
+            )
+            for episode in moved.ended:
+                session.finished(episode.score)
+        return stack_steps(rows)
+
+
+def stack_steps(rows: Sequence[Mapping[str, Any]]) -> dict[str, Batch]:
+    """T nested dicts of arrays `[E, …]` as one of arrays `[T, E, …]`."""
+    stacked: dict[str, Batch] = {}
+    for name, first in rows[0].items():
+        values = [step[name] for step in rows]
+        stacked[name] = stack_steps(values) if isinstance(first, Mapping) else np.stack(values)
+    return stacked

@@ -1,0 +1,44 @@
+"""What the training runner can be told, whatever the algorithm. Torch-free: help reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlcli.config import opt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the runner: where batches come from, how long, how often to look."""
+
+    env: str | None = opt(None, "Train online in this environment.", metavar="ENV")
+    env_arg: tuple[str, ...] = opt(
+        (), "Argument of the environment; repeatable.", metavar="K=V", repeatable=True
+    )
+    from_dataset: tuple[str, ...] = opt(
+        (), "Train from this dataset; repeatable, with weights `a:0.7`.", metavar="DS[:W]", repeatable=True
+    )
+    steps: int | None = opt(None, "Environment steps in all (online).", ge=1, metavar="COUNT")
+    updates: int | None = opt(None, "Updates in all (from datasets).", ge=1, metavar="COUNT")
+    seed: int = opt(0, "Seed of networks, environments, exploration and batches.", ge=0)
+    eval_every: int | None = opt(
+        None,
+        "Steps (online) or updates (datasets) between evaluations; 0 for none; a twentieth if not given.",
+        ge=0,
+    )
+    eval_episodes: int = opt(10, "Episodes per evaluation during training.", ge=1)
+    eval_env: str | None = opt(
+        None, "Evaluate here; the training or recorded environment if not given.", metavar="ENV"
+    )
+    checkpoint_every: int | None = opt(None, "Steps or updates between checkpoints beside evaluations.", ge=1)
+    keep_last: int = opt(2, "Newest checkpoints kept.", ge=1)
+    keep_best: int = opt(1, "Best-scored checkpoints kept beside them.", ge=0)
+    compile: Literal["auto", "on", "off"] = opt(
+        "auto", "Compile the update; auto weighs compile time against length."
+    )
+    matmul: Literal["auto", "highest", "medium"] = opt(
+        "auto", "Matrix product route; auto takes the calibrated one."
+    )
+    threads: int = opt(0, "CPU threads of torch; 0 chooses by network size.", ge=0)
+    tensorboard: bool = opt(True, "Write TensorBoard events when the package is installed.")

@@ -1,0 +1,149 @@
+"""Training: options to a run directory. Owns the schedule of evaluations, checkpoints and reports.
+
+Where batches come from is a *loop* (`off_policy.py`, `on_policy.py`, `offline.py`): it advances by a round
+and can say and restore where it stands. A run that is stopped after a checkpoint and resumed is, on the CPU,
+bit-identical to one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcli import console
+from rlcli.algorithms import load
+from rlcli.errors import UsageError
+from rlcli.pipeline import checkpoint
+from rlcli.pipeline.evaluate import environments, evaluation_seeds, rollouts
+from rlcli.pipeline.inputs import Inputs, open_inputs, source_of
+from rlcli.pipeline.policy import NetworkPolicy
+from rlcli.pipeline.reports import Reporter
+from rlcli.pipeline.run import open_run
+from rlcli.pipeline.session import Loop, Session, continue_session, recorded_options, start_session
+from rlcli.pipeline.settings import Settings
+
+REPORTS_PER_RUN = 200
+EVALUATIONS_PER_RUN = 20
+MAX_EVALUATION_ENVS = 10
+
+
+def train(
+    name: str,
+    settings: Settings,
+    config: Any,
+    *,
+    out: Path | None,
+    resume: bool = False,
+    given: Set[str] = frozenset(),
+) -> dict[str, Any]:
+    """Train algorithm `name`; returns the run's path, steps or updates, scores and the last digest.
+
+    With `resume`, a run at `out` goes on with its recorded options; those in `given` must agree with them.
+    Raises `UsageError` for options that contradict each other, `IncompatibleError` for an algorithm that does
+    not fit the specs, `Interrupted` after a signal, when a checkpoint is on disk.
+    """
+    algorithm = load(name)
+    if resume and out is None:
+        raise UsageError("--resume needs the run directory: -o RUN")
+    run = open_run(out) if resume and out is not None and out.exists() else None
+    if run is not None:
+        settings, config = recorded_options(run, name, settings, config, given)
+    source = source_of(name, algorithm, settings)
+    with console.interruptible() as stop, open_inputs(source, algorithm, settings, config) as inputs:
+        if run is None:
+            session = start_session(name, algorithm, settings, config, inputs, out)
+            restored = None
+        else:
+            session, restored = continue_session(run, algorithm, settings, config, inputs)
+        loop = _loop_type(source, algorithm)(session, inputs, restored)
+        try:
+            return _train(session, loop, inputs, stop)
+        finally:
+            loop.close()
+
+
+def _loop_type(source: str, algorithm: Any) -> Any:
+    if source == "dataset":
+        from rlcli.pipeline.offline import Offline
+
+        return Offline
+    if algorithm.ON_POLICY:
+        from rlcli.pipeline.on_policy import OnPolicy
+
+        return OnPolicy
+    from rlcli.pipeline.off_policy import OffPolicy
+
+    return OffPolicy
+
+
+def _train(session: Session, loop: Loop, inputs: Inputs, stop: console.Stop) -> dict[str, Any]:
+    settings, run, total = session.settings, session.run, session.total
+    eval_every = (
+        settings.eval_every if settings.eval_every is not None else max(1, total // EVALUATIONS_PER_RUN)
+    )
+    if inputs.eval_env is None:
+        eval_every = 0
+    report_every = max(1, total // REPORTS_PER_RUN)
+    started = time.monotonic()
+    title = f"{run.info['algorithm']} {inputs.label}"
+    with Reporter(run, title, session.step, total, inputs.unit, settings.tensorboard) as reporter:
+        while session.step < total and not stop.requested:
+            before = session.step
+            loop.advance()
+            is_last = session.step >= total
+            report: dict[str, float] = {}
+            score = None
+            if eval_every and (_passed(before, session.step, eval_every) or is_last):
+                report = evaluate(session, inputs)
+                score = report["eval/score_mean"]
+            if report or is_last or _passed(before, session.step, report_every):
+                report = {**session.summary(), **report}
+                reporter.report(session.step, session.updates, time.monotonic() - started, report)
+            if score is not None or is_last or _passed(before, session.step, settings.checkpoint_every or 0):
+                session.save(loop, score)
+            reporter.advance(session.step)
+    if stop.requested and session.step < total:
+        session.save(loop, None)
+        command = f"rl train {run.info['algorithm']} --resume -o {run.path}"
+        stop.raise_if_requested(
+            f"stopped at {session.step:,} of {total:,} {inputs.unit}; resumable",
+            hint=f"go on with: {command}",
+        )
+    best = checkpoint.select(run.checkpoints, "best")
+    last = checkpoint.select(run.checkpoints, "last")
+    return {
+        "path": run.path,
+        "algorithm": run.info["algorithm"],
+        inputs.unit: session.step,
+        "best": {"step": best.step, "score": best.score},
+        "last": {"step": last.step, "score": last.score, "digest": last.digest},
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def evaluate(session: Session, inputs: Inputs) -> dict[str, float]:
+    """Scores of the current policy's mode, on the same seeds each time, in environments of its own.
+
+    Draws no randomness of the training's: a run with evaluations equals one without.
+    """
+    assert inputs.eval_env is not None
+    seeds = evaluation_seeds(session.settings.seed, session.settings.eval_episodes, purpose="training")
+    policy = NetworkPolicy(session.algorithm, session.nets, session.state, session.config)
+    count = min(len(seeds), MAX_EVALUATION_ENVS)
+    with environments(count, inputs.eval_env, **inputs.eval_env_args) as envs:
+        episodes = rollouts(policy, envs, seeds)
+    scores = [episode.score for episode in episodes]
+    return {
+        "eval/score_mean": float(np.mean(scores)),
+        "eval/score_min": float(np.min(scores)),
+        "eval/score_max": float(np.max(scores)),
+        "eval/length_mean": float(np.mean([episode.length for episode in episodes])),
+    }
+
+
+def _passed(before: int, now: int, every: int) -> bool:
+    return every > 0 and now // every > before // every
