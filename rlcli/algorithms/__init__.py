@@ -12,10 +12,12 @@ from types import ModuleType
 
 ALGORITHMS: dict[str, str] = {
     "dqn": "rlcli.algorithms.dqn",
+    "sac": "rlcli.algorithms.sac",
 }
 
 SUMMARIES: dict[str, str] = {
-    "dqn": "Deep Q-learning with double targets: online, discrete actions",
+    "dqn": "Deep Q-learning with double targets: online or dataset, discrete actions",
+    "sac": "Soft actor-critic with a learned temperature: online or dataset, continuous actions",
 }
 
 

@@ -48,7 +48,7 @@ class UpdateRunner:
         """
         inputs = select(batch, self.algorithm.COLUMNS)
         batch_size = len(inputs["action"])
-        inputs["noise"] = draw_noise(self.algorithm.noise(self.nets, self.config, batch_size), self.generator)
+        inputs["noise"] = draw(self.algorithm.noise(self.nets, self.config, batch_size), self.generator)
         with _matmul(self.execution.matmul):
             state, metrics = self._update(state, inputs)
         return state, metrics
@@ -127,7 +127,7 @@ class UpdateRunner:
         return limit is not None and float(metrics["kl"]) > 1.5 * limit
 
 
-def draw_noise(shapes: Draws, generator: torch.Generator) -> dict[str, Tensor]:
+def draw(shapes: Draws, generator: torch.Generator) -> dict[str, Tensor]:
     """Standard normals and uniforms in [0, 1), float32, as an algorithm's `noise` or `act_noise` asks for."""
     kinds = {"normal": torch.randn, "uniform": torch.rand}
     return {name: kinds[kind](shape, generator=generator) for name, (kind, shape) in shapes.items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from rlcli._native import gae_float32, gae_float64
 
-_KERNELS = {torch.float32: gae_float32, torch.float64: gae_float64}
+_KERNELS: dict[torch.dtype, Callable[..., Any]] = {torch.float32: gae_float32, torch.float64: gae_float64}
 
 
 def gae(
