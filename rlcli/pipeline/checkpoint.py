@@ -109,7 +109,7 @@ def find(folder: Path) -> list[Checkpoint]:
 
 
 def select(folder: Path, which: str) -> Checkpoint:
-    """The `best` (highest score, the earlier of equals), the `last`, or the one of step `which`.
+    """The `best` (highest score, the later of equals), the `last`, or the one of step `which`.
 
     `best` is the last where none was scored. Raises `InputError` if there is no such checkpoint.
     """
@@ -118,7 +118,7 @@ def select(folder: Path, which: str) -> Checkpoint:
         raise InputError(f"{folder.parent} has no checkpoint yet", path=folder)
     scored = [checkpoint for checkpoint in found if checkpoint.score is not None]
     if which == "best" and scored:
-        return max(scored, key=lambda checkpoint: (checkpoint.score, -checkpoint.step))
+        return max(scored, key=lambda checkpoint: (checkpoint.score, checkpoint.step))
     if which in ("best", "last"):
         return found[-1]
     for checkpoint in found:
@@ -132,8 +132,10 @@ def prune(folder: Path, *, keep_last: int, keep_best: int) -> None:
     """Remove all but the newest `keep_last` and the `keep_best` of highest score."""
     found = find(folder)
     scored = [checkpoint for checkpoint in found if checkpoint.score is not None]
-    best = sorted(scored, key=lambda checkpoint: (-(checkpoint.score or 0.0), checkpoint.step))[:keep_best]
-    kept = {checkpoint.step for checkpoint in [*found[-keep_last:], *best]}
+    best = sorted(scored, key=lambda checkpoint: (checkpoint.score, checkpoint.step))[
+        len(scored) - keep_best :
+    ]
+    kept = {checkpoint.step for checkpoint in [*found[-keep_last:], *ranked[:keep_best]]}
     for checkpoint in found:
         if checkpoint.step not in kept:
             shutil.rmtree(checkpoint.path)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from rlcli import console
-from rlcli.envs import Env, make
 from rlcli.collectors.nested import Batch, allocate, put, row, singles
+from rlcli.envs import make
+from rlcli.envs.contract import Env
 from rlcli.errors import ConditionFalse, IncompatibleError, UsageError, nearest
 from rlcli.format.specs import spec_from_json
 from rlcli.pipeline import statistics
@@ -120,7 +121,7 @@ def summary(episodes: Sequence[Episode], reference: tuple[float, float] | None) 
 
 
 def check_same_specs(spec: Mapping[str, Any], env: Env, what: str) -> None:
-    """Raise `IncompatibleError` unless `env` has the observation and action specs that `what` was made with."""
+    """Raise `IncompatibleError` unless `env` has the specs that `what` was made with."""
     for name, own in (("observation", env.observation_spec), ("action", env.action_spec)):
         recorded = spec_from_json(spec[name])
         if recorded != own:

@@ -21,7 +21,7 @@ from rlcli.pipeline.settings import Settings
 
 @dataclass
 class Inputs:
-    """Opened inputs. `unit` is what the budget counts; `eval_env` is None if there is nothing to evaluate in."""
+    """Opened inputs. `unit` is what the budget counts; `eval_env` is None where nothing can be evaluated."""
 
     source: str
     label: str

@@ -186,8 +186,9 @@ def recorded_options(
     ):
         for key, value in wanted.items():
             if key in given and key not in FREE_ON_RESUME and value != recorded[key]:
+                flag = "--" + key.replace("_", "-")
                 raise UsageError(
-                    f"--{key.replace('_', '-')} is {value!r}, but {run.path} was started with {recorded[key]!r}",
+                    f"{flag} is {value!r}, but {run.path} was started with {recorded[key]!r}",
                     hint="an exact resume keeps its options; start a new run to change them",
                 )
     kept = {key: value for key, value in to_dict(settings).items() if key in given & FREE_ON_RESUME}
