@@ -1,1 +1,1 @@
-"""TODO"""
+"""Contract tests that plugins can run, and environments of known content to test with."""

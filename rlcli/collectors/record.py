@@ -1,0 +1,275 @@
+"""Recording whole datasets: the fast loop behind `rl collect`.
+
+Each environment fills its own preallocated columns; an episode, or a full part of one, is handed to the
+writer in one piece. Per step nothing is allocated and no dictionary is built.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.collectors.nested import allocate, flatten, put, row, singles
+from rlcli.collectors.policy import Policy, RandomPolicy
+from rlcli.collectors.seeds import EpisodeSeeds
+from rlcli.envs.contract import Env
+from rlcli.errors import InputError, ResourceError, RLError
+from rlcli.format.specs import Key
+
+_PART_BYTES = 4 << 20
+_TICK_SECONDS = 0.5  # how much work a kill can cost, and how often progress is told
+
+
+class Sink(Protocol):
+    """Where recorded rows go; `rlcli.format.episodes.EpisodeWriter` is one."""
+
+    def begin(self, stream: int, seed: int | None) -> None: ...
+
+    def add_rows(self, stream: int, columns: Mapping[Key, NDArray[Any]]) -> None: ...
+
+    def end(
+        self, stream: int, *, terminated: bool, truncated: bool, final: Any = None, cut: bool = False
+    ) -> None: ...
+
+    def flush(self, tag: int = 0) -> None: ...
+
+
+class StopFlag(Protocol):
+    """`rlcli.console.Stop`: a signal number once one arrived, else 0."""
+
+    requested: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How much one call of `record` wrote."""
+
+    steps: int
+    episodes: int  # whole ones: terminated or truncated
+
+
+class _Lane:
+    """One environment, its stream, and the rows of its current episode that are not handed over yet."""
+
+    def __init__(self, index: int, env: Env, seeds: EpisodeSeeds, number: int, part_rows: int) -> None:
+        self.index = index
+        self.env = env
+        self.step = env.step
+        self.seeds = seeds
+        self.number = number
+        self.quota = 0  # episodes still to record
+        self.size = 0
+        self.begun = False
+        self.observation = allocate(env.observation_spec, part_rows + 1)  # row `size` is the current one
+        self.action = allocate(env.action_spec, part_rows)
+        self.reward = np.zeros(part_rows, np.float32)
+        columns = [
+            *flatten(self.observation, ("observation",)),
+            *flatten(self.action, ("action",)),
+            (("next", "reward"), self.reward.reshape(-1, 1)),
+        ]
+        self.columns: dict[Key, NDArray[Any]] = dict(columns)
+
+    def hand_over(self, sink: Sink) -> None:
+        size = self.size
+        if not size:
+            return
+        if not self.begun:
+            sink.begin(self.index, self.seeds[self.number])
+            self.begun = True
+        sink.add_rows(self.index, {key: column[:size] for key, column in self.columns.items()})
+        self.size = 0
+
+
+def record(
+    envs: Sequence[Env],
+    policy: Policy,
+    sink: Sink,
+    *,
+    seed: int,
+    steps: int | None = None,
+    episodes: int | None = None,
+    first_episodes: Sequence[int] | None = None,
+    stop: StopFlag | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recorded:
+    """Record exactly `steps` rows or exactly `episodes` whole episodes, one stream of `sink` per environment.
+
+    The environments advance in lock step. With `steps`, environment i of E records `steps // E` rows, one
+    more if `i < steps % E`; unfinished episodes are marked as cut, with their last observation kept. With
+    `episodes`, environment i records its first `episodes // E` episodes (one more if `i < episodes % E`):
+    which ones is fixed before the first step, so short episodes are not favoured as they would be by
+    taking whichever end first. An environment that is through waits for the others.
+
+    Episode k of environment i starts from `episode_seed(seed, i, first_episodes[i] + k)`. When `stop` is
+    requested, the round is finished, open episodes are cut, and the call returns early. `progress` is
+    called with `(steps, episodes)` a few times a second, after what was recorded so far was committed.
+
+    Raises `InputError` if an environment or a policy raises.
+    """
+    if (steps is None) == (episodes is None):
+        raise ValueError("give either steps or episodes")
+    numbers = list(first_episodes) if first_episodes is not None else [0] * len(envs)
+    part_rows = _part_rows(envs[0])
+    lanes = [
+        _Lane(index, env, EpisodeSeeds(seed, index), numbers[index], part_rows)
+        for index, env in enumerate(envs)
+    ]
+    return _Recording(lanes, policy, sink, part_rows, stop, progress).run(steps, episodes)
+
+
+class _Recording:
+    def __init__(
+        self,
+        lanes: list[_Lane],
+        policy: Policy,
+        sink: Sink,
+        part_rows: int,
+        stop: StopFlag | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.lanes = lanes
+        self.policy = policy
+        self.sink = sink
+        self.part_rows = part_rows
+        self.stop = stop if stop is not None else _Never()
+        self.progress = progress
+        self.observation = allocate(lanes[0].env.observation_spec, len(lanes))
+        self.steps = 0
+        self.episodes = 0
+
+    def run(self, steps: int | None, episodes: int | None) -> Recorded:
+        lanes = self.lanes
+        for lane in lanes:
+            share, rest = divmod(episodes or 0, len(lanes))
+            lane.quota = sys.maxsize if episodes is None else share + (lane.index < rest)
+        try:
+            self._run([lane for lane in lanes if lane.quota], sys.maxsize if steps is None else steps)
+        except (ResourceError, OSError, MemoryError):
+            raise  # nothing more can be written; what was committed stays
+        except Exception as err:  # environments and policies are foreign code
+            self._cut()  # what was recorded before is true and is kept
+            if isinstance(err, RLError):
+                raise
+            _explain(err, lanes)
+        self._cut()
+        return Recorded(self.steps, self.episodes)
+
+    def _run(self, active: list[_Lane], remaining: int) -> None:
+        if not active or not remaining:
+            return
+        observation, part_rows, stop, clock = self.observation, self.part_rows, self.stop, time.monotonic
+        flat = isinstance(observation, np.ndarray) and isinstance(self.lanes[0].action, np.ndarray)
+        observed = not isinstance(self.policy, RandomPolicy)
+        for lane in active[:remaining]:
+            self._reset(lane)
+        next_tick = clock() + _TICK_SECONDS
+        for actions in self._actions():
+            if remaining < len(active):
+                active = active[:remaining]
+            exhausted = False
+            for lane in active:
+                index, size = lane.index, lane.size
+                action = actions[index]
+                if flat:
+                    lane.action[size] = action
+                else:
+                    put(lane.action, size, action)
+                value, reward, terminated, truncated = lane.step(action)
+                lane.reward[size] = reward
+                lane.size = size = size + 1
+                if terminated or truncated:
+                    self._end(lane, value, bool(terminated), bool(truncated))
+                    exhausted = exhausted or not lane.quota
+                    continue
+                if flat:
+                    lane.observation[size] = value
+                else:
+                    put(lane.observation, size, value)
+                if observed:
+                    put(observation, index, value)
+                if size == part_rows:
+                    self._continue(lane)
+            self.steps += len(active)
+            remaining -= len(active)
+            if exhausted:
+                active = [lane for lane in active if lane.quota]
+            if not active or not remaining or stop.requested:
+                break
+            if clock() >= next_tick:
+                self._tick(active)
+                next_tick = clock() + _TICK_SECONDS
+
+    def _actions(self) -> Iterator[list[Any]]:
+        """For each round, one action per environment."""
+        if isinstance(self.policy, RandomPolicy):  # looks at nothing, so it can be asked ahead
+            yield from self.policy.rounds(len(self.lanes))
+        while True:
+            yield singles(self.policy(self.observation))
+
+    def _reset(self, lane: _Lane) -> None:
+        value = lane.env.reset(lane.seeds[lane.number])
+        put(lane.observation, 0, value)
+        put(self.observation, lane.index, value)
+
+    def _end(self, lane: _Lane, final: Any, terminated: bool, truncated: bool) -> None:
+        lane.hand_over(self.sink)
+        self.sink.end(lane.index, terminated=terminated, truncated=truncated, final=final)
+        lane.begun = False
+        lane.number += 1
+        lane.quota -= 1
+        self.episodes += 1
+        if lane.quota:
+            self._reset(lane)
+
+    def _continue(self, lane: _Lane) -> None:
+        """Hand over an unfinished episode's rows; the current observation begins the next part."""
+        size = lane.size
+        lane.hand_over(self.sink)
+        put(lane.observation, 0, row(lane.observation, size))
+
+    def _cut(self) -> None:
+        """Commit all rows; episodes that have not ended are marked as cut, with their last observation."""
+        for lane in self.lanes:
+            self._continue(lane)
+            if lane.begun:
+                final = row(lane.observation, 0)
+                self.sink.end(lane.index, terminated=False, truncated=False, final=final, cut=True)
+                lane.begun = False
+        self.sink.flush()
+
+    def _tick(self, active: list[_Lane]) -> None:
+        for lane in active:
+            self._continue(lane)
+        self.sink.flush()
+        if self.progress is not None:
+            self.progress(self.steps, self.episodes)
+
+
+class _Never:
+    requested = 0
+
+
+def _part_rows(env: Env) -> int:
+    """Rows per part: up to 1,024, fewer where rows are large."""
+    row_bytes = sum(array.nbytes for _, array in flatten(allocate(env.observation_spec, 1), ()))
+    return max(1, min(1024, _PART_BYTES // max(1, row_bytes)))
+
+
+def _explain(err: Exception, lanes: Sequence[_Lane]) -> NoReturn:
+    """Foreign code failed: say what it raised, and where."""
+    traceback = err.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = ""
+    if traceback is not None:
+        where = f" at {Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
+    name = lanes[0].env.spec_json["id"]
+    raise InputError(f"{name} or its policy failed: {type(err).__name__}: {err}{where}") from err

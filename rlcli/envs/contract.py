@@ -1,0 +1,73 @@
+"""What the rest of the toolchain may expect of an environment, whatever library it comes from.
+
+The contract has no automatic reset, no vectorisation and no info dictionary. `terminated` and
+`truncated` stay apart, and the observation that `step` returns at an episode's end is the true final
+one. Whoever steps an environment resets it, each time with a seed of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from rlcli.errors import IncompatibleError
+from rlcli.format.specs import Composite, Spec
+
+SEED_BITS = 31  # a seed of at most 31 bits is accepted by every library, int32 ones included
+
+
+@runtime_checkable
+class Env(Protocol):
+    """One environment. `check_env` in `rlcli.testing.envs` tests all that is said here.
+
+    Observations are arrays of the spec's shape and dtype, or nested dictionaries of them; a discrete
+    observation is an integer. They may be views of memory that the next `step` overwrites: copy to keep.
+    """
+
+    @property
+    def observation_spec(self) -> Spec:
+        """What `reset` and `step` return as observations."""
+
+    @property
+    def action_spec(self) -> Spec:
+        """What `step` takes."""
+
+    @property
+    def spec_json(self) -> dict[str, Any]:
+        """`library`, `id`, `kwargs`, `max_episode_steps`: strict JSON, enough to make it again."""
+
+    def reset(self, seed: int) -> Any:
+        """Start an episode and return its first observation; the same seed gives the same episode."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool]:
+        """`(observation, reward, terminated, truncated)` after one step.
+
+        `action` is an `int` for a discrete spec, else an array of the spec's shape and dtype (or a dictionary
+        of these). A `Box` action outside its bounds is clipped by the environment, not by the caller.
+        """
+
+    def render(self) -> Any:
+        """One RGB image `[H, W, 3]` uint8, or None if the environment was made without a render mode."""
+
+    def close(self) -> None:
+        """Release what the environment holds; calling it twice does nothing."""
+
+
+def check_fits(value: Any, spec: Spec, where: str) -> None:
+    """Raise `IncompatibleError` unless `value` has the nesting and the shapes of `spec`.
+
+    Meant for each reset, not each step: shapes are compared, values and dtypes are not.
+    """
+    if isinstance(spec, Composite):
+        if not isinstance(value, Mapping) or set(value) != set(spec.fields):
+            found = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            raise IncompatibleError(f"{where} is {found}, its spec has the keys {sorted(spec.fields)}")
+        for name, child in spec.fields.items():
+            check_fits(value[name], child, f"{where}/{name}")
+        return
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        shape = () if isinstance(value, int | float) else None
+    if shape != spec.shape:
+        found = f"of shape {tuple(shape)}" if shape is not None else f"a {type(value).__name__}"
+        raise IncompatibleError(f"{where} is {found}, its spec says shape {spec.shape}")
