@@ -131,11 +131,9 @@ def select(folder: Path, which: str) -> Checkpoint:
 def prune(folder: Path, *, keep_last: int, keep_best: int) -> None:
     """Remove all but the newest `keep_last` and the `keep_best` of highest score."""
     found = find(folder)
-    scored = [checkpoint for checkpoint in found if checkpoint.score is not None]
-    best = sorted(scored, key=lambda checkpoint: (checkpoint.score, checkpoint.step))[
-        len(scored) - keep_best :
-    ]
-    kept = {checkpoint.step for checkpoint in [*found[-keep_last:], *ranked[:keep_best]]}
+    scored = [(checkpoint.score, checkpoint.step) for checkpoint in found if checkpoint.score is not None]
+    best = [step for _, step in sorted(scored, reverse=True)[:keep_best]]
+    kept = {*best, *(checkpoint.step for checkpoint in found[-keep_last:])}
     for checkpoint in found:
         if checkpoint.step not in kept:
             shutil.rmtree(checkpoint.path)
