@@ -12,11 +12,13 @@ from types import ModuleType
 
 ALGORITHMS: dict[str, str] = {
     "dqn": "rlcli.algorithms.dqn",
+    "ppo": "rlcli.algorithms.ppo",
     "sac": "rlcli.algorithms.sac",
 }
 
 SUMMARIES: dict[str, str] = {
     "dqn": "Deep Q-learning with double targets: online or dataset, discrete actions",
+    "ppo": "Proximal policy optimisation: online, discrete or continuous actions",
     "sac": "Soft actor-critic with a learned temperature: online or dataset, continuous actions",
 }
 

@@ -103,7 +103,7 @@ def critic_loss(
             next_value = next_q.max(-1, keepdim=True).values
         alive = (~batch["next"]["terminated"]).to(next_value.dtype)  # a truncated step bootstraps
         target = batch["next"]["reward"] + config.gamma * alive * next_value
-    index = (batch["action"] - nets.actions.start).unsqueeze(-1)
+    index = nets.actions.flat(batch["action"]).unsqueeze(-1)
     q = nets.critic(critic, nets.features(batch["observation"])).gather(-1, index)  # [B, 1]
     loss = F.smooth_l1_loss(q, target)
     return loss, {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
@@ -131,7 +131,7 @@ def act(
         arbitrary = (noise["action"] * nets.actions.n).to(torch.int64).clamp(max=nets.actions.n - 1)
         chance = noise.get("epsilon", config.exploration_final)
         greedy = torch.where(noise["explore"] < chance, arbitrary, greedy)
-    return greedy + nets.actions.start
+    return nets.actions.shaped(greedy)
 
 
 def act_noise(nets: Nets, config: Config, batch_size: int) -> Noise:

@@ -44,8 +44,8 @@ class Categorical:
 
     def sample(self, uniform: Tensor) -> Tensor:
         """Actions `[B]` from `uniform` noise `[B, n]` in [0, 1), by the Gumbel-max trick."""
-        gumbel = -torch.log(-torch.log(uniform.clamp(min=1e-20)).clamp(min=1e-20))
-        return (self.logits + gumbel).argmax(-1)
+        exponential = -torch.log(uniform.clamp(min=1e-20))
+        return (self.logits - torch.log(exponential)).argmax(-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,10 +82,22 @@ def features(observation: Spec) -> Features:
 
 @dataclass(frozen=True)
 class DiscreteActions:
-    """`n` actions `start, …, start + n - 1`; networks index them from 0."""
+    """`n` actions `start, …, start + n - 1`; networks count them from 0."""
 
     n: int
     start: int
+
+    def flat(self, action: Tensor) -> Tensor:
+        """The environment's actions `[B]` counted from 0."""
+        return action - self.start
+
+    def shaped(self, action: Tensor) -> Tensor:
+        """Actions counted from 0, `[B]`, as the environment's."""
+        return action + self.start
+
+    def clip(self, action: Tensor) -> Tensor:
+        """`action` itself: every index a network gives is an action."""
+        return action
 
 
 @dataclass(frozen=True, eq=False)
