@@ -1,0 +1,60 @@
+"""Runs cases and assembles the report: machine, versions, items."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlcli import console
+from rlcli.benchmarks import Setting, Size, load
+from rlcli.benchmarks.peer import Peer
+from rlcli.errors import UsageError, nearest
+from rlcli.pipeline import benchmark, machine, provenance
+
+
+def run_cases(
+    cases: Sequence[str],
+    *,
+    rounds: int = 15,
+    seconds: float = 0.2,
+    size: Size = "full",
+    threads: int = 1,
+    peer_python: str | None = None,
+) -> dict[str, Any]:
+    """The report of `cases` (`update`, or one item, `update/dqn`), JSON-able.
+
+    Data go to a temporary folder that is removed. Raises `UsageError` for an item that a case does not have.
+    """
+    report: dict[str, Any] = {
+        "created": provenance.now(),
+        "command": provenance.command_line(),
+        "machine": machine.describe(),
+        "versions": provenance.versions(),
+        "git": provenance.git_state(Path(__file__).parent),
+        "threads": threads,
+        "items": [],
+    }
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rl-bench-")))
+        peer = stack.enter_context(Peer(peer_python or sys.executable, threads))
+        report["peers"] = peer.versions
+        stack.enter_context(benchmark.torch_threads(threads))
+        for name in cases:
+            case, _, chosen = name.partition("/")
+            seen = []
+            for item in load(case).items(Setting(size, folder, peer)):
+                seen.append(item.name)
+                if chosen in ("", item.name.partition("/")[2]):
+                    console.log(f"{item.name}: {', '.join(arm.name for arm in item.arms)}")
+                    item.processes = (*item.processes, peer.pid)
+                    report["items"].append(benchmark.run_item(item, rounds=rounds, seconds=seconds))
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(exist_ok=True)
+            if chosen and name not in seen:
+                raise UsageError(f"there is no item {name!r}; {nearest(name, seen)}")
+    return report
