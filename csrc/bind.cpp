@@ -3,5 +3,7 @@
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Native kernels of rlcli. Links neither torch nor NumPy.";
+  bind_gather(module);
+  bind_mapping(module);
   bind_returns(module);
 }

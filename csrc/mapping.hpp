@@ -1,0 +1,57 @@
+// A reserved range of addresses into which files are mapped side by side, read-only.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <system_error>
+
+namespace rl {
+
+// Owns [address(), address() + size()). Nothing in it is readable until a file is mapped there;
+// everything is unmapped when the object dies. Offsets and lengths given to map_file() are checked.
+class AddressRange {
+ public:
+  explicit AddressRange(std::size_t size) : size_(size) {
+    if (size == 0) throw std::system_error(EINVAL, std::generic_category(), "empty address range");
+    void *found = ::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (found == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "cannot reserve addresses");
+    base_ = static_cast<std::uint8_t *>(found);
+  }
+  AddressRange(const AddressRange &) = delete;
+  AddressRange &operator=(const AddressRange &) = delete;
+  ~AddressRange() { ::munmap(base_, size_); }
+
+  // Maps the first `length` bytes of a file at `offset`, which must be a multiple of the page size.
+  // The file may still be shorter; touching what is beyond its last page is the caller's mistake.
+  const std::uint8_t *map_file(int fd, std::size_t offset, std::size_t length) {
+    if (length == 0 || offset > size_ || length > size_ - offset)
+      throw std::system_error(EINVAL, std::generic_category(), "outside the address range");
+    void *found = ::mmap(base_ + offset, length, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+    if (found == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "cannot map");
+    return static_cast<const std::uint8_t *>(found);
+  }
+
+  const std::uint8_t *address() const noexcept { return base_; }
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  std::uint8_t *base_ = nullptr;
+  std::size_t size_;
+};
+
+// Zeroes a range of a file and frees its space, keeping the size. Returns 0 or an errno.
+inline int punch_hole(int fd, std::int64_t offset, std::int64_t size) noexcept {
+#if defined(FALLOC_FL_PUNCH_HOLE)
+  return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) == 0 ? 0 : errno;
+#else
+  (void)fd, (void)offset, (void)size;
+  return EOPNOTSUPP;
+#endif
+}
+
+}  // namespace rl

@@ -1,0 +1,252 @@
+"""Time steps in, episodes out: what collecting, converting and online replay write through.
+
+It fills in what follows from the rest (`done`, `is_init`, `episode`, `step`), keeps the rows of each stream in
+preallocated arrays and writes them in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rlcli.format.keys import Key
+from rlcli.format.writer import Writer
+
+Array = np.ndarray[Any, Any]
+Nested = Any  # an array, a number, or a mapping of names to these
+_DERIVED_BY_US = (("next", "done"), ("is_init",), ("episode",), ("step",))
+_REWARD = ("next", "reward")
+_TERMINATED = ("next", "terminated")
+_TRUNCATED = ("next", "truncated")
+
+
+class _Buffer:
+    """Rows of one stream that are not written yet, and its unfinished episode."""
+
+    def __init__(self, schema_columns: list[tuple[Key, np.dtype[Any], tuple[int, ...]]], rows: int) -> None:
+        self.arrays = [np.zeros((rows, *shape), dtype) for _, dtype, shape in schema_columns]
+        self.by_key = {key: array for (key, _, _), array in zip(schema_columns, self.arrays, strict=True)}
+        flat = {
+            key: array.reshape(rows, -1)[:, 0] for key, array in self.by_key.items() if array[0].size == 1
+        }
+        self.terminated, self.truncated, self.done, self.is_init, self.episode, self.step, self.reward = (
+            flat.get(key, np.zeros(rows, dtype))
+            for key, dtype in (
+                (_TERMINATED, bool), (_TRUNCATED, bool), (("next", "done"), bool), (("is_init",), bool),
+                (("episode",), np.int64), (("step",), np.int64), (_REWARD, np.float32),
+            )
+        )  # fmt: skip
+        self.rows = 0  # in the arrays
+        self.ends: list[tuple[int, dict[str, Any]]] = []  # (rows before the end, arguments of end_episode)
+        self.length = 0  # steps of the unfinished episode
+        self.number = 0
+        self.seed: int | None = None
+
+
+class EpisodeWriter:
+    """Adds steps to a `Writer`. Leaves commit policy to `flush`; full chunks are committed by themselves.
+
+    Closing it closes the writer. As a context manager an exception aborts instead: the last commit stays.
+    """
+
+    def __init__(self, writer: Writer, *, chunk_rows: int = 1024) -> None:
+        self.writer = writer
+        self.chunk_rows = chunk_rows
+        columns = [(c.key, c.numpy, c.shape) for c in writer.schema.plain]
+        self._keys = [key for key, _, _ in columns]
+        self._plain_next = any(key[:2] == ("next", "observation") for key in self._keys)
+        self._final_keys = [c.of for c in writer.schema.derived if c.of is not None]
+        self._children: dict[Key, int] = {}  # how many names a nested value must have
+        nodes = {key[: depth + 1] for key in self._keys for depth in range(len(key))}
+        for node in nodes:
+            self._children[node[:-1]] = self._children.get(node[:-1], 0) + 1
+        ours = {("observation",), ("action",), ("next",), *_DERIVED_BY_US}
+        self._num_extra = sum(len(node) == 1 and node not in ours for node in nodes)
+        self._buffers = [_Buffer(columns, chunk_rows) for _ in writer.streams]
+        self._next_number = writer.next_episode
+
+    @property
+    def num_steps(self) -> int:
+        """Steps added to the dataset in all, committed or not."""
+        written = sum(stream.rows for stream in self.writer.streams)
+        return written + sum(buffer.rows for buffer in self._buffers)
+
+    def begin(self, stream: int, seed: int | None) -> None:
+        """The seed of the episode that starts with the stream's next step."""
+        self._buffers[stream].seed = seed
+
+    def add(
+        self,
+        stream: int,
+        *,
+        observation: Nested,
+        action: Nested,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        next_observation: Nested = None,
+        **extra: Nested,
+    ) -> None:
+        """Adds one step. Values are copied.
+
+        `next_observation` is needed where the episode ends (it becomes the exact final value), and in every step if
+        the schema stores next observations; where it is missing at an end, the row's next observation is unknown.
+        """
+        b = self._buffers[stream]
+        at = b.rows
+        if at == self.chunk_rows:
+            self.flush()
+            at = 0
+        by_key = b.by_key
+        self._put(by_key, ("observation",), observation, at)
+        self._put(by_key, ("action",), action, at)
+        if self._plain_next:
+            self._put(by_key, ("next", "observation"), next_observation, at)
+        if len(extra) != self._num_extra:
+            raise ValueError(f"{len(extra)} extra columns {sorted(extra)}, the schema has {self._num_extra}")
+        for name, value in extra.items():
+            self._put(by_key, (name,), value, at)
+        b.reward[at] = reward
+        b.terminated[at] = terminated
+        b.truncated[at] = truncated
+        b.done[at] = done = terminated or truncated
+        length = b.length
+        if not length:
+            self._start(b)
+        b.is_init[at] = not length
+        b.episode[at] = b.number
+        b.step[at] = length
+        b.length = length + 1
+        b.rows = at + 1
+        if done:
+            self._end(b, terminated=terminated, truncated=truncated, cut=False, final=next_observation)
+
+    def add_rows(self, stream: int, columns: Mapping[Key, Array]) -> None:
+        """Adds contiguous rows of one episode; call `end` where it ends.
+
+        `columns` has every plain column, `[n, …]`, except those that follow from the rest (`done`, `is_init`,
+        `episode`, `step`); `terminated` and `truncated` may be left out and are False then, until `end`.
+        """
+        b = self._buffers[stream]
+        required = set(self._keys) - set(_DERIVED_BY_US) - {_TERMINATED, _TRUNCATED}
+        if missing := required - set(columns):
+            raise ValueError(f"columns {sorted(missing)} are missing")
+        if unknown := set(columns) - set(self._keys):
+            raise ValueError(f"unknown columns {sorted(unknown)}")
+        total = len(next(iter(columns.values())))
+        done = 0
+        while done < total:
+            if b.rows == self.chunk_rows:
+                self.flush()
+            if not b.length:
+                self._start(b)
+            count = min(total - done, self.chunk_rows - b.rows)
+            rows = slice(b.rows, b.rows + count)
+            b.terminated[rows] = b.truncated[rows] = False
+            for key, values in columns.items():
+                target = b.by_key[key]
+                part = values[done : done + count]
+                if part.dtype != target.dtype or len(values) != total or part.size != target[rows].size:
+                    raise ValueError(
+                        f"column {key} is {values.dtype}{values.shape}, expected {target.dtype}{target.shape}"
+                    )
+                target[rows] = part.reshape(target[rows].shape)
+            b.done[rows] = b.terminated[rows] | b.truncated[rows]
+            b.is_init[rows] = False
+            b.is_init[b.rows] = not b.length
+            b.episode[rows] = b.number
+            b.step[rows] = np.arange(b.length, b.length + count)
+            b.length += count
+            b.rows += count
+            done += count
+
+    def end(
+        self, stream: int, *, terminated: bool, truncated: bool, final: Nested = None, cut: bool = False
+    ) -> None:
+        """Ends the stream's episode after its last row, setting that row's flags; `final` is the observation after it.
+
+        Raises `ValueError` if there is no step, or if the flags would change a row that was flushed.
+        """
+        b = self._buffers[stream]
+        if not b.length:
+            raise ValueError(f"stream {stream} has no unfinished episode")
+        if b.rows:
+            at = b.rows - 1
+            b.terminated[at], b.truncated[at], b.done[at] = terminated, truncated, terminated or truncated
+        elif terminated or truncated:
+            raise ValueError("the last row was flushed as neither terminated nor truncated")
+        self._end(b, terminated=terminated, truncated=truncated, cut=cut, final=final)
+
+    def flush(self, tag: int = 0) -> None:
+        """Writes and commits all rows of all streams."""
+        writer = self.writer
+        for stream, b in enumerate(self._buffers):
+            before = writer.streams[stream].rows
+            if b.rows:
+                rows, b.rows = b.rows, 0
+                writer.write_arrays(stream, [array[:rows] for array in b.arrays], rows)
+            for at, arguments in b.ends:
+                writer.end_episode(stream, at=before + at, **arguments)
+            b.ends.clear()
+        writer.commit(tag)
+
+    def close(self, finals: Mapping[int, Nested] | None = None) -> None:
+        """Marks unfinished episodes as cut, flushes and closes the writer.
+
+        `finals` has, per stream, the observation after its last step, where it is known.
+        """
+        for stream, b in enumerate(self._buffers):
+            if b.length:
+                final = None if finals is None else finals.get(stream)
+                self._end(b, terminated=False, truncated=False, cut=True, final=final)
+        self.flush()
+        self.writer.close()
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.writer.abort()
+
+    def _start(self, b: _Buffer) -> None:
+        b.number = self._next_number
+        self._next_number += 1
+
+    def _end(self, b: _Buffer, *, terminated: bool, truncated: bool, cut: bool, final: Nested) -> None:
+        values = None
+        if final is not None and self._final_keys:
+            values = {}
+            for key in self._final_keys:
+                value = final
+                for name in key[1:]:
+                    value = value[name]
+                values[key] = np.array(value, b.by_key[key].dtype)
+        b.ends.append(
+            (b.rows, {
+                "terminated": bool(terminated), "truncated": bool(truncated), "cut": cut, "final": values,
+                "seed": b.seed, "number": b.number,
+            })
+        )  # fmt: skip
+        b.length = 0
+        b.seed = None
+
+    def _put(self, by_key: dict[Key, Array], key: Key, value: Nested, at: int) -> None:
+        target = by_key.get(key)
+        if target is not None:
+            target[at] = value
+        elif isinstance(value, Mapping) and len(value) == self._children.get(key):
+            for name, child in value.items():
+                self._put(by_key, (*key, name), child, at)
+        else:
+            found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise ValueError(
+                f"{key} is {found}; stored are {[k for k in self._keys if k[: len(key)] == key]}"
+            )

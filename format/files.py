@@ -1,0 +1,247 @@
+"""Every system call the format makes on files, and nothing else.
+
+One place, so that tests can replace it to make disks fill, calls fail and power go. Nothing here knows
+the format. Reading never creates, grows or changes a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rlcli import _native
+from rlcli.errors import BusyError, CorruptError, ResourceError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def resources(path: object) -> Iterator[None]:
+    """Turns a full disk, a file size limit or exhausted descriptors into `ResourceError`."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in _FULL:
+            raise ResourceError(f"{path}: {err.strerror}", path=path) from err
+        raise
+
+
+def create(path: Path, size: int = 0) -> int:
+    """A descriptor of a new file with `size` bytes of zeros, its space reserved. The file must not exist."""
+    with resources(path):
+        fd = os.open(path, _WRITE | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            if size:
+                _reserve(fd, size)
+        except BaseException:
+            os.close(fd)
+            os.unlink(path)
+            raise
+        return fd
+
+
+def _reserve(fd: int, size: int) -> None:
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as err:
+        if err.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        zeros = bytes(min(size, 1 << 20))
+        for offset in range(0, size, len(zeros)):
+            write_at(fd, memoryview(zeros)[: size - offset], offset)
+
+
+def open_write(path: Path) -> int:
+    """A descriptor of an existing file, for reading and writing."""
+    with resources(path):
+        return os.open(path, _WRITE)
+
+
+def open_read(path: Path, size: int | None = None) -> int:
+    """A read-only descriptor of a regular file that is no link.
+
+    Raises `CorruptError` if the file is missing, something else, or not exactly `size` bytes long.
+    """
+    try:
+        fd = os.open(path, _READ | os.O_NONBLOCK)
+    except FileNotFoundError as err:
+        raise CorruptError(f"{path}: missing", path=path) from err
+    except OSError as err:
+        if err.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise CorruptError(f"{path}: not a regular file", path=path) from err
+        with resources(path):
+            raise
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or (size is not None and found.st_size != size):
+        os.close(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise CorruptError(f"{path}: not a regular file", path=path)
+        raise wrong_size(path, found.st_size, size)
+    return fd
+
+
+def wrong_size(path: Path, found: int, expected: object) -> CorruptError:
+    return CorruptError(f"{path}: {found} bytes, expected {expected}", path=path)
+
+
+def read(path: Path, *, limit: int = 1 << 26) -> bytes:
+    """The whole file. Raises `CorruptError` if it is missing or longer than `limit` bytes."""
+    fd = open_read(path)
+    try:
+        size = os.fstat(fd).st_size
+        if size > limit:
+            raise CorruptError(f"{path}: {size} bytes, at most {limit} are allowed", path=path)
+        return read_at(fd, size, 0)
+    finally:
+        os.close(fd)
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes from `offset`; fewer only at the end of the file."""
+    data = os.pread(fd, size, offset)
+    while len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def size_of(fd: int) -> int:
+    return os.fstat(fd).st_size
+
+
+def write_at(fd: int, data: Any, offset: int) -> None:
+    """Writes all of a contiguous buffer. `OSError` when the disk is full; some of it may be there then."""
+    size = data.nbytes
+    written = os.pwrite(fd, data, offset)
+    if written != size:
+        rest = memoryview(data).cast("B")
+        while written < size:
+            written += os.pwrite(fd, rest[written:], offset + written)
+
+
+def truncate(fd: int, size: int) -> None:
+    os.ftruncate(fd, size)
+
+
+def punch(fd: int, offset: int, size: int) -> None:
+    """Makes a range zero and gives its space back where the file system can. The size stays."""
+    if size <= 0:
+        return
+    code = _native.punch_hole(fd, offset, size)
+    if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+        zeros = bytes(min(size, 1 << 20))
+        for at in range(0, size, len(zeros)):
+            write_at(fd, memoryview(zeros)[: size - at], offset + at)
+    elif code:
+        raise OSError(code, os.strerror(code))
+
+
+def sync(fd: int) -> None:
+    """Data to the disk. After a failure the file must not be trusted or synced again."""
+    os.fdatasync(fd)
+
+
+def sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def close(fd: int) -> None:
+    os.close(fd)
+
+
+def write_new(path: Path, data: bytes, *, durable: bool) -> None:
+    """A new file with these bytes. Nothing stays of it if that fails."""
+    fd = create(path)
+    try:
+        with resources(path):
+            write_at(fd, memoryview(data), 0)
+            if durable:
+                sync(fd)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def replace(path: Path, data: bytes, *, durable: bool) -> None:
+    """Atomically: the old bytes or the new ones, never a mixture."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    write_new(temporary, data, durable=durable)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def link_new(temporary: Path, path: Path) -> None:
+    """Puts `temporary` at `path` if nothing is there; raises `FileExistsError` otherwise."""
+    os.link(temporary, path)
+
+
+def remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def remove_tree(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    with resources(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Renames a folder to a name that is free."""
+    os.rename(source, target)
+
+
+def names(path: Path) -> list[str]:
+    """Sorted names in a folder. Raises `CorruptError` if it is missing."""
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise CorruptError(f"{path}: missing", path=path) from err
+
+
+def lock(path: Path, *, what: object) -> int:
+    """Takes the exclusive advisory lock of `path`; held until the descriptor is closed.
+
+    Raises `BusyError` at once if another process (or another writer in this one) holds it.
+    """
+    fd = open_read(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        os.close(fd)
+        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise BusyError(f"{what}: another writer has it open; wait for it or stop it", path=what) from err
+        raise
+    return fd
+
+
+def boot_id() -> str:
+    """32 hex digits that change when the machine restarts; zeros where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    except OSError:
+        return "0" * 32

@@ -1,0 +1,42 @@
+"""Where the files of a segment are, and how many rows it gets. SPEC.md sections 1 and 5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlcli.format import files
+from rlcli.format.schema import Schema
+
+FIRST_ROWS = 4096
+MAX_ROWS = 65_536
+MAX_BYTES = 1 << 30
+
+
+def choose_alloc(schema: Schema, previous: int | None, segment_rows: int | None) -> int:
+    """How many rows the next segment of a stream gets: doubling, or always `segment_rows`."""
+    if segment_rows is not None:
+        return segment_rows
+    rows = FIRST_ROWS if previous is None else min(max(previous, FIRST_ROWS // 2) * 2, MAX_ROWS)
+    while rows > 1 and rows * schema.row_bytes > MAX_BYTES:
+        rows //= 2
+    return rows
+
+
+class SegmentPaths:
+    """Where the files of a segment are."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root = root
+        self.name = name
+        self.columns = root / "segments" / name
+        self.finals = root / "finals" / name
+        self.episodes = root / "episodes" / name
+        self.journal = root / "journal" / f"{name}.log"
+        self.sums = root / "sums" / f"{name}.json"
+
+    def remove(self) -> None:
+        """Deletes everything of the segment."""
+        files.remove(self.journal)
+        files.remove(self.sums)
+        for folder in (self.columns, self.finals, self.episodes):
+            files.remove_tree(folder)

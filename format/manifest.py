@@ -1,0 +1,267 @@
+"""Manifests: numbered, immutable, put-if-absent. The highest number is the dataset. SPEC.md section 4."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid as uuids
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.format import files, strictjson
+from rlcli.format.schema import Schema
+
+FORMAT = [1, 0]
+FEATURES = frozenset({"derived"})
+CHAIN = 64
+_NUMBER = re.compile(r"([0-9]{20})\.json")
+_STREAM = re.compile(r"w([0-9]{2,5})")
+_SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_OWN = frozenset(
+    "magic format dataset generation oldest parent features kind schema spec lineage extra streams segments "
+    "check".split()
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A manifest's entry. The counts and digests are those of a sealed segment; an open one has none."""
+
+    name: str
+    stream: int
+    first: int
+    alloc: int
+    sealed: bool = False
+    rows: int = 0
+    episodes: int = 0
+    finals: int = 0
+    bytes: int = 0
+    sums: str = ""
+    content: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "name": self.name, "stream": self.stream, "first": self.first, "alloc": self.alloc,
+            "state": "sealed" if self.sealed else "open",
+        }  # fmt: skip
+        if self.sealed:
+            entry |= {
+                "rows": self.rows, "episodes": self.episodes, "finals": self.finals, "bytes": self.bytes,
+                "sums": self.sums, "content": self.content,
+            }  # fmt: skip
+        return entry
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One generation of a dataset."""
+
+    dataset: str
+    generation: int
+    parent: dict[str, Any] | None
+    schema: Schema
+    spec: dict[str, Any]
+    lineage: list[dict[str, Any]]
+    extra: dict[str, Any]
+    streams: tuple[dict[str, Any], ...]
+    segments: tuple[Segment, ...] = ()
+    unknown: dict[str, Any] = field(default_factory=dict)
+    compat: tuple[str, ...] = ()
+    sha256: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "magic": "rl-manifest",
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "generation": self.generation,
+            "oldest": 1,
+            "parent": self.parent,
+            "features": {
+                "incompat": ["derived"] if self.schema.derived else [],
+                "ro_compat": [],
+                "compat": list(self.compat),
+            },
+            "kind": "log",
+            "schema": self.schema.to_json(),
+            "spec": self.spec,
+            "lineage": self.lineage,
+            "extra": self.extra,
+            "streams": list(self.streams),
+            "segments": [segment.to_json() for segment in self.segments],
+            **self.unknown,
+        }
+
+    def next(self, **changes: Any) -> Manifest:
+        """The following generation with some fields changed."""
+        parent = {"generation": self.generation, "sha256": self.sha256}
+        return replace(self, generation=self.generation + 1, parent=parent, sha256="", **changes)
+
+
+def stream_id(number: int) -> str:
+    return f"w{number:02d}"
+
+
+def path_of(root: Path, generation: int) -> Path:
+    return root / "manifests" / f"{generation:020d}.json"
+
+
+def publish(
+    root: Path, manifest: Manifest, *, durable: bool, before_link: Callable[[], None] | None = None
+) -> Manifest:
+    """Writes a manifest as a new generation and returns it with its SHA-256.
+
+    `before_link` runs when the temporary file is there and the number is not: seals append their
+    record then. Raises `CorruptError` if the number is taken: two writers were at work.
+    """
+    data = strictjson.dump_checked(manifest.to_json())
+    temporary = root / "manifests" / f".tmp-{manifest.generation}-{uuids.uuid4().hex}"
+    target = path_of(root, manifest.generation)
+    files.write_new(temporary, data, durable=durable)
+    if before_link is not None:
+        before_link()
+    try:
+        files.link_new(temporary, target)
+    except FileExistsError as err:
+        raise CorruptError(f"{target}: exists already; two writers were at work", path=target) from err
+    if durable:
+        files.sync_folder(root / "manifests")
+    files.remove(temporary)
+    return replace(manifest, sha256=hashlib.sha256(data).hexdigest())
+
+
+def load_identity(root: Path) -> dict[str, Any]:
+    """`dataset.json`. Raises `InputError` if `root` is no dataset, `CorruptError` if it is damaged."""
+    path = root / "dataset.json"
+    if not root.exists():
+        raise InputError(f"{root}: no such dataset", path=root)
+    if not path.exists() and not (root / "manifests").is_dir():
+        raise InputError(f"{root}: not a dataset (no dataset.json)", path=root)
+    value, _ = strictjson.load_checked(path, "rl-dataset")
+    _check_format(value, path)
+    if value.get("byteorder") != "little" or not re.fullmatch("[0-9a-f]{32}", str(value.get("uuid"))):
+        raise CorruptError(f"{path}: uuid or byteorder is malformed", path=path)
+    return value
+
+
+def generations(root: Path) -> list[int]:
+    """The published generations, ascending."""
+    found = (_NUMBER.fullmatch(name) for name in files.names(root / "manifests"))
+    return [int(match.group(1)) for match in found if match]
+
+
+def temporary_exists(root: Path, generation: int) -> bool:
+    prefix = f".tmp-{generation}-"
+    return any(name.startswith(prefix) for name in files.names(root / "manifests"))
+
+
+def load(root: Path, dataset: str, generation: int) -> Manifest:
+    """One generation, checked by itself. Raises `CorruptError` or `IncompatibleError`, naming the file."""
+    path = path_of(root, generation)
+    value, data = strictjson.load_checked(path, "rl-manifest")
+    _check_format(value, path)
+    try:
+        if (value["dataset"], value["generation"]) != (dataset, generation):
+            raise CorruptError(f"{path}: belongs to another dataset or generation", path=path)
+        unknown = set(value["features"]["incompat"]) - FEATURES
+        if unknown or value["kind"] != "log":
+            what = ", ".join(sorted(unknown)) or f"kind {value['kind']!r}"
+            raise IncompatibleError(f"{path}: needs {what}, which this release does not know; upgrade rl")
+        manifest = Manifest(
+            dataset=dataset,
+            generation=generation,
+            parent=value["parent"],
+            schema=Schema.from_json(value["schema"]),
+            spec=value["spec"],
+            lineage=value["lineage"],
+            extra=value["extra"],
+            streams=tuple(value["streams"]),
+            segments=tuple(_segment(entry) for entry in value["segments"]),
+            unknown={k: v for k, v in value.items() if k not in _OWN}
+            | ({"features": value["features"]} if value["features"]["ro_compat"] else {}),
+            compat=tuple(value["features"]["compat"]),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        _check_structure(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise CorruptError(f"{path}: malformed ({err!r})", path=path) from err
+    return manifest
+
+
+def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
+    """The newest generation, with the hashes of the last `chain` ones checked. Never falls back to an older one."""
+    numbers = generations(root)
+    if not numbers:
+        raise CorruptError(f"{root / 'manifests'}: no manifest", path=root / "manifests")
+    missing = set(range(1, numbers[-1] + 1)) - set(numbers)
+    if missing:
+        path = path_of(root, min(missing))
+        raise CorruptError(f"{path}: missing", path=path)
+    newest = load(root, dataset, numbers[-1])
+    child = newest
+    for generation in numbers[-2 : -chain - 1 : -1]:
+        path = path_of(root, generation)
+        value, data = strictjson.load_checked(path, "rl-manifest")
+        found = {"generation": generation, "sha256": hashlib.sha256(data).hexdigest()}
+        if child.parent != found:
+            raise CorruptError(
+                f"{path}: SHA-256 differs from what generation {generation + 1} says", path=path
+            )
+        child = replace(child, parent=value.get("parent"))
+    if numbers[-1] <= chain and child.parent is not None:
+        path = path_of(root, 1)
+        raise CorruptError(f"{path}: the first generation has a parent", path=path)
+    return newest
+
+
+def _check_format(value: dict[str, Any], path: Path) -> None:
+    version = value.get("format")
+    if not isinstance(version, list) or len(version) != 2 or version[0] != FORMAT[0]:
+        raise IncompatibleError(f"{path}: format {version}, this release reads {FORMAT[0]}.x; upgrade rl")
+
+
+def _segment(entry: dict[str, Any]) -> Segment:
+    state = entry["state"]
+    if state not in ("open", "sealed"):
+        raise ValueError(f"segment state {state!r}")
+    names = ["stream", "first", "alloc"]
+    names += ["rows", "episodes", "finals", "bytes"] if state == "sealed" else []
+    numbers = {name: entry[name] for name in names}
+    if any(type(n) is not int or n < 0 for n in numbers.values()):
+        raise ValueError(f"segment counts {numbers}")
+    hashes = {name: entry[name] for name in ("sums", "content")} if state == "sealed" else {}
+    if not all(_HEX.fullmatch(digest) for digest in hashes.values()):
+        raise ValueError(f"segment digests {hashes}")
+    return Segment(name=entry["name"], sealed=state == "sealed", **numbers, **hashes)
+
+
+def _check_structure(manifest: Manifest) -> None:
+    for number, stream in enumerate(manifest.streams):
+        match = _STREAM.fullmatch(stream["id"])
+        if match is None or stream["id"] != stream_id(number):
+            raise ValueError(f"stream {number} is called {stream['id']!r}")
+    if not isinstance(manifest.spec, dict) or not isinstance(manifest.extra, dict):
+        raise ValueError("spec and extra must be objects")
+    before: Segment | None = None
+    for segment in manifest.segments:
+        match = _SEGMENT.fullmatch(segment.name)
+        if match is None or segment.stream >= len(manifest.streams):
+            raise ValueError(f"segment {segment.name!r} of stream {segment.stream}")
+        if (match.group(1), int(match.group(2))) != (stream_id(segment.stream), segment.first):
+            raise ValueError(f"segment {segment.name!r} begins at row {segment.first}")
+        joins = 0
+        if before is not None and before.stream == segment.stream:
+            if not before.sealed:
+                raise ValueError(f"segment {before.name} is open and not the last")
+            joins = before.first + before.rows
+        elif before is not None and before.stream > segment.stream:
+            raise ValueError("segments are not ordered by stream")
+        if segment.first != joins or not 0 < segment.alloc <= 1 << 40 or segment.rows > segment.alloc:
+            raise ValueError(f"segment {segment.name} does not join the one before, or its rows exceed alloc")
+        if segment.sealed and segment.rows == 0:
+            raise ValueError(f"segment {segment.name} is sealed without rows")
+        before = segment

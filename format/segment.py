@@ -1,0 +1,263 @@
+"""One segment being written: its files, its journal, its seal. SPEC.md sections 5, 7 and 8."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from rlcli.format import digests, files, sums, trees
+from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
+from rlcli.format.keys import Key, path_of
+from rlcli.format.manifest import Segment
+from rlcli.format.episode_table import episode_arrays
+from rlcli.format.layout import SegmentPaths
+from rlcli.format.schema import Schema
+
+
+class SegmentWriter:
+    """Rows and finals go in by `write` and `add_final`, become committed by `commit`, final by `seal`.
+
+    `rows` counts what was written, `committed` what a reader can see. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        entry: Segment,
+        schema: Schema,
+        column_fds: list[int],
+        journal_fd: int,
+        packer: Packer,
+    ) -> None:
+        self.entry = entry
+        self.schema = schema
+        self.paths = SegmentPaths(root, entry.name)
+        self.published = False
+        self.rows = 0
+        self.committed = 0
+        self.finals = 0
+        self.episodes: list[Episode] = []
+        self._packer = packer
+        self._journal_fd = journal_fd
+        self._journal_size = RECORD
+        self._plain = tuple(zip(column_fds, (c.row_bytes for c in schema.plain), strict=True))
+        self._hashers = [xxhash.xxh3_64() for _ in schema.columns]
+        self._column_hashers = self._hashers[: len(schema.plain)]
+        self._final_hashers = self._hashers[len(schema.plain) :]
+        self._final_fds: list[int] = []
+        self._pending: list[Episode] = []
+
+    @classmethod
+    def create(
+        cls, root: Path, entry: Segment, schema: Schema, *, dataset: str, boot: str, generation: int
+    ) -> SegmentWriter:
+        """Makes the files of an unpublished segment. Nothing stays if that fails."""
+        paths = SegmentPaths(root, entry.name)
+        fds: list[int] = []
+        try:
+            for column in schema.plain:
+                path = paths.columns / path_of(column.key)
+                files.make_folder(path.parent)
+                fds.append(files.create(path, entry.alloc * column.row_bytes))
+            leaves = [(c.key, c.dtype, c.shape) for c in schema.plain]
+            with files.resources(paths.columns):
+                trees.write_meta(paths.columns, leaves, entry.alloc, durable=False)
+                journal_fd = files.create(paths.journal)
+                fds.append(journal_fd)
+                packer = Packer(entry.stream)
+                files.write_at(journal_fd, memoryview(packer.header(dataset, boot, generation)), 0)
+        except BaseException:
+            for fd in fds:
+                files.close(fd)
+            paths.remove()
+            raise
+        return cls(root, entry, schema, fds[:-1], journal_fd, packer)
+
+    @classmethod
+    def resume(cls, root: Path, entry: Segment, schema: Schema, journal: Journal) -> SegmentWriter:
+        """A dead writer's published segment, cut after the commits of `journal`, ready to be sealed."""
+        paths = SegmentPaths(root, entry.name)
+        fds = [files.open_write(paths.columns / path_of(c.key)) for c in schema.plain]
+        journal_fd = files.open_write(paths.journal)
+        self = cls(root, entry, schema, fds, journal_fd, packer_after(journal))
+        self._journal_size = journal.offset
+        files.truncate(journal_fd, journal.offset)
+        self.published = True
+        self.rows = self.committed = journal.rows
+        self.finals = journal.finals
+        self.episodes = list(journal.episodes)
+        if self.finals:
+            self._final_fds = [files.open_write(paths.finals / path_of(c.key)) for c in schema.derived]
+        return self
+
+    @property
+    def room(self) -> int:
+        return self.entry.alloc - self.rows
+
+    @property
+    def is_dirty(self) -> bool:
+        """Something was written since the last commit."""
+        return self.rows != self.committed or bool(self._pending)
+
+    def write(self, arrays: Sequence[np.ndarray[Any, Any]], rows: int) -> None:
+        """Writes contiguous arrays `[rows, *shape]`, one per plain column in order, after the last row."""
+        at = self.rows
+        for (fd, row_bytes), array in zip(self._plain, arrays, strict=True):
+            files.write_at(fd, array, at * row_bytes)
+        for hasher, array in zip(self._column_hashers, arrays, strict=True):
+            hasher.update(array)
+        self.rows = at + rows
+
+    def add_final(self, values: Mapping[Key, np.ndarray[Any, Any]]) -> None:
+        """Appends one final value per derived column, keyed by the column it derives from."""
+        if not self._final_fds:
+            for column in self.schema.derived:
+                path = self.paths.finals / path_of(column.key)
+                files.make_folder(path.parent)
+                self._final_fds.append(files.create(path))
+        for fd, column, hasher in zip(self._final_fds, self.schema.derived, self._final_hashers, strict=True):
+            value = values[column.of or ()]
+            files.write_at(fd, value, self.finals * column.row_bytes)
+            hasher.update(value)
+        self.finals += 1
+
+    def add_episode(self, episode: Episode) -> None:
+        """Queues an episode record for the next commit; its final, if any, was added before."""
+        self._pending.append(episode)
+
+    def _commit_records(self, tag: int, durable: bool) -> bytes:
+        digests = []
+        for hasher in self._hashers:
+            digests.append(hasher.digest())
+            hasher.reset()
+        hash_ = xxhash.xxh3_64_intdigest(b"".join(digests))
+        packer = self._packer
+        records = b"".join([packer.episode(episode) for episode in self._pending])
+        first, rows = self.committed, self.rows - self.committed
+        return records + packer.rows(first, rows, hash_, time.time_ns(), tag, durable)
+
+    def _committed(self, size: int) -> None:
+        self._journal_size += size
+        self.committed = self.rows
+        if self._pending:
+            self.episodes += self._pending
+            self._pending.clear()
+
+    def commit(self, tag: int, *, durable: bool) -> None:
+        """Makes all written rows, episodes and finals visible with one write."""
+        if durable:
+            self.sync_data()
+        records = self._commit_records(tag, durable)
+        files.write_at(self._journal_fd, memoryview(records), self._journal_size)
+        self._committed(len(records))
+        if durable:
+            files.sync(self._journal_fd)
+
+    def sync_data(self) -> None:
+        for fd, _ in self._plain:
+            files.sync(fd)
+        for fd in self._final_fds:
+            files.sync(fd)
+
+    def prepare_seal(self, generation: int, tag: int, *, durable: bool) -> tuple[Segment, bytes]:
+        """Everything of a seal but its journal records: returns the manifest's entry and those records.
+
+        Uncommitted rows are committed by these records.
+        """
+        paths, schema, rows = self.paths, self.schema, self.rows
+        for fd, row_bytes in self._plain:
+            files.punch(fd, rows * row_bytes, (self.entry.alloc - rows) * row_bytes)
+        if durable:
+            self.sync_data()
+        records = self._commit_records(tag, durable) if self.is_dirty else b""
+        episodes = self.episodes + self._pending
+        records += self._packer.seal(rows, len(episodes), self.finals, time.time_ns(), generation)
+
+        found: dict[str, sums.FileSum] = {}
+        leaves = [(c.key, c.dtype, c.shape) for c in schema.plain]
+        self._write_metas(found, paths.columns, leaves, rows, durable)
+        columns = []
+        for (fd, row_bytes), column in zip(self._plain, schema.plain, strict=True):
+            entry = sums.of_file(fd, self.entry.alloc * row_bytes, rows * row_bytes)
+            found[self._relative(paths.columns / path_of(column.key))] = entry
+            columns.append(entry.content)
+        finals = self._seal_finals(found, durable)
+        episode_columns = self._seal_episodes(found, episodes, durable)
+        journal = files.read_at(self._journal_fd, self._journal_size, 0) + records
+        found[self._relative(paths.journal)] = sums.of_bytes(journal)
+        data = sums.dump(self.entry.name, found)
+        files.replace(paths.sums, data, durable=durable)
+        content = digests.of_parts(
+            schema,
+            rows,
+            self.finals,
+            len(episodes),
+            columns=columns,
+            final_columns=finals,
+            episode_columns=episode_columns,
+        )
+        entry = replace(
+            self.entry, sealed=True, rows=rows, episodes=len(episodes), finals=self.finals,
+            bytes=sum(entry.bytes for entry in found.values()), sums=hashlib.sha256(data).hexdigest(),
+            content=content,
+        )  # fmt: skip
+        return entry, records
+
+    def append_seal(self, records: bytes, *, durable: bool) -> None:
+        """Appends the records of `prepare_seal`; the manifest's temporary file is there by now."""
+        files.write_at(self._journal_fd, memoryview(records), self._journal_size)
+        self._committed(len(records))
+        if durable:
+            files.sync(self._journal_fd)
+
+    def close(self) -> None:
+        """Closes the descriptors; commits nothing."""
+        for fd in (*(fd for fd, _ in self._plain), *self._final_fds, self._journal_fd):
+            files.close(fd)
+        self._plain, self._final_fds = (), []
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.paths.root).as_posix()
+
+    def _write_metas(
+        self, found: dict[str, sums.FileSum], folder: Path, leaves: list[trees.Leaf], rows: int, durable: bool
+    ) -> None:
+        for relative, data in trees.meta_files(leaves, rows).items():
+            files.replace(folder / relative, data, durable=durable)
+            found[self._relative(folder / relative)] = sums.of_bytes(data)
+
+    def _seal_finals(self, found: dict[str, sums.FileSum], durable: bool) -> list[str]:
+        derived = self.schema.derived
+        if not self.finals:
+            return [xxhash.xxh3_128_hexdigest(b"")] * len(derived)
+        contents = []
+        for fd, column in zip(self._final_fds, derived, strict=True):
+            size = self.finals * column.row_bytes
+            files.truncate(fd, size)
+            entry = sums.of_file(fd, size, size)
+            found[self._relative(self.paths.finals / path_of(column.key))] = entry
+            contents.append(entry.content)
+        leaves = [(c.key, c.dtype, c.shape) for c in derived]
+        self._write_metas(found, self.paths.finals, leaves, self.finals, durable)
+        return contents
+
+    def _seal_episodes(
+        self, found: dict[str, sums.FileSum], episodes: list[Episode], durable: bool
+    ) -> list[str]:
+        arrays = episode_arrays(episodes)
+        if episodes:
+            files.make_folder(self.paths.episodes)
+            for name, array in arrays.items():
+                data = array.tobytes()
+                files.replace(self.paths.episodes / path_of((name,)), data, durable=durable)
+                found[self._relative(self.paths.episodes / path_of((name,)))] = sums.of_bytes(data)
+            leaves: list[trees.Leaf] = [((name,), dtype, ()) for name, dtype in sums.EPISODE_COLUMNS]
+            self._write_metas(found, self.paths.episodes, leaves, len(episodes), durable)
+        return [xxhash.xxh3_128_hexdigest(array.tobytes()) for array in arrays.values()]

@@ -1,0 +1,135 @@
+"""The state of a dataset at one moment: its newest manifest and the journals of its open segments.
+
+This is what every reader, `verify` and `recover` begin with, and where a lost newest manifest is noticed. SPEC.md
+sections 4, 7 and 8.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlcli.errors import CorruptError
+from rlcli.format import files, manifest
+from rlcli.format.journal import HEADER, RECORD, Journal
+from rlcli.format.manifest import Manifest, Segment
+from rlcli.format.layout import SegmentPaths
+
+_RETRIES = 5
+_RETRY_SECONDS = 0.002
+
+
+@dataclass
+class OpenJournal:
+    """The journal of an open segment, with the descriptor to read on."""
+
+    path: Path
+    fd: int
+    state: Journal
+
+    def advance(self) -> bool:
+        """Reads what was committed since the last call; returns whether there was anything.
+
+        Raises `CorruptError` for a tail that stays invalid: a writer that is at work finishes within milliseconds.
+        """
+        before = self.state.offset
+        data = os.pread(self.fd, 1 << 16, before)
+        if not data:
+            return False
+        if len(data) == 1 << 16:
+            data += files.read_at(self.fd, files.size_of(self.fd) - before - len(data), before + len(data))
+        reason = self.state.feed(data)
+        for _ in range(_RETRIES):
+            if reason is None:
+                return self.state.offset != before
+            time.sleep(_RETRY_SECONDS)
+            offset = self.state.offset
+            reason = self.state.feed(files.read_at(self.fd, files.size_of(self.fd) - offset, offset))
+        if reason is not None:
+            raise CorruptError(f"{self.path}: {reason}", path=self.path)
+        return self.state.offset != before
+
+    def close(self) -> None:
+        files.close(self.fd)
+
+
+@dataclass
+class Snapshot:
+    """A manifest and its open journals, by segment name."""
+
+    identity: dict[str, Any]
+    manifest: Manifest
+    journals: dict[str, OpenJournal]
+
+    def close(self) -> None:
+        for journal in self.journals.values():
+            journal.close()
+
+
+def open_journal(root: Path, dataset: str, entry: Segment) -> OpenJournal:
+    """The journal of a segment, read to its end. Raises `CorruptError` naming the file."""
+    path = SegmentPaths(root, entry.name).journal
+    fd = files.open_read(path)
+    journal = OpenJournal(path, fd, Journal(entry.stream, dataset, entry.first, entry.alloc))
+    try:
+        journal.advance()
+        if journal.state.sequence == 0:
+            raise CorruptError(f"{path}: no header record", path=path)
+    except BaseException:
+        files.close(fd)
+        raise
+    return journal
+
+
+def load(root: Path, *, chain: int = manifest.CHAIN) -> Snapshot:
+    """The newest state of the dataset. Raises `InputError`, `IncompatibleError` or `CorruptError`."""
+    identity = manifest.load_identity(root)
+    while True:
+        newest = manifest.load_newest(root, identity["uuid"], chain=chain)
+        snapshot = Snapshot(identity, newest, {})
+        try:
+            for entry in newest.segments:
+                if not entry.sealed:
+                    snapshot.journals[entry.name] = open_journal(root, newest.dataset, entry)
+            if _is_newest(root, snapshot):
+                return snapshot
+        except BaseException:
+            snapshot.close()
+            raise
+        snapshot.close()
+
+
+def _is_newest(root: Path, snapshot: Snapshot) -> bool:
+    """False if a newer manifest has appeared. Raises `CorruptError` if one is named and not there."""
+    newest = snapshot.manifest
+    named = {j.state.sealed_by: j.path for j in snapshot.journals.values() if j.state.sealed_by is not None}
+    known = {f"{segment.name}.log" for segment in newest.segments}
+    for name in files.names(root / "journal"):
+        if name in known or name.startswith(".") or not name.endswith(".log"):
+            continue
+        generation = unlisted_generation(root / "journal" / name, newest)
+        if generation is not None:
+            named[generation] = root / "journal" / name
+    for generation, path in named.items():
+        pending = manifest.temporary_exists(root, generation)
+        if generation in manifest.generations(root):
+            return False
+        if not pending:
+            missing = manifest.path_of(root, generation)
+            raise CorruptError(f"{missing}: missing, {path.name} names it", path=missing)
+    return True
+
+
+def unlisted_generation(path: Path, newest: Manifest) -> int | None:
+    """The generation above the newest that a journal with rows, which no manifest lists, belongs to; else None."""
+    try:
+        data = files.read(path)
+    except CorruptError:
+        return None  # it was there a moment ago: a writer has removed it
+    journal = Journal(int.from_bytes(data[6:8], "little"), newest.dataset, 0, 1 << 62)
+    if len(data) <= RECORD or data[4] != HEADER or journal.feed(data[:RECORD]) is not None:
+        return None
+    return journal.generation if journal.generation > newest.generation else None

@@ -1,0 +1,116 @@
+"""All rows of a dataset cut into episodes, and read a chunk at a time: how `semantics` and statistics stream.
+
+Unlike the episode table this also covers episodes that have not ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
+from rlcli.format.schema import Column
+
+CHUNK_BYTES = 8 << 20
+MAX_CHUNK_ROWS = 1 << 17
+EPISODE = ("episode",)
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+
+
+class Spans:
+    """The episodes of the table and, per stream, the rows after its last end. Arrays over spans, in row order.
+
+    `start`, `stop` are logical rows, `entry` the index in the episode table or -1 if the episode has not ended,
+    `number` its number, -1 if no column says.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        table = dataset.episodes
+        table_start = np.asarray(table.start, np.int64)
+        table_stop = table_start + table.length
+        stream_stop = np.cumsum(dataset.stream_rows, dtype=np.int64)
+        covered = stream_stop - dataset.stream_rows
+        np.maximum.at(covered, table.stream, table_stop)
+        tails = np.flatnonzero(covered < stream_stop)
+        start = np.concatenate((table_start, covered[tails]))
+        order = np.argsort(start, kind="stable")
+        self.start: Rows = start[order]
+        self.stop: Rows = np.concatenate((table_stop, stream_stop[tails]))[order]
+        self.entry: Rows = np.concatenate((np.arange(len(table_start)), np.full(len(tails), -1)))[order]
+        self.number: Rows = np.concatenate((table.number, np.full(len(tails), -1)))[order]
+        if EPISODE in dataset.schema.by_key:
+            for span in np.flatnonzero(~self.finished):
+                at = int(self.start[span])
+                self.number[span] = int(dataset.read(EPISODE, at, at + 1)[0])
+
+    @property
+    def finished(self) -> Mask:
+        """Which have an end."""
+        return self.entry >= 0
+
+    @property
+    def joined(self) -> bool:
+        """Every row lies in exactly one span."""
+        return bool((self.start[1:] == self.stop[:-1]).all()) and (not len(self.start) or self.start[0] == 0)
+
+
+class Chunk:
+    """Rows `start … stop` and where each lies in its episode. Each column is read once."""
+
+    def __init__(self, dataset: Dataset, spans: Spans, start: int, stop: int) -> None:
+        self.dataset, self.spans, self.start, self.stop = dataset, spans, start, stop
+        self._columns: dict[Key, Array] = {}
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @cached_property
+    def span(self) -> Rows:
+        """Index into the spans, per row."""
+        rows = np.arange(self.start, self.stop)
+        return np.searchsorted(self.spans.start, rows, side="right") - 1
+
+    @cached_property
+    def step(self) -> Rows:
+        """0 in an episode's first row, counting up."""
+        return np.arange(self.start, self.stop) - self.spans.start[self.span]
+
+    @cached_property
+    def is_last(self) -> Mask:
+        """Last row of its episode, or so far of one that has not ended."""
+        return np.asarray(np.arange(self.start, self.stop) == self.spans.stop[self.span] - 1)
+
+    def read(self, key: Key) -> Array:
+        """`[rows, *shape]` as numbers (`as_numbers`)."""
+        if key not in self._columns:
+            column = self.dataset.schema.column(key)
+            self._columns[key] = as_numbers(column, self.dataset.read(key, self.start, self.stop))
+        return self._columns[key]
+
+    def flag(self, key: Key) -> Mask:
+        """A boolean column as `[rows]`."""
+        return self.read(key).reshape(len(self))
+
+
+def chunks(dataset: Dataset, columns: Iterable[Column] | None = None) -> Iterator[tuple[int, int]]:
+    """`(start, stop)` over all rows, so that `columns` (default: all) of one chunk fill about 8 MiB."""
+    wanted = dataset.schema.columns if columns is None else columns
+    row_bytes = sum(column.row_bytes for column in wanted)
+    rows = min(max(1, CHUNK_BYTES // max(1, row_bytes)), MAX_CHUNK_ROWS)
+    for start in range(0, dataset.num_rows, rows):
+        yield start, min(start + rows, dataset.num_rows)
+
+
+def as_numbers(column: Column, values: Array) -> Array:
+    """Stored values as numbers NumPy can reckon with: bfloat16, which comes as its bits, becomes float32."""
+    if column.dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values

@@ -1,0 +1,99 @@
+"""JSON files that say whether they are whole: strict parsing, and a SHA-256 of the file inside it. SPEC.md section 2."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rlcli.errors import CorruptError
+from rlcli.format import files
+
+MAX_DEPTH = 32
+_ZEROS = b"0" * 64
+_CHECK = re.compile(rb'"check": "([0-9a-f]{64})"\s*\}\s*\Z')
+
+
+def canonical(value: Any) -> bytes:
+    """The bytes that digests are taken of: compact, names sorted, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def dump(value: dict[str, Any]) -> bytes:
+    """A readable file without `check`."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def dump_checked(value: dict[str, Any]) -> bytes:
+    """A readable file that ends in `check`."""
+    data = dump({**{k: v for k, v in value.items() if k != "check"}, "check": _ZEROS.decode()})
+    start = data.rindex(_ZEROS)
+    return data[:start] + hashlib.sha256(data).hexdigest().encode() + data[start + 64 :]
+
+
+def load(data: bytes, path: Path) -> dict[str, Any]:
+    """The object in a file. Raises `CorruptError` for anything that strict JSON forbids."""
+    try:
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant,
+            parse_int=_bounded_int, parse_float=_finite_float,
+        )  # fmt: skip
+        _check_depth(value, MAX_DEPTH)
+    except (ValueError, RecursionError) as err:
+        raise CorruptError(f"{path}: not strict JSON ({err})", path=path) from err
+    if not isinstance(value, dict):
+        raise CorruptError(f"{path}: expected a JSON object", path=path)
+    return value
+
+
+def load_checked(path: Path, magic: str) -> tuple[dict[str, Any], bytes]:
+    """The object in a checked file, and the file's bytes. Raises `CorruptError` naming the file."""
+    data = files.read(path)
+    found = _CHECK.search(data)
+    if found is None:
+        raise CorruptError(f"{path}: the check value at the end is missing; the file is damaged", path=path)
+    zeroed = data[: found.start(1)] + _ZEROS + data[found.end(1) :]
+    if hashlib.sha256(zeroed).hexdigest().encode() != found.group(1):
+        raise CorruptError(f"{path}: SHA-256 differs from its check value; the file is damaged", path=path)
+    value = load(data, path)
+    if value.get("magic") != magic:
+        raise CorruptError(f"{path}: magic is {value.get('magic')!r}, expected {magic!r}", path=path)
+    return value, data
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return value
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > 1 << 53:
+        raise ValueError(f"integer {text[:20]} is beyond 2^53")
+    return int(text)
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"number {text[:20]} is too large")
+    return value
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if left < 0:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return
+    for item in value:
+        if isinstance(item, (dict, list)):
+            _check_depth(item, left - 1)

@@ -1,0 +1,111 @@
+"""Hashes of a sealed segment's files, one per MiB, for finding damage. SPEC.md section 8."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from rlcli.errors import CorruptError
+from rlcli.format import files, strictjson
+
+BLOCK = 1 << 20
+HASH = "xxh3-64"
+
+#: Columns of an episodes tree: name, dtype.
+EPISODE_COLUMNS = (
+    ("start", "int64"),
+    ("length", "int64"),
+    ("return", "float64"),
+    ("terminated", "bool"),
+    ("truncated", "bool"),
+    ("cut", "bool"),
+    ("has_final", "bool"),
+    ("seed", "int64"),
+    ("number", "int64"),
+)
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """Size and block hashes of one file, and the XXH3-128 of its first bytes where that was asked for."""
+
+    bytes: int
+    blocks: tuple[str, ...]
+    content: str = ""
+
+
+def of_bytes(data: bytes) -> FileSum:
+    blocks = (xxhash.xxh3_64_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK))
+    return FileSum(len(data), tuple(blocks))
+
+
+@lru_cache(maxsize=64)
+def _zeros(size: int) -> str:
+    return xxhash.xxh3_64_hexdigest(bytes(size))
+
+
+def of_file(fd: int, size: int, used: int) -> FileSum:
+    """Sums of a file of `size` bytes whose bytes from `used` on are known to be zero; `content` is of the used ones."""
+    content = xxhash.xxh3_128()
+    blocks = []
+    buffer = memoryview(bytearray(min(BLOCK, max(size, 1))))
+    for start in range(0, size, BLOCK):
+        length = min(BLOCK, size - start)
+        if start >= used:
+            blocks.append(_zeros(length))
+            continue
+        got = os.preadv(fd, [buffer[:length]], start)
+        while got < length:
+            more = os.preadv(fd, [buffer[got:length]], start + got)
+            if not more:
+                raise CorruptError(f"a file ended at byte {start + got} of {size} while it was summed")
+            got += more
+        blocks.append(xxhash.xxh3_64_hexdigest(buffer[:length]))
+        content.update(buffer[: min(length, used - start)])
+    return FileSum(size, tuple(blocks), content.hexdigest())
+
+
+def dump(segment: str, sums: dict[str, FileSum]) -> bytes:
+    """The sums file of a segment."""
+    return strictjson.dump(
+        {
+            "magic": "rl-sums",
+            "format": [1, 0],
+            "segment": segment,
+            "hash": HASH,
+            "block": BLOCK,
+            "files": {name: {"bytes": s.bytes, "blocks": list(s.blocks)} for name, s in sorted(sums.items())},
+        }
+    )
+
+
+def load(root: Path, segment: str, sha256: str) -> dict[str, FileSum]:
+    """The sums of a segment. Raises `CorruptError` unless the file is the one the manifest names."""
+    path = root / "sums" / f"{segment}.json"
+    data = files.read(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CorruptError(f"{path}: SHA-256 differs from the manifest's", path=path)
+    value = strictjson.load(data, path)
+    try:
+        if (value["magic"], value["segment"], value["hash"], value["block"]) != (
+            "rl-sums",
+            segment,
+            HASH,
+            BLOCK,
+        ):
+            raise CorruptError(f"{path}: not the sums of {segment} in {HASH} per {BLOCK} bytes", path=path)
+        found = {str(k): FileSum(int(v["bytes"]), tuple(v["blocks"])) for k, v in value["files"].items()}
+    except (KeyError, TypeError, ValueError) as err:
+        raise CorruptError(f"{path}: malformed ({err!r})", path=path) from err
+    for name, entry in found.items():
+        if len(entry.blocks) != -(-entry.bytes // BLOCK):
+            raise CorruptError(
+                f"{path}: {name} has {len(entry.blocks)} blocks for {entry.bytes} bytes", path=path
+            )
+    return found

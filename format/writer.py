@@ -1,0 +1,437 @@
+"""The writer of a dataset: rows of several streams in, commits out. SPEC.md section 10.
+
+Low level: it knows columns and episode ends, not what an observation is. `episodes.EpisodeWriter` is the
+convenient layer on top.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid as uuids
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from rlcli import __version__
+from rlcli.errors import UsageError
+from rlcli.format import files, manifest, recover, strictjson
+from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
+from rlcli.format.keys import Key
+from rlcli.format.manifest import Manifest, Segment
+from rlcli.format.schema import Schema
+from rlcli.format.layout import SegmentPaths, choose_alloc
+from rlcli.format.segment import SegmentWriter
+
+Durability = Literal["process", "interval", "commit"]
+Array = np.ndarray[Any, Any]
+FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
+INTERVAL_SECONDS = 1.0
+REWARD = ("next", "reward")
+
+
+class Stream:
+    """What the writer knows of one stream: its open segments and its unfinished episode."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.segments: list[SegmentWriter] = []  # the first may be published; all but the last are full
+        self.rows = 0
+        self.previous_alloc: int | None = None
+        self.episode_start = 0
+        self._carry = 0.0
+        self._tail: Array = np.zeros((0, 1))
+        self._tail_start = 0
+
+    @property
+    def committed(self) -> int:
+        """Committed rows of the whole stream."""
+        first = self.segments[0] if self.segments else None
+        return self.rows if first is None else first.entry.first + first.committed
+
+    def add_rewards(self, rewards: Array) -> None:
+        """Rewards of the rows just written, `[rows, …]`."""
+        self._carry = _add_in_order(self._carry, self._tail)
+        self._tail = rewards.astype(np.float64).reshape(len(rewards), -1)
+        self._tail_start = self.rows - len(rewards)
+
+    def take_return(self, at: int) -> float:
+        """The return of the episode that ends before row `at`, which lies in or after the last write."""
+        split = at - self._tail_start
+        total = _add_in_order(self._carry, self._tail[:split])
+        self._carry, self._tail, self._tail_start = 0.0, self._tail[split:], at
+        return total
+
+
+class Writer:
+    """Appends rows; `commit` makes them visible. One writer per dataset at a time. Not thread-safe.
+
+    As a context manager it closes (seals) at the end, and aborts when an exception leaves the block. After any
+    error of its own it refuses further work; what was committed stays.
+    """
+
+    def __init__(self, path: Path, lock: int, newest: Manifest, durability: Durability) -> None:
+        self.path = path
+        self.schema = newest.schema
+        self.durability = durability
+        self.segment_rows: int | None = newest.extra.get("segment_rows")
+        self._lock = lock
+        self._manifest = newest
+        self._boot = files.boot_id()
+        self._last_sync = time.monotonic()
+        self._state: Literal["usable", "failed", "closed"] = "usable"
+        self._reward_index = _index_of(self.schema, REWARD)
+        self._checks = [(c.key, c.numpy, c.shape) for c in self.schema.plain]
+        self.streams = [Stream(number) for number in range(len(newest.streams))]
+        self._next_number = 0
+        for segment in newest.segments:
+            stream = self.streams[segment.stream]
+            stream.rows = stream.episode_start = segment.first + segment.rows
+            stream.previous_alloc = segment.alloc
+            self._next_number += segment.episodes
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        schema: Schema,
+        *,
+        spec: dict[str, Any],
+        lineage: dict[str, Any],
+        num_streams: int = 1,
+        durability: Durability = "interval",
+        segment_rows: int | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Writer:
+        """A new dataset, which appears at `path` whole or not at all. Raises `UsageError` if something is there."""
+        path = Path(path)
+        if os.path.lexists(path):
+            raise UsageError(
+                f"{path}: exists already", hint="append to it, or choose another path", path=path
+            )
+        if not 1 <= num_streams <= 65_536 or (segment_rows is not None and segment_rows < 1):
+            raise ValueError(f"num_streams {num_streams}, segment_rows {segment_rows}")
+        temporary = path.with_name(f".{path.name}.tmp-{uuids.uuid4().hex}")
+        lock = -1
+        try:
+            for folder in FOLDERS:
+                files.make_folder(temporary / folder)
+            dataset = uuids.uuid4().hex
+            identity = {
+                "magic": "rl-dataset", "format": manifest.FORMAT, "uuid": dataset,
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "writer": f"rl {__version__}",
+                "byteorder": "little",
+            }  # fmt: skip
+            durable = durability != "process"
+            data = strictjson.dump_checked(identity)
+            files.write_new(temporary / "dataset.json", data, durable=durable)
+            first = Manifest(
+                dataset=dataset, generation=1, parent=None, schema=schema, spec=spec, lineage=[lineage],
+                extra={**(extra or {}), **({"segment_rows": segment_rows} if segment_rows else {})},
+                streams=tuple(
+                    {"id": manifest.stream_id(n), "owner": _owner(durability)} for n in range(num_streams)
+                ),
+            )  # fmt: skip
+            first = manifest.publish(temporary, first, durable=durable)
+            lock = files.lock(temporary / "dataset.json", what=path)
+            if durable:
+                files.sync_folder(temporary)
+            files.rename_new(temporary, path)
+        except BaseException:
+            if lock >= 0:
+                files.close(lock)
+            files.remove_tree(temporary)
+            raise
+        return cls(path, lock, first, durability)
+
+    @classmethod
+    def append(
+        cls, path: str | Path, *, lineage: dict[str, Any], durability: Durability = "interval"
+    ) -> Writer:
+        """A writer that goes on after the committed rows, recovering what a killed one left.
+
+        Raises `BusyError` while another writer has the dataset, `CorruptError` if it is damaged.
+        """
+        path = Path(path)
+        identity = manifest.load_identity(path)
+        lock = files.lock(path / "dataset.json", what=path)
+        try:
+            newest = manifest.load_newest(path, identity["uuid"])
+            newest = recover.take_over(path, newest).manifest
+            owner = _owner(durability)
+            newest = manifest.publish(
+                path,
+                newest.next(
+                    lineage=[*newest.lineage, lineage],
+                    streams=tuple({**stream, "owner": owner} for stream in newest.streams),
+                ),
+                durable=durability != "process",
+            )
+            return cls(path, lock, newest, durability)
+        except BaseException:
+            files.close(lock)
+            raise
+
+    @property
+    def num_rows(self) -> int:
+        """Committed rows of all streams."""
+        return sum(stream.committed for stream in self.streams)
+
+    @property
+    def stream_rows(self) -> list[int]:
+        """Committed rows per stream."""
+        return [stream.committed for stream in self.streams]
+
+    @property
+    def generation(self) -> int:
+        return self._manifest.generation
+
+    @property
+    def next_episode(self) -> int:
+        """The number the next episode should get."""
+        return self._next_number
+
+    def write(self, stream: int, columns: Mapping[Key, Array]) -> None:
+        """Appends rows to a stream; they become visible with the next commit.
+
+        `columns` has every plain column, `[n, *shape]` in its dtype. Raises `ValueError` where it differs.
+        """
+        arrays = []
+        rows = -1
+        for key, dtype, shape in self._checks:
+            array = columns.get(key)
+            if array is None:
+                raise ValueError(f"column {key} is missing")
+            if rows < 0:
+                rows = len(array)
+            if array.dtype != dtype or array.shape != (rows, *shape):
+                raise ValueError(
+                    f"column {key} is {array.dtype}{array.shape}, expected {dtype}{(rows, *shape)}"
+                )
+            arrays.append(np.ascontiguousarray(array))
+        if len(columns) != len(arrays):
+            raise ValueError(f"unknown columns {sorted(set(columns) - {key for key, *_ in self._checks})}")
+        self.write_arrays(stream, arrays, rows)
+
+    def write_arrays(self, stream: int, arrays: Sequence[Array], rows: int) -> None:
+        """`write` without its checks: contiguous arrays of the plain columns in schema order."""
+        if self._state != "usable":
+            raise ValueError(f"{self.path}: the writer is {self._state}")
+        if not rows:
+            return
+        s = self.streams[stream]
+        try:
+            with files.resources(self.path):
+                self._write(s, arrays, rows)
+        except BaseException:
+            self._state = "failed"
+            raise
+
+    def _write(self, s: Stream, arrays: Sequence[Array], rows: int) -> None:
+        if s.segments and s.segments[-1].room >= rows:
+            s.segments[-1].write(arrays, rows)
+        else:
+            done = 0
+            while done < rows:
+                if not s.segments or not s.segments[-1].room:
+                    self._add_segment(s, s.rows + done)
+                count = min(rows - done, s.segments[-1].room)
+                s.segments[-1].write([array[done : done + count] for array in arrays], count)
+                done += count
+        s.rows += rows
+        if self._reward_index is not None:
+            s.add_rewards(arrays[self._reward_index])
+
+    def _add_segment(self, s: Stream, first: int) -> None:
+        alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows)
+        base = name = f"{manifest.stream_id(s.number)}-{first:012d}"
+        suffix = 0
+        while (SegmentPaths(self.path, name).journal).exists():
+            suffix += 1
+            name = f"{base}.{suffix}"
+        entry = Segment(name, s.number, first, alloc)
+        s.segments.append(
+            SegmentWriter.create(
+                self.path, entry, self.schema, dataset=self._manifest.dataset, boot=self._boot,
+                generation=self._manifest.generation + 1,
+            )
+        )  # fmt: skip
+        s.previous_alloc = alloc
+
+    def end_episode(
+        self,
+        stream: int,
+        *,
+        terminated: bool,
+        truncated: bool,
+        cut: bool = False,
+        final: Mapping[Key, Array] | None = None,
+        seed: int | None = None,
+        number: int | None = None,
+        at: int | None = None,
+    ) -> None:
+        """Ends the stream's episode before stream row `at` (default: after the last written row).
+
+        `final` has the value that follows the last row for every stored column that a derived one shifts,
+        keyed by the stored column. Without it the next value of the last row is unknown. `number` defaults to
+        one more than the last. Rows of the episode's last write may already be committed; earlier writes' may not be its end.
+        """
+        if self._state != "usable":
+            raise ValueError(f"{self.path}: the writer is {self._state}")
+        s = self.streams[stream]
+        end = s.rows if at is None else at
+        holder = next((seg for seg in reversed(s.segments) if seg.entry.first < end), None)
+        if (
+            holder is None
+            or not s.episode_start < end <= s.rows
+            or end < holder.entry.first + holder.committed
+        ):
+            raise ValueError(f"an episode of stream {stream} cannot end before row {end}")
+        flags = terminated * TERMINATED | truncated * TRUNCATED | cut * CUT
+        try:
+            if final is not None and self.schema.derived:
+                with files.resources(self.path):
+                    holder.add_final(self._check_final(final))
+                flags |= HAS_FINAL
+            number = self._next_number if number is None else number
+            self._next_number = max(self._next_number, number + 1)
+            seed = NO_SEED if seed is None else seed & NO_SEED
+            rows = end - s.episode_start
+            holder.add_episode(Episode(s.episode_start, rows, s.take_return(end), number, seed, flags))
+            s.episode_start = end
+        except BaseException:
+            self._state = "failed"
+            raise
+
+    def _check_final(self, final: Mapping[Key, Array]) -> dict[Key, Array]:
+        values = {}
+        for column in self.schema.derived:
+            assert column.of is not None
+            value = np.ascontiguousarray(final[column.of])
+            if value.dtype != column.numpy or value.size * value.itemsize != column.row_bytes:
+                raise ValueError(
+                    f"final {column.of} is {value.dtype}{value.shape}, expected {column.numpy}{column.shape}"
+                )
+            values[column.of] = value
+        return values
+
+    def commit(self, tag: int = 0) -> None:
+        """Makes everything written visible, in all streams. `tag` is kept with the rows (a policy version, say)."""
+        if self._state != "usable":
+            raise ValueError(f"{self.path}: the writer is {self._state}")
+        try:
+            with files.resources(self.path):
+                durable = self.durability == "commit"
+                if self.durability == "interval" and time.monotonic() - self._last_sync >= INTERVAL_SECONDS:
+                    durable = True
+                if any(s.segments and not s.segments[-1].published for s in self.streams):
+                    self._publish(tag, seal_all=False)
+                for s in self.streams:
+                    if s.segments and s.segments[-1].is_dirty:
+                        s.segments[-1].commit(tag, durable=durable)
+                if durable:
+                    self._last_sync = time.monotonic()
+        except BaseException:
+            self._state = "failed"
+            raise
+
+    def _publish(self, tag: int, *, seal_all: bool, **changes: Any) -> None:
+        """Seals full segments (or all) and publishes them and the new ones as the next generation."""
+        durable = self.durability != "process"
+        generation = self._manifest.generation + 1
+        entries = {segment.name: segment for segment in self._manifest.segments}
+        sealed: list[tuple[SegmentWriter, bytes]] = []
+        for s in self.streams:
+            for segment in s.segments if seal_all else s.segments[:-1]:
+                entry, records = segment.prepare_seal(generation, tag, durable=durable)
+                entries[entry.name] = entry
+                sealed.append((segment, records))
+            for segment in [] if seal_all else s.segments[-1:]:
+                entries[segment.entry.name] = segment.entry
+                if durable and not segment.published:
+                    self._sync_folders(segment)
+        if durable:
+            for segment, _ in sealed:
+                self._sync_folders(segment)
+
+        def append_seals() -> None:
+            for segment, records in sealed:
+                segment.append_seal(records, durable=durable)
+            for s in self.streams:
+                for segment in s.segments:
+                    segment.published = True
+
+        ordered = tuple(sorted(entries.values(), key=lambda entry: (entry.stream, entry.first)))
+        upcoming = self._manifest.next(segments=ordered, **changes)
+        self._manifest = manifest.publish(self.path, upcoming, durable=durable, before_link=append_seals)
+        for segment, _ in sealed:
+            segment.close()
+        for s in self.streams:
+            s.segments = [] if seal_all else s.segments[-1:]
+
+    def _sync_folders(self, segment: SegmentWriter) -> None:
+        paths = segment.paths
+        for tree in (paths.columns, paths.finals, paths.episodes):
+            for folder, _, _ in os.walk(tree):
+                files.sync_folder(Path(folder))
+        for name in FOLDERS[:-1]:
+            files.sync_folder(self.path / name)
+
+    def close(self) -> None:
+        """Commits, seals every segment and lets go of the dataset. After an error: as `abort`."""
+        if self._state == "usable":
+            try:
+                with files.resources(self.path):
+                    streams = tuple({**stream, "owner": None} for stream in self._manifest.streams)
+                    self._publish(0, seal_all=True, streams=streams)
+            except BaseException:
+                self._state = "failed"
+                self.abort()
+                raise
+        self.abort()
+
+    def abort(self) -> None:
+        """Lets go of the dataset and leaves the last commit; the next writer recovers from there."""
+        if self._state == "closed":
+            return
+        self._state = "closed"
+        for s in self.streams:
+            for segment in s.segments:
+                segment.close()
+                if not segment.published:
+                    segment.paths.remove()
+            s.segments = []
+        files.close(self._lock)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def _owner(durability: Durability) -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(), "pid": os.getpid(), "boot": files.boot_id(), "durability": durability
+    }  # fmt: skip
+
+
+def _index_of(schema: Schema, key: Key) -> int | None:
+    keys = [column.key for column in schema.plain]
+    return keys.index(key) if key in keys else None
+
+
+def _add_in_order(total: float, values: Array) -> float:
+    """`total` plus all values, one after the other, in float64: the same bits however they were chunked."""
+    if values.size <= 1:
+        return total + float(values.item()) if values.size else total
+    return float(np.add.accumulate(np.concatenate(([total], values.reshape(-1))))[-1])
