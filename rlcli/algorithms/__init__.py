@@ -11,13 +11,17 @@ import importlib
 from types import ModuleType
 
 ALGORITHMS: dict[str, str] = {
+    "bc": "rlcli.algorithms.bc",
     "dqn": "rlcli.algorithms.dqn",
+    "iql": "rlcli.algorithms.iql",
     "ppo": "rlcli.algorithms.ppo",
     "sac": "rlcli.algorithms.sac",
 }
 
 SUMMARIES: dict[str, str] = {
+    "bc": "Behavioural cloning: dataset, discrete or continuous actions",
     "dqn": "Deep Q-learning with double targets: online or dataset, discrete actions",
+    "iql": "Implicit Q-learning: dataset, discrete or continuous actions",
     "ppo": "Proximal policy optimisation: online, discrete or continuous actions",
     "sac": "Soft actor-critic with a learned temperature: online or dataset, continuous actions",
 }

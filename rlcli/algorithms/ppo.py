@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlcli.config import opt
 from rlcli.lazy import lazy_import
 from rlcli.nets.adam import adam, clip_norm, init_adam
-from rlcli.nets.distributions import Categorical, DiagonalNormal
 from rlcli.nets.gradients import Metrics, gradient
 from rlcli.nets.mlp import MLP
-from rlcli.nets.spaces import Actions, BoxActions, DiscreteActions, Features, actions, features
+from rlcli.nets.policy import Policy, policy
+from rlcli.nets.spaces import Features, actions, features
 
 if TYPE_CHECKING:
     import torch
@@ -58,54 +58,30 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class Nets:
-    """`actor`: features to logits or means. `critic`: features to V. `log_std` is free, one per action."""
+    """`actor`: features to a distribution over actions. `critic`: features to V. One vector holds both."""
 
     features: Features
-    actions: Actions
-    actor: MLP
+    actor: Policy
     critic: MLP
 
-    def policy(self, params: Tensor, state_features: Tensor) -> Categorical | DiagonalNormal:
-        """pi(. | s); box actions in the environment's units, not bounded."""
-        actor, log_std, _ = self.split(params)
-        outputs = self.actor(actor, state_features)
-        if isinstance(self.actions, DiscreteActions):
-            return Categorical(outputs)
-        mean = self.actions.center + self.actions.half_range * outputs
-        return DiagonalNormal(mean, log_std + self.actions.half_range.log())
-
-    def value(self, params: Tensor, state_features: Tensor) -> Tensor:
-        """V(s), `[B]`."""
-        return self.critic(self.split(params)[2], state_features).squeeze(-1)
-
-    def split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The parts of the vector: actor, log_std (empty for discrete actions), critic."""
-        num_log_std = self.actions.size if isinstance(self.actions, BoxActions) else 0
-        actor, log_std, critic = torch.split(
-            params, [self.actor.num_params, num_log_std, self.critic.num_params]
-        )
-        return actor, log_std, critic
+    def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of the vector: actor, critic."""
+        actor, critic = torch.split(params, [self.actor.num_params, self.critic.num_params])
+        return actor, critic
 
 
 def build(observation: Spec, action: Spec, config: Config) -> Nets:
     """Networks sized from the specs. Raises `IncompatibleError` unless actions are Discrete or Box."""
-    head = actions(action, "ppo")
     inputs = features(observation)
-    num_outputs = head.n if isinstance(head, DiscreteActions) else head.size
-    return Nets(
-        inputs,
-        head,
-        actor=MLP((inputs.size, *config.hidden, num_outputs), "tanh"),
-        critic=MLP((inputs.size, *config.hidden, 1), "tanh"),
-    )
+    actor = policy(inputs, actions(action, "ppo"), config.hidden, activation="tanh", squash=False)
+    return Nets(inputs, actor, MLP((inputs.size, *config.hidden, 1), "tanh"))
 
 
 def init(nets: Nets, config: Config, generator: torch.Generator) -> State:
     """All there is to save: parameters and Adam's moments. Orthogonal: a near-uniform first policy."""
     actor = nets.actor.init(generator, orthogonal=True, output_gain=0.01)
-    log_std = torch.zeros(nets.actions.size if isinstance(nets.actions, BoxActions) else 0)
     critic = nets.critic.init(generator, orthogonal=True, output_gain=1.0)
-    params = torch.cat([actor, log_std, critic])
+    params = torch.cat([actor, critic])
     return {"params": params, "adam": init_adam(params)}
 
 
@@ -138,17 +114,17 @@ def normalized(advantage: Tensor) -> Tensor:
 
 def loss(params: Tensor, batch: Mapping[str, Any], nets: Nets, config: Config) -> tuple[Tensor, Metrics]:
     """Clipped policy loss, value loss and entropy bonus (eq. 9) on one minibatch, columns `[B, …]`."""
+    actor, critic = nets.split(params)
     state_features = nets.features(batch["observation"])
-    policy = nets.policy(params, state_features)
-    log_ratio = policy.log_prob(nets.actions.flat(batch["action"])) - batch["log_prob"]
+    distribution = nets.actor(actor, state_features)
+    log_ratio = distribution.log_prob(nets.actor.actions.flat(batch["action"])) - batch["log_prob"]
     ratio = log_ratio.exp()
     advantage = normalized(batch["advantage"]) if config.normalize_advantage else batch["advantage"]
 
     of_policy = policy_loss(ratio, advantage, config.clip)
-    of_value = value_loss(
-        nets.value(params, state_features), batch["value"], batch["return_"], config.value_clip
-    )
-    entropy = policy.entropy().mean()
+    new_value = nets.critic(critic, state_features).squeeze(-1)
+    of_value = value_loss(new_value, batch["value"], batch["return_"], config.value_clip)
+    entropy = distribution.entropy().mean()
     total = of_policy + config.value_coef * of_value - config.entropy_coef * entropy
     return total, {
         "policy_loss": of_policy,
@@ -170,7 +146,8 @@ def update(state: State, batch: Mapping[str, Any], nets: Nets, config: Config) -
 
 def value(state: State, observation: Any, nets: Nets, config: Config) -> Tensor:
     """V(s), `[B]`."""
-    return nets.value(state["params"], nets.features(observation))
+    _, critic = nets.split(state["params"])
+    return nets.critic(critic, nets.features(observation)).squeeze(-1)
 
 
 def sample(
@@ -180,24 +157,22 @@ def sample(
 
     Box actions are what the policy drew, not clipped to the bounds: that is what `log_prob` belongs to.
     """
+    actor, critic = nets.split(state["params"])
     state_features = nets.features(observation)
-    policy = nets.policy(state["params"], state_features)
-    action = nets.actions.shaped(policy.sample(noise["action"]))
-    log_prob = policy.log_prob(nets.actions.flat(action))
-    return action, log_prob, nets.value(state["params"], state_features)
+    distribution = nets.actor(actor, state_features)
+    action = nets.actor.actions.shaped(distribution.sample(noise["action"]))
+    log_prob = distribution.log_prob(nets.actor.actions.flat(action))
+    return action, log_prob, nets.critic(critic, state_features).squeeze(-1)
 
 
 def act(
     state: State, observation: Any, nets: Nets, config: Config, *, noise: Mapping[str, Tensor] | None = None
 ) -> Tensor:
     """Actions `[B, …]` within the bounds: the mode, or drawn with `noise` (see `act_noise`)."""
-    policy = nets.policy(state["params"], nets.features(observation))
-    action = policy.mode() if noise is None else policy.sample(noise["action"])
-    return nets.actions.shaped(nets.actions.clip(action))
+    actor, _ = nets.split(state["params"])
+    return nets.actor.act(actor, nets.features(observation), noise)
 
 
 def act_noise(nets: Nets, config: Config, batch_size: int) -> Noise:
     """Uniforms, one per discrete action, or standard normals, one per action dimension."""
-    if isinstance(nets.actions, DiscreteActions):
-        return {"action": ("uniform", (batch_size, nets.actions.n))}
-    return {"action": ("normal", (batch_size, nets.actions.size))}
+    return nets.actor.noise(batch_size)
