@@ -1,0 +1,298 @@
+"""D4RL HDF5 files, both ways: one flat file whose rows are time steps (Fu et al., 2020).
+
+Reading keeps every row and every value; what our standard columns cannot hold exactly goes to extra ones:
+
+* `observations`, `actions` keep their dtype (replay-v1 files are float64).
+* `rewards` become `("next", "reward")`, float32. Where that would lose a bit, `("source", "rewards")` holds
+  the original too; antmaze's float64 zeros and ones lose nothing and get no second column. The same holds
+  for `terminals` and `timeouts` with other values than 0 and 1, or that do not end an episode.
+* `next_observations` are checked bit for bit against the following rows. Equal: they are derived and only
+  the last of each episode is stored. Different anywhere: all are stored. Absent: the last row of an
+  episode has an unknown next observation, which the dataset says; nothing is made up.
+* `infos/x` is `("info", "x")`; a kitchen file's `infos`, the demonstration index, is `("info", "index")`.
+* Everything else (metadata, policy weights, attributes, dtypes, shapes, chunks, filters) is kept in the
+  record as an HDF5 image without rows, so that `export` makes the same file again.
+
+Where episodes end is in `d4rl_episodes.py`, environments and reference scores are in `d4rl_envs.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.contract import Advance, End, LayoutMismatch, Options, Part
+from rlcli.datasets.d4rl_compare import compare
+from rlcli.datasets.d4rl_envs import Environment, environment, from_file_name
+from rlcli.datasets.d4rl_episodes import Ends, Rule, Splitter
+from rlcli.datasets.d4rl_export import export, write_file
+from rlcli.datasets.d4rl_layout import Layout, find_layout
+from rlcli.datasets.d4rl_scan import ends_of, look_through
+from rlcli.errors import IncompatibleError, InputError, UsageError
+from rlcli.format.keys import Key
+from rlcli.format.schema import Column, Schema, ted_schema
+from rlcli.format.specs import Box, Composite, Discrete, Spec, leaves, spec_from_json
+
+__all__ = ["SPLITS", "D4RLSource", "compare", "detect", "export", "open_source", "write_file"]
+
+SPLITS = ("flags", "jump")
+_MAX_RECORD = 24 << 20  # bytes of what is not rows, compressed; it travels in each manifest
+
+
+def detect(path: Path) -> str | None:
+    """None if `path` is an HDF5 file with D4RL's keys, otherwise why not."""
+    if not hdf5.is_hdf5(path):
+        return "not an HDF5 file"
+    with hdf5.reading(path) as file, hdf5.damage(path):
+        try:
+            find_layout(file)
+        except InputError as err:
+            return err.message
+    return None
+
+
+@contextmanager
+def open_source(path: Path, options: Options) -> Iterator[D4RLSource]:
+    """The file, looked through once (flags, rewards, actions), so that its schema is known.
+
+    Raises `InputError` for missing keys or lengths that disagree, `CorruptError` for damage, `UsageError`
+    for an unknown environment or split.
+    """
+    if options.split not in SPLITS:
+        raise UsageError(f"there is no split {options.split!r}; known: {', '.join(SPLITS)}")
+    env = environment(options.env_id) if options.env_id else from_file_name(path.name)
+    with hdf5.reading(path) as file:
+        with hdf5.damage(path):
+            try:
+                layout = find_layout(file)
+            except InputError as err:
+                raise InputError(f"{path}: {err.message}", path=path) from err
+        yield D4RLSource(path, file, layout, env, options)
+
+
+class D4RLSource:
+    """An opened file: its schema, its spec, its rows as parts of episodes. See `contract.Source`."""
+
+    def __init__(
+        self, path: Path, file: h5py.File, layout: Layout, env: Environment | None, options: Options
+    ) -> None:
+        self.path = path
+        self.layout = layout
+        self.env = env
+        self.num_rows = layout.num_rows
+        self.num_bytes = sum(column.row_bytes for column in layout.columns.values()) * layout.num_rows
+        self.rule = Rule.choose(
+            timeouts="timeouts" in layout.columns,
+            index=layout.index is not None,
+            max_episode_steps=env.max_episode_steps if env is not None else None,
+            jump=options.split == "jump",
+        )
+        if self.rule.jump and (
+            "observations" not in layout.columns or np.prod(layout.columns["observations"].shape) < 2
+        ):
+            raise UsageError(f"{path}: --split jump needs flat observations that begin with a position")
+        self.derived = options.derive or not layout.names("next_observations")
+        self.scan = look_through(layout, self.rule)
+        self.not_finite = {"observations": 0, "actions": 0, "rewards": 0}
+        self._pending: dict[str, NDArray[Any]] | None = None
+        observation, action = self._specs(file)
+        self.keys = self._keys()
+        self.schema = self._schema(observation, action)
+        self.spec: dict[str, Any] = {
+            "env": None if env is None else env.to_json(),
+            "observation": observation.to_json(),
+            "action": action.to_json(),
+        }
+        if env is not None and env.reference is not None:
+            self.spec["reference_scores"] = {"min": env.reference[0], "max": env.reference[1]}
+        self.record = self._record(file)
+
+    # -- the schema ------------------------------------------------------------------------------------
+
+    def _specs(self, file: h5py.File) -> tuple[Spec, Spec]:
+        """Specs from the file's own `rl_spec` attribute where it fits, otherwise from the data."""
+        observation = self._spec_of("observations", "observation")
+        action = self._spec_of("actions", "action")
+        try:
+            told = json.loads(file.attrs["rl_spec"])
+            told_specs = spec_from_json(told["observation"]), spec_from_json(told["action"])
+        except (KeyError, TypeError, ValueError, IncompatibleError):
+            return observation, action
+        fits = all(
+            {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(mine).items()}
+            == {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(theirs).items()}
+            for mine, theirs in zip((observation, action), told_specs, strict=True)
+        )
+        return told_specs if fits else (observation, action)
+
+    def _spec_of(self, name: str, kind: str) -> Spec:
+        def build(node: Any) -> Spec:
+            return Composite({k: build(v) for k, v in node.items()}) if isinstance(node, dict) else node
+
+        columns = self.layout.columns
+        return build(
+            _nested({path: self._leaf_spec(columns[path], kind) for path in self.layout.names(name)})
+        )
+
+    def _leaf_spec(self, column: hdf5.Rows, kind: str) -> Spec:
+        low, high = self.scan.action_range
+        if kind == "action":
+            if column.dtype.kind in "iu" and np.prod(column.shape) == 1 and low >= 0:
+                return Discrete(int(high) + 1)
+            known = self.env is not None and self.env.library == "d4rl"
+            if known and column.dtype.kind == "f" and low >= -1 and high <= 1:
+                return Box(column.shape, str(column.dtype), -1.0, 1.0)
+        return Box(column.shape, str(column.dtype))
+
+    def _keys(self) -> dict[str, Key]:
+        """File key -> dataset key, one to one."""
+        keys = dict(self.layout.keys)
+        for name in self.scan.inexact:
+            keys[name] = ("source", name)
+        return keys
+
+    def _schema(self, observation: Spec, action: Spec) -> Schema:
+        extra = [
+            Column(key, str(self.layout.columns[name].dtype), self.layout.columns[name].shape)
+            for name, key in self.keys.items()
+            if key[0] in ("info", "source")
+        ]
+        return ted_schema(
+            observation, action, extra=extra, next_observation="derived" if self.derived else "plain"
+        )
+
+    def _record(self, file: h5py.File) -> dict[str, Any]:
+        with hdf5.damage(self.path):
+            image = zlib.compress(hdf5.skeleton(file, self.layout.row_paths()))
+        if len(image) > _MAX_RECORD:
+            raise IncompatibleError(
+                f"{self.path}: {len(image):,} compressed bytes besides the {self.num_rows:,} rows, "
+                f"at most {_MAX_RECORD:,} can be kept; drop what is not needed from the file",
+                path=self.path,
+            )
+        return {
+            "format": "d4rl",
+            "num_rows": self.num_rows,
+            "prefixes": self.layout.prefixes,
+            "columns": {name: list(key) for name, key in self.keys.items()},
+            "episode_ends": self.rule.names(),
+            "other": self.layout.others,
+            "skeleton": base64.b64encode(image).decode("ascii"),
+        }
+
+    # -- the rows --------------------------------------------------------------------------------------
+
+    def parts(self, advance: Advance) -> Iterator[Part]:
+        """All rows in order, as parts of episodes; at most 64 MiB are in memory.
+
+        Raises `LayoutMismatch` when next observations were to be derived and do not equal the next rows.
+        """
+        layout, columns = self.layout, self.layout.columns
+        self.not_finite = dict.fromkeys(self.not_finite, 0)
+        self._pending = None
+        step = hdf5.slice_rows(list(columns.values()))
+        splitter = Splitter(self.rule)
+        for start in range(0, self.num_rows, step):
+            stop = min(start + step, self.num_rows)
+            arrays = {name: column.read(start, stop) for name, column in columns.items()}
+            ends = ends_of(layout, splitter, arrays, start, stop)
+            self._count_not_finite(arrays)
+            if self.derived:
+                self._check_shift(arrays, ends.rows)
+            yield from self._split(arrays, ends)
+            advance(sum(array.nbytes for array in arrays.values()))
+
+    def _split(self, arrays: Mapping[str, NDArray[Any]], ends: Ends) -> Iterator[Part]:
+        finals = self.layout.names("next_observations")
+        values: dict[Key, NDArray[Any]] = {}
+        for name, key in self.keys.items():
+            column = self.schema.by_key[key]
+            if column.encoding == "plain" and key[:2] not in _FLAGS:
+                values[key] = arrays[name].astype(column.numpy, copy=False).reshape(-1, *column.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values["next", "reward"] = arrays["rewards"].astype(np.float32).reshape(-1, 1)
+        first = 0
+        last_row = int(ends.rows[-1]) if len(ends.rows) else -1
+        for row in ends.rows.tolist():
+            final = _nested({name: arrays[name][row] for name in finals}) if finals else None
+            cut = ends.cut and row == last_row
+            end = End(bool(ends.terminated[row]), bool(ends.truncated[row]), cut, final)
+            yield Part({key: value[first : row + 1] for key, value in values.items()}, end)
+            first = row + 1
+        if first < len(ends.terminated):
+            yield Part({key: value[first:] for key, value in values.items()}, None)
+
+    def _check_shift(self, arrays: Mapping[str, NDArray[Any]], ends: NDArray[np.int64]) -> None:
+        """Next observations equal the following row's, bit for bit, except where an episode ends."""
+        names = self.layout.names("next_observations")
+        following = {name: name.replace("next_observations", "observations", 1) for name in names}
+        size = len(arrays["terminals"])
+        inside = np.ones(size, np.bool_)
+        inside[ends] = False
+        for name, of in following.items():
+            if self._pending is not None and not np.array_equal(
+                _bits(self._pending[name]), _bits(arrays[of][:1])
+            ):
+                raise LayoutMismatch
+            equal = (_bits(arrays[name][:-1]) == _bits(arrays[of][1:])).all(axis=1)
+            if not equal[inside[:-1]].all():
+                raise LayoutMismatch
+        self._pending = {name: arrays[name][-1:].copy() for name in names} if inside[-1] else None
+
+    def _count_not_finite(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        for group in self.not_finite:
+            for name in self.layout.names(group):
+                if arrays[name].dtype.kind in "fc":
+                    self.not_finite[group] += int((~np.isfinite(arrays[name])).sum())
+
+    def report(self) -> dict[str, Any]:
+        """Counts of this file; complete once all parts were read."""
+        has_next = bool(self.layout.names("next_observations"))
+        scan = self.scan
+        return {
+            "rows": self.num_rows,
+            "episodes": scan.episodes,
+            "terminals": scan.terminals,
+            "timeouts": scan.timeouts if "timeouts" in self.layout.columns else None,
+            "unknown_next": 0 if has_next else scan.episodes,
+            "next_observation": ("derived" if self.derived else "stored") if has_next else "absent",
+            "repaired": scan.repaired,
+            "dropped": 0,
+            "unfinished_rows": scan.unfinished_rows,
+            "length_one_episodes": scan.length_one,
+            "not_finite": {name: count for name, count in self.not_finite.items() if count},
+            "episode_ends": self.rule.names(),
+            "env": None if self.env is None else self.env.id,
+            "reference_scores": self.spec.get("reference_scores"),
+            "other": self.layout.others,
+        }
+
+
+def _nested(values: Mapping[str, Any]) -> Any:
+    """`{"top/a": x, "top/b/c": y}` as `{"a": x, "b": {"c": y}}`; `{"top": x}` as x."""
+    nested: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, last = path.split("/")[1:] or [""]
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return nested.get("", nested)
+
+
+_FLAGS = {("next", "terminated"), ("next", "truncated"), ("next", "reward")}
+
+
+def _bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of each row, `[n, row bytes]`; a view of a contiguous array."""
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)

@@ -1,0 +1,163 @@
+"""Writing D4RL HDF5 files: the one a dataset came from, bit for bit, or a new one from any dataset.
+
+`rl_spec`, an attribute of new files, holds the spaces that D4RL files otherwise lose; other readers
+ignore it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.contract import Advance
+from rlcli.errors import CorruptError, IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
+
+_DERIVED = {("is_init",), ("episode",), ("step",), ("next", "done")}
+_STANDARD: dict[Key, str] = {
+    ("next", "reward"): "rewards",
+    ("next", "terminated"): "terminals",
+    ("next", "truncated"): "timeouts",
+}
+
+
+def write_file(path: Path, values: Mapping[str, Any], *, compression: str | None = "gzip") -> None:
+    """A D4RL file from arrays by key: `observations`, `infos/qpos`, `metadata/algorithm`, ….
+
+    Arrays are chunked and compressed as in the published files; single values are stored as they are.
+    Raises `FileExistsError` if `path` is there.
+    """
+    with hdf5.creating(path) as file:
+        for name, value in values.items():
+            array = np.asarray(value)
+            file.create_dataset(name, data=array, compression=compression if array.ndim else None)
+
+
+def source_record(dataset: Dataset) -> dict[str, Any] | None:
+    """What the conversion from D4RL recorded, None for a dataset that does not come from D4RL."""
+    record = (dataset.extra or {}).get("source")
+    return record if isinstance(record, dict) and record.get("format") == "d4rl" else None
+
+
+def export(dataset: Dataset, out: Path, advance: Advance) -> dict[str, Any]:
+    """Write `dataset` to the new file `out`, in slices of at most 64 MiB.
+
+    A dataset from D4RL becomes the original again: values, dtypes, shapes, chunks, metadata, absent keys.
+    Any other gets `observations`, `actions`, `rewards`, `terminals`, `timeouts`, its other columns below
+    `infos/`, and `next_observations` unless one of them is unknown. Every episode's end that did not
+    terminate is a timeout there, since D4RL has no other sign of it.
+
+    Raises `ResourceError` when the disk is full.
+    """
+    record = source_record(dataset)
+    with hdf5.creating(out) as file:
+        if record is not None:
+            columns, report = _original(dataset, record, file)
+        else:
+            columns, report = _new(dataset, file)
+        ends = episode_ends(dataset)
+        step = hdf5.slice_rows(list(columns.values()))
+        for start in range(0, dataset.num_rows, step):
+            stop = min(start + step, dataset.num_rows)
+            for name, column in columns.items():
+                key = report["columns"][name]
+                values = _values(dataset, key, start, stop, ends, original=record is not None)
+                column.write(start, values)
+                advance(values.nbytes)
+        file.flush()
+    return report
+
+
+def skeleton_of(record: Mapping[str, Any]) -> bytes:
+    """The HDF5 image in a record. Raises `CorruptError` if it cannot be unpacked."""
+    try:
+        return zlib.decompress(base64.b64decode(record["skeleton"], validate=True))
+    except (KeyError, TypeError, binascii.Error, zlib.error) as err:
+        raise CorruptError(f"the record of the D4RL source is damaged: {err}") from err
+
+
+def episode_ends(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`(all, cut)`: the last row of every episode or unfinished run, and of those that were cut."""
+    episodes = dataset.episodes
+    last = np.asarray(episodes.start) + np.asarray(episodes.length) - 1
+    cut = last[np.asarray(episodes.cut, np.bool_)]
+    # A stream whose episode is still open has no record of an end; its last row is one all the same.
+    streams = np.cumsum([rows for rows in dataset.stream_rows if rows]) - 1
+    return np.union1d(last, streams).astype(np.int64), cut.astype(np.int64)
+
+
+def _original(
+    dataset: Dataset, record: Mapping[str, Any], file: h5py.File
+) -> tuple[dict[str, hdf5.Rows], dict[str, Any]]:
+    prefixes, keys = record["prefixes"], record["columns"]
+    same = dataset.num_rows == record["num_rows"]
+    if not same and len(prefixes) > 1:
+        raise IncompatibleError(
+            f"{dataset.path}: has {dataset.num_rows:,} rows; its source had {record['num_rows']:,} in "
+            f"{len(prefixes)} parts, which cannot be cut again",
+            path=dataset.path,
+        )
+    paths = [prefix + name for prefix in prefixes for name in keys]
+    hdf5.revive(skeleton_of(record), file, paths, None if same else dataset.num_rows)
+    columns = {name: hdf5.Rows([file[prefix + name] for prefix in prefixes]) for name in keys}
+    return columns, {"original": True, "columns": {name: tuple(key) for name, key in keys.items()}}
+
+
+def _new(dataset: Dataset, file: h5py.File) -> tuple[dict[str, hdf5.Rows], dict[str, Any]]:
+    names: dict[str, Key] = {}
+    omitted = []
+    unknown = len(dataset.unknown_next)
+    for column in dataset.schema.columns:
+        key = column.key
+        if key in _DERIVED:
+            continue
+        if key[0] in ("observation", "action"):
+            names["/".join((key[0] + "s", *key[1:]))] = key
+        elif key[:2] == ("next", "observation"):
+            if unknown:
+                omitted = [f"next_observations: unknown for {unknown:,} rows"]
+            else:
+                names["/".join(("next_observations", *key[2:]))] = key
+        elif key in _STANDARD:
+            names[_STANDARD[key]] = key
+        else:
+            names["/".join(("infos", *(key[1:] if key[0] in ("info", "source") else key)))] = key
+    columns = {}
+    for name, key in names.items():
+        column = dataset.schema.column(key)
+        shape = () if name in _STANDARD.values() else column.shape
+        file.create_dataset(name, (dataset.num_rows, *shape), column.numpy, chunks=True, compression="gzip")
+        columns[name] = hdf5.Rows([file[name]])
+    file.attrs["rl_spec"] = json.dumps(dataset.spec)
+    return columns, {"original": False, "columns": names, "omitted": omitted}
+
+
+def _values(
+    dataset: Dataset,
+    key: Key,
+    start: int,
+    stop: int,
+    ends: tuple[NDArray[np.int64], NDArray[np.int64]],
+    *,
+    original: bool,
+) -> NDArray[Any]:
+    values = dataset.read(key, start, stop)
+    if key == ("next", "truncated"):
+        every, cut = ends
+        if original:  # a cut is ours, not the source's
+            values[cut[(cut >= start) & (cut < stop)] - start] = False
+        else:
+            rows = every[(every >= start) & (every < stop)] - start
+            values[rows] |= ~dataset.read(("next", "terminated"), start, stop)[rows]
+    return values

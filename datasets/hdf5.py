@@ -1,0 +1,221 @@
+"""HDF5 files in bounded memory: opening, walking, rows in slices, and a copy of everything but the rows.
+
+Nothing here knows a dataset layout. Damage found by the HDF5 library becomes `CorruptError`, a full disk
+`ResourceError`; both keep the path.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.errors import CorruptError, InputError, ResourceError
+
+SLICE_BYTES = 64 << 20  # decoded bytes of all columns that are in memory at once
+_CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MAX_DEPTH = 64
+_TOO_DEEP = f"groups are nested more than {_MAX_DEPTH} deep, or in a circle"
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether the file begins like HDF5 (it may still be cut short). False for folders and missing files."""
+    return path.is_file() and bool(h5py.is_hdf5(path))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """The file, opened to read.
+
+    Raises `InputError` if it is not HDF5, `CorruptError` if it is cut short or damaged, and the
+    ordinary `OSError` if it is missing or may not be read.
+    """
+    with open(path, "rb"):
+        pass  # missing, a folder, no permission: the usual errors, with their usual exit codes
+    if not is_hdf5(path):
+        raise InputError(f"{path}: not an HDF5 file", path=path)
+    with damage(path):
+        file = h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[h5py.File]:
+    """A new file; the path must be free. Raises `ResourceError` when the disk is full."""
+    with full_disk(path), h5py.File(path, "x") as file:
+        yield file
+
+
+@contextmanager
+def damage(path: Path, what: str = "") -> Iterator[None]:
+    """Turns what the HDF5 library says about broken bytes into a `CorruptError` that names `what`."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        reason = re.sub(r"(Unable to|Can't) (synchronously )?(open file|read data)", "", str(err))
+        where = f" {what}" if what else ""
+        raise CorruptError(f"{path}:{where} damaged HDF5: {reason.strip(' ()')}", path=path) from err
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turns a failed write for lack of space into a `ResourceError`; HDF5 hides errno in its message."""
+    try:
+        yield
+    except (OSError, RuntimeError) as err:
+        hidden = re.search(r"errno = (\d+)", str(err))
+        number = int(hidden[1]) if hidden else getattr(err, "errno", None)
+        if number in _FULL:
+            raise ResourceError(f"{path}: no space left to write", path=path) from err
+        raise
+
+
+def walk(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
+    """`(path, dataset)` of everything that is reached by hard links, in name order."""
+    if prefix.count("/") > _MAX_DEPTH:
+        raise InputError(_TOO_DEEP)
+    for name in group:
+        if isinstance(group.get(name, getlink=True), h5py.HardLink):
+            child = group[name]
+            if isinstance(child, h5py.Group):
+                yield from walk(child, f"{prefix}{name}/")
+            elif isinstance(child, h5py.Dataset):
+                yield f"{prefix}{name}", child
+
+
+class Rows:
+    """One logical column: datasets with equal trailing axes, one after the other, read in slices.
+
+    `dtype` is native-endian, `shape` that of a row.
+    """
+
+    def __init__(self, parts: Sequence[h5py.Dataset]) -> None:
+        self.parts = list(parts)
+        self.dtype = self.parts[0].dtype.newbyteorder("=")
+        self.shape = tuple(self.parts[0].shape[1:])
+        self.starts = np.cumsum([0, *(part.shape[0] for part in self.parts)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def row_bytes(self) -> int:
+        return int(math.prod(self.shape) * self.dtype.itemsize)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows per chunk on disk; 1 where the file is not chunked."""
+        return max(int(part.chunks[0]) if part.chunks else 1 for part in self.parts)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """A fresh array `[stop - start, *shape]`. Raises `CorruptError` that names the column and rows."""
+        out = np.empty((stop - start, *self.shape), self.dtype)
+        for part, first in zip(self.parts, self.starts, strict=False):
+            low, high = max(start, first), min(stop, first + part.shape[0])
+            if low < high:
+                what = f"{part.name} rows {low - first}..{high - first - 1}:"
+                with damage(Path(part.file.filename), what):
+                    part.read_direct(
+                        out, np.s_[low - first : high - first], np.s_[low - start : high - start]
+                    )
+        return out
+
+    def write(self, start: int, values: NDArray[Any]) -> None:
+        """The inverse of `read`: `values` become rows `start …`, cast to each dataset's own dtype."""
+        stop = start + len(values)
+        for part, first in zip(self.parts, self.starts, strict=False):
+            low, high = max(start, first), min(stop, first + part.shape[0])
+            if low < high:
+                piece = values[low - start : high - start].reshape(high - low, *self.shape)
+                part.write_direct(
+                    np.ascontiguousarray(piece.astype(part.dtype, copy=False)),
+                    dest_sel=np.s_[low - first : high - first],
+                )
+
+
+def slice_rows(columns: Collection[Rows]) -> int:
+    """Rows per slice: at most `SLICE_BYTES` decoded over all columns, in whole chunks where they fit."""
+    rows = max(1, SLICE_BYTES // max(1, sum(column.row_bytes for column in columns)))
+    chunk = max((column.chunk_rows for column in columns if column.chunk_rows <= rows), default=1)
+    return rows - rows % chunk
+
+
+def skeleton(file: h5py.File, rows: Collection[str]) -> bytes:
+    """An HDF5 image of the whole file in which the datasets named in `rows` have no values.
+
+    Everything else is as in the source: groups, attributes, links, types, chunks, filters, other datasets'
+    values. `revive` makes the file again. It is read by any HDF5 library.
+    """
+    with h5py.File("skeleton", "w", driver="core", backing_store=False, libver="latest") as image:
+        _copy(file, image, "", frozenset(rows), None)
+        image.flush()
+        return bytes(image.id.get_file_image())
+
+
+def revive(image: bytes, out: h5py.File, rows: Collection[str], num_rows: int | None = None) -> None:
+    """Fill the empty file `out` with what `skeleton` kept; datasets in `rows` are there, without values.
+
+    `num_rows` replaces the length of those datasets.
+    """
+    with h5py.File(io.BytesIO(image), "r") as source:
+        _copy(source, out, "", frozenset(rows), num_rows)
+
+
+def _copy(
+    source: h5py.Group, target: h5py.Group, prefix: str, rows: frozenset[str], num_rows: int | None
+) -> None:
+    if prefix.count("/") > _MAX_DEPTH:
+        raise InputError(_TOO_DEEP)
+    _copy_attributes(source, target)
+    for name in source:
+        link = source.get(name, getlink=True)
+        if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+            target[name] = link
+        elif isinstance(source[name], h5py.Group):
+            _copy(source[name], target.create_group(name), f"{prefix}{name}/", rows, num_rows)
+        elif f"{prefix}{name}" in rows:
+            _create_like(source[name], target, name, num_rows)
+            _copy_attributes(source[name], target[name])
+        else:
+            source.copy(name, target, name)
+
+
+def _create_like(source: h5py.Dataset, target: h5py.Group, name: str, num_rows: int | None) -> None:
+    """A dataset with the source's type, space, chunks and filters, and no values."""
+    properties = source.id.get_create_plist()
+    if source.is_virtual or source.external:  # its values lie elsewhere; here they get a place of their own
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    space = source.id.get_space()
+    if num_rows is not None and num_rows != source.shape[0]:
+        limits = (None if source.chunks else num_rows, *source.shape[1:])
+        space = h5py.h5s.create_simple(
+            (num_rows, *source.shape[1:]), tuple(h5py.h5s.UNLIMITED if n is None else n for n in limits)
+        )
+    h5py.h5d.create(target.id, name.encode(), source.id.get_type(), space, dcpl=properties)
+
+
+def _copy_attributes(source: Any, target: Any) -> None:
+    """Attributes with their exact types; the high-level interface would change string types."""
+    for name in source.attrs:
+        found = source.attrs.get_id(name)
+        kind, space = found.get_type(), found.get_space()
+        copied = h5py.h5a.create(target.id, name.encode(), kind, space)
+        if space.get_simple_extent_type() != h5py.h5s.NULL and space.get_simple_extent_npoints():
+            value = np.empty(found.shape, found.dtype)
+            found.read(value)
+            copied.write(value)

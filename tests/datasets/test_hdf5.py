@@ -1,0 +1,115 @@
+"""The HDF5 layer: damage, slices, and a skeleton that keeps everything but rows."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from rlcli.datasets import hdf5
+from rlcli.errors import CorruptError, InputError
+
+
+@pytest.fixture
+def strange(tmp_path):
+    """A file with about everything HDF5 can hold beside plain arrays."""
+    path = tmp_path / "strange.hdf5"
+    with h5py.File(path, "w") as file:
+        file["rows"] = np.arange(12, dtype=">f4").reshape(6, 2)  # big-endian
+        file.create_dataset("packed", data=np.arange(600).reshape(6, 100), chunks=(4, 30), compression="gzip",
+                            shuffle=True, maxshape=(None, 100), fletcher32=True)  # fmt: skip
+        file["rows"].attrs["unit"] = "m/s"
+        file["text"] = "vlen utf-8: äöü"
+        file.create_dataset("texts", data=["a", "bc"], dtype=h5py.string_dtype())
+        file["fixed"] = np.bytes_(b"abc")
+        file["flag"] = np.bool_(True)
+        file["empty"] = h5py.Empty("f4")
+        file.create_dataset("ragged", (2,), dtype=h5py.vlen_dtype("i4"))
+        file["ragged"][:] = [np.array([1]), np.array([2, 3])]
+        file["pair"] = np.array([(1, 2.5)], dtype=[("a", "i2"), ("b", "f8")])
+        file["link"] = h5py.SoftLink("/rows")
+        file["group/twice"] = file["text"]
+        file.create_group("empty_group").attrs["version"] = np.int16(3)
+        file.attrs.create("names", ["x", "y"], dtype="S1")
+    return path
+
+
+def test_a_skeleton_brings_everything_back_when_its_rows_are_written(tmp_path, strange, same_hdf5):
+    rows = ["rows", "packed"]
+    again = tmp_path / "again.hdf5"
+    with hdf5.reading(strange) as file:
+        image = hdf5.skeleton(file, rows)
+        values = {name: hdf5.Rows([file[name]]).read(0, 6) for name in rows}
+    with hdf5.creating(again) as file:
+        hdf5.revive(image, file, rows)
+        for name in rows:
+            hdf5.Rows([file[name]]).write(0, values[name])
+    same_hdf5(strange, again)
+
+
+def test_a_skeleton_holds_no_rows(tmp_path):
+    path = tmp_path / "large.hdf5"
+    with h5py.File(path, "w") as file:
+        file["contiguous"] = np.random.default_rng(0).random((100_000, 4))
+        file.create_dataset("chunked", data=np.random.default_rng(1).random((100_000, 4)), compression="gzip")
+    with hdf5.reading(path) as file:
+        assert len(hdf5.skeleton(file, ["contiguous", "chunked"])) < 20_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_rows_read_in_any_slices_are_the_rows(tmp_path, size):
+    values = np.arange(3 * size, dtype="f8").reshape(size, 3)
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["a"], file["b"] = values[: size // 3], values[size // 3 :]
+        rows = hdf5.Rows([file["a"], file["b"]])
+        assert len(rows) == size
+        for step in (1, 7, 1000):
+            parts = [rows.read(low, min(low + step, size)) for low in range(0, size, step)]
+            assert np.array_equal(np.concatenate([np.zeros((0, 3)), *parts]), values)
+
+
+def test_slices_take_whole_chunks(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file.create_dataset("a", (1000, 2), "f4", chunks=(60, 1))
+        file.create_dataset("b", (1000, 2), "f4", chunks=(900, 2))
+        columns = [hdf5.Rows([file[name]]) for name in ("a", "b")]
+    monkeypatch.setattr(hdf5, "SLICE_BYTES", 16 * 200)
+    with h5py.File(tmp_path / "x.hdf5") as file:
+        columns = [hdf5.Rows([file[name]]) for name in ("a", "b")]
+        assert hdf5.slice_rows(columns) == 180  # 200 fit; 60-row chunks; the 900-row ones cannot be whole
+
+
+def test_something_else_is_not_an_hdf5_file(tmp_path):
+    (tmp_path / "x.hdf5").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(InputError, match="not an HDF5 file"), hdf5.reading(tmp_path / "x.hdf5"):
+        pass
+
+
+def test_a_file_cut_short_is_damaged(tmp_path):
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        file["a"] = np.zeros(1000)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CorruptError, match="truncated"), hdf5.reading(path):
+        pass
+
+
+def test_a_damaged_chunk_is_named_with_its_rows(tmp_path):
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        data = np.random.default_rng(0).random(1000)
+        chunk = file.create_dataset("a", data=data, chunks=(1000,), compression="gzip").id.get_chunk_info(0)
+    raw = bytearray(path.read_bytes())
+    raw[chunk.byte_offset : chunk.byte_offset + 40] = bytes(40)
+    path.write_bytes(raw)
+    with hdf5.reading(path) as file, pytest.raises(CorruptError, match=r"/a rows 0\.\.999"):
+        hdf5.Rows([file["a"]]).read(0, 1000)
+
+
+def test_groups_in_a_circle_are_refused(tmp_path):
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_group("a")
+        file["a"]["b"] = file["a"]
+    with hdf5.reading(path) as file, pytest.raises(InputError, match="circle"):
+        list(hdf5.walk(file))
