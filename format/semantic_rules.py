@@ -100,7 +100,7 @@ def _ends(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     """Only an episode's last row is terminated or truncated, and it is what the episode table says."""
     ends = chunk.is_last & chunk.spans.finished[chunk.span]
     entries = chunk.spans.entry[chunk.span[ends]]
-    table = chunk.dataset.episodes
+    table = chunk.spans.table
     for key, flags in ((TERMINATED, table.terminated), (TRUNCATED, table.truncated)):
         found = chunk.flag(key)
         yield Breach(key, found & ~ends, f"{key[1]} is true before the episode's last row")
@@ -113,6 +113,8 @@ def _next(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     """`next[t]` is the observation of row t + 1, bit for bit, inside an episode."""
     dataset = chunk.dataset
     stop = min(chunk.stop + 1, dataset.num_rows)
+    if stop - 1 == chunk.start:  # only the newest row: nothing follows it
+        return
     for key in _next_keys(dataset):
         own = dataset.read(key, chunk.start, stop - 1)
         following = dataset.read(key[1:], chunk.start + 1, stop)
@@ -137,22 +139,14 @@ def _unknown(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     entries = chunk.spans.entry[chunk.span]
     expected = chunk.is_last & (entries < 0)
     ended = chunk.is_last & (entries >= 0)
-    expected[ended] = ~dataset.episodes.has_final[entries[ended]]
-    wrong = expected != _unknown_rows(chunk)
+    expected[ended] = ~chunk.spans.table.has_final[entries[ended]]
+    wrong = expected != chunk.unknown_next
     for column in dataset.schema.derived:
         yield Breach(
             column.key,
             wrong,
             f"{'/'.join(column.key)}: the episode table and the reader disagree on whether it is known",
         )
-
-
-def _unknown_rows(chunk: Chunk) -> Mask:
-    unknown = chunk.dataset.unknown_next
-    inside = unknown[np.searchsorted(unknown, chunk.start) : np.searchsorted(unknown, chunk.stop)]
-    mask = np.zeros(len(chunk), np.bool_)
-    mask[inside - chunk.start] = True
-    return mask
 
 
 def _finite(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
@@ -162,7 +156,7 @@ def _finite(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
             continue
         wrong = ~np.isfinite(chunk.read(column.key).reshape(len(chunk), -1)).all(axis=1)
         if column.encoding == "derived":
-            wrong &= ~_unknown_rows(chunk)
+            wrong &= ~chunk.unknown_next
         key = column.key
         essential = key[key[0] == "next" and len(key) > 1] in ("observation", "action", "reward")
         yield Breach(key, wrong, f"{'/'.join(key)} is NaN or infinite", is_warning=not essential)

@@ -1,8 +1,8 @@
 """Whether a dataset means what it says as reinforcement-learning data, beyond its bytes being intact.
 
-The rules are those of the data model: flags, first rows, numbers, `next` values, finite numbers, values within
-their specs, returns. They read through `Dataset` alone, a chunk of rows at a time, so memory is bounded, and
-stored and derived columns are judged alike. Digests are the business of `verify`.
+The rules are those of the data model: flags, first rows, numbers, `next` values, finite numbers, values
+within their specs, returns. They read through `Dataset` alone, a chunk of rows at a time, so memory is
+bounded, and stored and derived columns are judged alike. Digests are the business of `verify`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rlcli.format.sums import BLOCK
 
 @dataclass
 class Finding:
-    """Rows in which one column breaks one rule: those of one episode if it is an error, all if it is a warning.
+    """Rows in which one column breaks one rule: those of one episode; of all episodes in a warning.
 
-    `first_row` and `last_row` are logical rows, `count` is how many of these rows are meant; `file` and `block`
-    (of 1 MiB) hold the first. `episode` is the episode's number. What does not apply is None.
+    `first_row` and `last_row` are logical rows, `count` is how many of these are meant; `file` (relative to
+    the dataset) and `block` (of 1 MiB) hold the first. `episode` is its number. None: does not apply.
     """
 
     rule: str
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """`errors` break the data model, `warnings` are lawful but worth knowing, `proven` names the rules that hold."""
+    """`errors` break the data model, `warnings` are lawful but notable, `proven` are the rules that hold."""
 
     errors: list[Finding]
     warnings: list[Finding]
@@ -56,26 +56,33 @@ def check(dataset: Dataset, *, progress: Callable[[int], None] | None = None) ->
     return _Check(dataset).run(progress)
 
 
-def locate(dataset: Dataset, key: Key, row: int) -> tuple[str, int | None]:
-    """File (relative to the dataset) and block of 1 MiB that hold `key` of a logical row.
+class Locator:
+    """Where on disk a value of a logical row is."""
 
-    A derived value is found in its source's following row, or, without block, among the finals.
-    """
-    column = dataset.schema.column(key)
-    stream, first = 0, 0
-    for stream, rows in enumerate(dataset.stream_rows):
-        if row < first + rows:
-            break
-        first += rows
-    own = [segment for segment in dataset.segments if segment.stream == stream]
-    holder = max((s for s in own if s.first <= row - first), key=lambda s: s.first)
-    if column.of is not None:
-        table = dataset.episodes
-        if row in table.start + table.length - 1:
-            return f"finals/{holder.name}/{path_of(key)}", None
-        return locate(dataset, column.of, row + 1)
-    block = (row - first - holder.first) * column.row_bytes // BLOCK
-    return f"segments/{holder.name}/{path_of(key)}", block
+    def __init__(self, dataset: Dataset, spans: Spans) -> None:
+        self.schema = dataset.schema
+        self.last_rows = spans.stop - 1
+        stream_first = np.cumsum([0, *dataset.stream_rows])
+        self.segments = [segment for segment in dataset.segments if segment.rows or not segment.sealed]
+        self.first = np.array([stream_first[s.stream] + s.first for s in self.segments], np.int64)
+
+    def file(self, key: Key | None, row: int) -> tuple[str, int | None]:
+        """File, relative to the dataset, and block of 1 MiB. Without `key`: the episode table.
+
+        A derived value is its source's following row, or, without block, among the finals.
+        """
+        position = int(np.searchsorted(self.first, row, side="right")) - 1
+        name = self.segments[position].name
+        if key is None:
+            return f"episodes/{name}", None
+        column = self.schema.column(key)
+        if column.of is None:
+            block = (row - int(self.first[position])) * column.row_bytes // BLOCK
+            return f"segments/{name}/{path_of(key)}", block
+        at = int(np.searchsorted(self.last_rows, row))
+        if self.last_rows[at] == row:
+            return f"finals/{name}/{path_of(key)}", None
+        return self.file(column.of, row + 1)
 
 
 class _Check:
@@ -89,13 +96,13 @@ class _Check:
 
     def run(self, progress: Callable[[int], None] | None) -> Report:
         dataset = self.dataset
-        spec, errors = spec_leaves(dataset)
+        spec, disagreements = spec_leaves(dataset)
         table_errors, warnings = self._check_table()
-        errors = [Finding("spec", message, key) for key, message in errors]
+        errors = [Finding("spec", message, key) for key, message in disagreements]
         rules = [rule for rule in RULES if rule.applies(dataset, spec)]
         names = ["episode table", *(rule.name for rule in rules)]
         if not table_errors:  # else rows belong to no certain episode
-            returns = _Returns(dataset, self.spans) if REWARD in dataset.schema.by_key else None
+            returns = _Returns(self.spans) if REWARD in dataset.schema.by_key else None
             for start, stop in chunks(dataset):
                 chunk = Chunk(dataset, self.spans, start, stop)
                 for rule in rules:
@@ -110,9 +117,10 @@ class _Check:
         found = [*table_errors, *errors, *self.errors.values()]
         found.sort(key=lambda finding: -1 if finding.first_row is None else finding.first_row)
         warnings += self.warnings.values()
+        locator = Locator(dataset, self.spans)
         for finding in (*found, *warnings):
-            if finding.key is not None and finding.first_row is not None:
-                finding.file, finding.block = locate(dataset, finding.key, finding.first_row)
+            if finding.first_row is not None:
+                finding.file, finding.block = locator.file(finding.key, finding.first_row)
         broken = {finding.rule for finding in found}
         return Report(found, warnings, tuple(name for name in names if name not in broken))
 
@@ -144,13 +152,14 @@ class _Check:
             error.last_row = int(rows[first + count - 1]) + chunk.start
 
     def _check_table(self) -> tuple[list[Finding], list[Finding]]:
-        """The episode table by itself: episodes follow each other, have one number each, and a reason to end."""
-        rule, table, spans = "episode table", self.dataset.episodes, self.spans
+        """The episode table by itself: episodes join, have a number each, and a reason to end."""
+        rule, table, spans = "episode table", self.spans.table, self.spans
         errors, warnings = [], []
-        if not spans.joined:
-            at = int(np.flatnonzero(np.append(spans.start[1:], 0) != spans.stop)[0])
-            number, stop = int(spans.number[at]), int(spans.stop[at])
-            errors.append(Finding(rule, f"the next episode does not begin at row {stop}", None, number, stop))
+        begins = np.append(spans.start, self.dataset.num_rows)
+        expected = np.insert(spans.stop, 0, 0)
+        for at in np.flatnonzero(begins != expected)[:1].tolist():
+            message = f"an episode begins at row {begins[at]}, expected row {expected[at]}"
+            errors.append(Finding(rule, message, None, None, int(expected[at])))
         numbers, counts = np.unique(spans.number, return_counts=True)
         for number in numbers[(counts > 1) & (numbers >= 0)].tolist():
             again = int(spans.start[np.flatnonzero(spans.number == number)[1]])
@@ -167,17 +176,17 @@ class _Check:
 
 
 class _Returns:
-    """Each ended episode's float64 sum of its stored rewards, one after the other, against the table's return."""
+    """Each ended episode's rewards, summed in order as float64, against the return in the episode table."""
 
-    def __init__(self, dataset: Dataset, spans: Spans) -> None:
-        self.dataset, self.spans = dataset, spans
+    def __init__(self, spans: Spans) -> None:
+        self.spans = spans
         self.sums = np.zeros(len(spans.start))
 
     def add(self, chunk: Chunk) -> None:
         rewards = chunk.read(REWARD).reshape(len(chunk), -1).astype(np.float64)
         first = int(chunk.span[0]) if len(chunk) else 0
         spans = np.repeat(chunk.span - first, rewards.shape[1])
-        # bincount adds in order; what an earlier chunk summed goes first, so chunking does not change the bits
+        # bincount adds in order; what an earlier chunk summed goes first: chunking does not change the bits
         weights = np.concatenate(([self.sums[first]], rewards.reshape(-1)))
         sums = np.bincount(np.concatenate(([0], spans)), weights)
         self.sums[first : first + len(sums)] = sums
@@ -185,7 +194,7 @@ class _Returns:
     def findings(self) -> list[Finding]:
         spans = self.spans
         expected = np.zeros(len(self.sums))
-        expected[spans.finished] = self.dataset.episodes.return_[spans.entry[spans.finished]]
+        expected[spans.finished] = spans.table.return_[spans.entry[spans.finished]]
         same = (self.sums == expected) | (np.isnan(self.sums) & np.isnan(expected))
         found = []
         for span in np.flatnonzero(spans.finished & ~same).tolist():

@@ -26,14 +26,16 @@ Rows = NDArray[np.int64]
 
 
 class Spans:
-    """The episodes of the table and, per stream, the rows after its last end. Arrays over spans, in row order.
+    """The episodes of the table and, per stream, the rows after its last end.
 
-    `start`, `stop` are logical rows, `entry` the index in the episode table or -1 if the episode has not ended,
-    `number` its number, -1 if no column says.
+    Arrays over spans, in row order: `start`, `stop` are logical rows, `entry` the index in the episode table
+    or -1 if the episode has not ended, `number` its number, -1 if no column says. `table` is the episode
+    table, `unknown_next` as the dataset's.
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        table = dataset.episodes
+        self.table = table = dataset.episodes
+        self.unknown_next: Rows = dataset.unknown_next
         table_start = np.asarray(table.start, np.int64)
         table_stop = table_start + table.length
         stream_stop = np.cumsum(dataset.stream_rows, dtype=np.int64)
@@ -55,11 +57,6 @@ class Spans:
     def finished(self) -> Mask:
         """Which have an end."""
         return self.entry >= 0
-
-    @property
-    def joined(self) -> bool:
-        """Every row lies in exactly one span."""
-        return bool((self.start[1:] == self.stop[:-1]).all()) and (not len(self.start) or self.start[0] == 0)
 
 
 class Chunk:
@@ -98,6 +95,15 @@ class Chunk:
     def flag(self, key: Key) -> Mask:
         """A boolean column as `[rows]`."""
         return self.read(key).reshape(len(self))
+
+    @cached_property
+    def unknown_next(self) -> Mask:
+        """Rows whose derived next values are unknown."""
+        unknown = self.spans.unknown_next
+        inside = unknown[np.searchsorted(unknown, self.start) : np.searchsorted(unknown, self.stop)]
+        mask = np.zeros(len(self), np.bool_)
+        mask[inside - self.start] = True
+        return mask
 
 
 def chunks(dataset: Dataset, columns: Iterable[Column] | None = None) -> Iterator[tuple[int, int]]:
