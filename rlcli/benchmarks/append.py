@@ -1,0 +1,129 @@
+"""`rl bench append`: 100,000 transitions in batches of 1,000 to a fresh dataset, each hashed and committed.
+
+Limit: `write()` of as many bytes in as many blocks to a fresh file, without fsync.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rlcli.benchmarks import Setting
+from rlcli.benchmarks.rows import SCHEMA, block, spec
+from rlcli.format.dataset import Dataset
+from rlcli.format.writer import Durability, Writer
+from rlcli.pipeline.benchmark import Arm, Item, LocalArm
+
+TITLE = "append 100,000 transitions in batches of 1,000"
+BATCH = 1000
+
+
+def items(setting: Setting) -> Iterator[Item]:
+    """`append/batches`."""
+    num_batches = setting.pick(small=5, full=100)
+    batches = [block(start * BATCH, BATCH) for start in range(num_batches)]
+    units = float(num_batches * BATCH)
+    row_bytes = sum(column.row_bytes for column in SCHEMA.plain)
+    data = np.random.default_rng(0).bytes(row_bytes * BATCH)
+
+    def check() -> str:
+        arm = _Ours(setting.folder / "check", batches, "process")
+        arm.prepare()
+        arm.call()
+        with Dataset.open(arm.path) as dataset:
+            assert dataset.num_rows == units
+            written = np.concatenate([batch["observation",] for batch in batches])
+            assert np.array_equal(dataset.read(("observation",)), written)
+        arm.discard()
+        return "what was appended reads back equal, hashes checked"
+
+    ours = _Ours(setting.folder / "process", batches, "process")
+    durable = _Ours(setting.folder / "commit", batches, "commit")
+    limit = _Fresh(setting.folder / "plain", lambda file: _write(file, data, num_batches, sync=False))
+    synced = _Fresh(setting.folder / "synced", lambda file: _write(file, data, num_batches, sync=True))
+    hdf5 = _Fresh(setting.folder / "hdf5", lambda file: _write_hdf5(file, batches))
+    arms: list[Arm] = [
+        LocalArm("rl, a commit per batch", "ours", ours.call, units, ours.prepare),
+        LocalArm("rl, a durable commit per batch", "ours", durable.call, units, durable.prepare),
+        LocalArm("h5py, resized columns", "peer", hdf5.call, units, hdf5.prepare),
+        LocalArm("write() of the same bytes", "limit", limit.call, units, limit.prepare),
+        LocalArm("write() and one fsync at the end", "reference", synced.call, units, synced.prepare),
+    ]
+    remark = f"rl stores {row_bytes} bytes a row, the next observation once; the peers 165 with it twice"
+    item = Item("append/batches", "transitions/s", arms, check=check, remarks=(remark,))
+    if setting.peer is not None:
+        item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
+    yield item
+    ours.discard()
+    durable.discard()
+
+
+class _Ours:
+    """Appending to a dataset that `prepare` makes anew each time."""
+
+    def __init__(self, path: Path, batches: list[Any], durability: Durability) -> None:
+        self.path, self.batches, self.durability = path, batches, durability
+        self.writer: Writer | None = None
+
+    def prepare(self) -> None:
+        self.discard()
+        self.writer = Writer.create(
+            self.path, SCHEMA, spec=spec(), lineage={"op": "bench"}, durability=self.durability
+        )
+
+    def call(self) -> None:
+        assert self.writer is not None
+        for batch in self.batches:
+            self.writer.write(0, batch)
+            self.writer.commit()
+
+    def discard(self) -> None:
+        """Drop the dataset with its writer."""
+        if self.writer is not None:
+            self.writer.abort()
+            self.writer = None
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class _Fresh:
+    """Writing one file that does not exist before."""
+
+    def __init__(self, path: Path, write: Callable[[Path], None]) -> None:
+        self.path, self.write = path, write
+
+    def prepare(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def call(self) -> None:
+        self.write(self.path)
+
+
+def _write(path: Path, data: bytes, times: int, *, sync: bool) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for _ in range(times):
+        os.write(file, data)
+    if sync:
+        os.fsync(file)
+    os.close(file)
+
+
+def _write_hdf5(path: Path, batches: list[Any]) -> None:
+    with h5py.File(path, "w") as file:
+        for column in SCHEMA.plain:
+            file.create_dataset(
+                "/".join(column.key), (0, *column.shape), column.numpy,
+                chunks=(BATCH, *column.shape), maxshape=(None, *column.shape),
+            )  # fmt: skip
+        rows = 0
+        for batch in batches:
+            for key, value in batch.items():
+                dataset = file["/".join(key)]
+                dataset.resize(rows + BATCH, axis=0)
+                dataset[rows:] = value
+            rows += BATCH

@@ -1,0 +1,64 @@
+"""Appending 100,000 transitions in batches of 1,000; making the buffer is not timed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_up  # type: ignore[import-not-found]  # this folder is on the path, see __main__
+
+BATCH = 1000
+
+
+def _batches(size: str) -> int:
+    return 5 if size == "small" else 100
+
+
+def cpprb_mmap(folder: Path, size: str) -> dict[str, Any]:
+    """`ReplayBuffer(mmap_prefix=…)`, fresh files each time."""
+    from cpprb import ReplayBuffer
+
+    count, chunk = _batches(size), made_up.block(BATCH)
+    state: dict[str, Any] = {}
+
+    def prepare() -> None:
+        state.clear()
+        shutil.rmtree(folder / "cpprb", ignore_errors=True)
+        (folder / "cpprb").mkdir()
+        prefix = str(folder / "cpprb/x")
+        state["buffer"] = ReplayBuffer(count * BATCH, made_up.cpprb_columns(), mmap_prefix=prefix)
+
+    def call() -> None:
+        for _ in range(count):
+            state["buffer"].add(**chunk)
+
+    return {"call": call, "prepare": prepare, "units": float(count * BATCH)}
+
+
+def torchrl_memmap(folder: Path, size: str) -> dict[str, Any]:
+    """`TensorDictReplayBuffer(LazyMemmapStorage).extend`, fresh files each time."""
+    import torch
+    from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+    torch.set_num_threads(1)
+    count, chunk = _batches(size), made_up.tensordict(BATCH)
+    state: dict[str, Any] = {}
+
+    def prepare() -> None:
+        state.clear()
+        shutil.rmtree(folder / "torchrl", ignore_errors=True)
+        storage = LazyMemmapStorage(count * BATCH, scratch_dir=str(folder / "torchrl"))
+        state["buffer"] = TensorDictReplayBuffer(storage=storage, batch_size=256)
+
+    def call() -> None:
+        for _ in range(count):
+            state["buffer"].extend(chunk)
+
+    return {"call": call, "prepare": prepare, "units": float(count * BATCH)}
+
+
+ARMS: dict[str, dict[str, Callable[[Path, str], dict[str, Any]]]] = {
+    "batches": {"cpprb, mapped files": cpprb_mmap, "torchrl, memmap": torchrl_memmap}
+}

@@ -1,0 +1,65 @@
+"""Uniform batches of 256 out of cpprb, SB3 and torchrl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_up  # type: ignore[import-not-found]  # this folder is on the path, see __main__
+
+BATCH = 256
+CHUNK = 10_000
+
+
+def cpprb_ram(folder: Path, size: str) -> dict[str, Any]:
+    """`ReplayBuffer` in memory."""
+    from cpprb import ReplayBuffer
+
+    total = made_up.rows(size)
+    buffer = ReplayBuffer(total, made_up.cpprb_columns())
+    chunk = made_up.block(CHUNK)
+    for _ in range(total // CHUNK):
+        buffer.add(**chunk)
+    return {"call": lambda: buffer.sample(BATCH), "units": float(BATCH)}
+
+
+def sb3(folder: Path, size: str) -> dict[str, Any]:
+    """`ReplayBuffer` in memory, filled behind its back because adding a million steps takes minutes."""
+    import gymnasium
+    import numpy as np
+    import torch
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    torch.set_num_threads(1)
+    total = made_up.rows(size)
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (17,), np.float32)
+    action = gymnasium.spaces.Box(-1, 1, (6,), np.float32)
+    buffer = ReplayBuffer(total, observation, action, device="cpu", handle_timeout_termination=False)
+    chunk = made_up.block(CHUNK)
+    for start in range(0, total, CHUNK):
+        part = slice(start, start + CHUNK)
+        buffer.observations[part, 0], buffer.next_observations[part, 0] = chunk["obs"], chunk["next_obs"]
+        buffer.actions[part, 0], buffer.rewards[part] = chunk["act"], chunk["rew"]
+    buffer.full = True
+    return {"call": lambda: buffer.sample(BATCH), "units": float(BATCH)}
+
+
+def torchrl_memmap(folder: Path, size: str) -> dict[str, Any]:
+    """`TensorDictReplayBuffer` over `LazyMemmapStorage`."""
+    import torch
+    from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+    torch.set_num_threads(1)
+    total = made_up.rows(size)
+    storage = LazyMemmapStorage(total, scratch_dir=str(folder / "torchrl"))
+    buffer = TensorDictReplayBuffer(storage=storage, batch_size=BATCH)
+    chunk = made_up.tensordict(CHUNK)
+    for _ in range(total // CHUNK):
+        buffer.extend(chunk)
+    return {"call": buffer.sample, "units": float(BATCH)}
+
+
+ARMS: dict[str, dict[str, Callable[[Path, str], dict[str, Any]]]] = {
+    "uniform": {"cpprb, in memory": cpprb_ram, "SB3, in memory": sb3, "torchrl, memmap": torchrl_memmap}
+}

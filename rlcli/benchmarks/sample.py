@@ -1,0 +1,86 @@
+"""`rl bench sample`: uniform batches of 256 transitions from a million on disk, draw included, cache warm.
+
+Limit: memcpy of as many bytes from one place to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcli.benchmarks import Setting
+from rlcli.benchmarks.rows import BATCH_KEYS, EPISODE, SCHEMA, block, write_dataset
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.benchmark import Arm, Item, LocalArm
+from rlcli.replay.uniform import Uniform
+
+TITLE = "uniform batches of 256 transitions from a million"
+BATCH = 256
+
+
+def items(setting: Setting) -> Iterator[Item]:
+    """`sample/uniform`."""
+    num_rows = setting.pick(small=20_000, full=1_000_000)
+    path = setting.folder / "dataset"
+    write_dataset(path, num_rows)
+    columns = _write_columns(setting.folder, num_rows)
+    dataset, unchecked = Dataset.open(path), Dataset.open(path, check="none")
+    sampler, plain_sampler = Uniform(dataset, BATCH_KEYS), Uniform(unchecked, BATCH_KEYS)
+    rng = np.random.default_rng(0)
+    buffers = [np.empty((BATCH, *column.shape[1:]), column.dtype) for column in columns]
+    out = unchecked.gather(np.arange(BATCH), BATCH_KEYS)
+
+    def reuse() -> Any:
+        return unchecked.gather(plain_sampler.rows(BATCH, rng), plain_sampler.keys, out=out)
+
+    def take() -> None:
+        rows = rng.integers(0, num_rows, BATCH)
+        for column, buffer in zip(columns, buffers, strict=True):
+            np.take(column, rows, axis=0, out=buffer, mode="clip")
+
+    sources = [np.ones_like(buffer) for buffer in buffers]
+
+    def memcpy() -> None:
+        for source, buffer in zip(sources, buffers, strict=True):
+            np.copyto(buffer, source)
+
+    def check() -> str:
+        rows = sampler.rows(BATCH, rng)
+        batch = dataset.gather(rows, BATCH_KEYS)
+        flat = [batch["observation"], batch["action"], *(batch["next"][key[1]] for key in BATCH_KEYS[2:])]
+        for column, found in zip(columns, flat, strict=True):
+            assert np.array_equal(found, column[rows])
+        return "batches equal NumPy's gather of the same rows"
+
+    arms: list[Arm] = [
+        LocalArm("rl, hashes checked at first touch", "ours", lambda: sampler.sample(BATCH, rng), BATCH),
+        LocalArm("rl, unchecked, into the same arrays", "ours", reuse, BATCH),
+        LocalArm("numpy take(out=) of mapped columns", "reference", take, BATCH),
+        LocalArm("memcpy of the same bytes", "limit", memcpy, BATCH),
+    ]
+    item = Item("sample/uniform", "transitions/s", arms, check=check)
+    if setting.peer is not None:
+        item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
+    yield item
+    dataset.close()
+    unchecked.close()
+
+
+def _write_columns(folder: Path, num_rows: int) -> list[np.memmap[Any, Any]]:
+    """The same rows as mapped columns of their own, next observations stored."""
+    columns = []
+    for key in BATCH_KEYS:
+        column = SCHEMA.column(key)
+        file = folder / ".".join(key)
+        columns.append(np.memmap(file, column.numpy, "w+", shape=(num_rows, *column.shape)))
+    for start in range(0, num_rows, EPISODE):
+        rows = block(start, EPISODE)
+        following = np.roll(rows["observation",], -1, axis=0)
+        following[-1] = 0  # the final observation of `write_dataset`
+        rows["next", "observation"] = following
+        for key, mapped in zip(BATCH_KEYS, columns, strict=True):
+            mapped[start : start + EPISODE] = rows[key]
+    return columns
