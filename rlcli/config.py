@@ -32,12 +32,19 @@ def opt(
     le: float | None = None,
     lt: float | None = None,
     source: str = "",
+    metavar: str = "",
+    repeatable: bool = False,
 ) -> Any:
-    """A dataclass field with its help, its bounds and where its default comes from."""
+    """A dataclass field with its help, its bounds and where its default comes from.
+
+    `repeatable` is for a tuple whose flag is given once per element.
+    """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     metadata = {
         "help": help,
         "source": source,
+        "metavar": metavar,
+        "repeatable": repeatable,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -53,6 +60,8 @@ class Option:
     help: str
     source: str
     bounds: Mapping[str, float]
+    metavar: str
+    repeatable: bool
 
     @property
     def flag(self) -> str:
@@ -75,6 +84,8 @@ def options(config: type[Any]) -> list[Option]:
             field.metadata.get("help", ""),
             field.metadata.get("source", ""),
             field.metadata.get("bounds", {}),
+            field.metadata.get("metavar") or _metavar(hints[field.name]),
+            field.metadata.get("repeatable", False),
         )
         for field in dataclasses.fields(config)
     ]
@@ -82,17 +93,16 @@ def options(config: type[Any]) -> list[Option]:
 
 def parse_count(text: str) -> int:
     """A whole number that may be written `100k`, `1.5M`, `1e6` or `1_000`. Raises `ValueError`."""
+    from decimal import Decimal, InvalidOperation  # floats would make 1.005k a fraction
+
     plain = text.strip().replace("_", "").lower()
-    suffix = plain[-1] if plain and plain[-1].isalpha() else ""
-    if suffix not in _SUFFIXES:
-        raise ValueError(f"{text!r} is not a whole number (examples: 500, 100k, 1e6)")
+    suffix = plain[-1:] if plain[-1:].isalpha() else ""
     try:
-        body = plain[: len(plain) - len(suffix)]
-        value = (int(body) if body.lstrip("+-").isdigit() else float(body)) * _SUFFIXES[suffix]
-    except ValueError:
+        value = Decimal(plain[: len(plain) - len(suffix)]) * _SUFFIXES[suffix]
+        if not value.is_finite() or abs(value) >= 2**63 or value != int(value):
+            raise ValueError
+    except (InvalidOperation, KeyError, ValueError):
         raise ValueError(f"{text!r} is not a whole number (examples: 500, 100k, 1e6)") from None
-    if not math.isfinite(value) or value != int(value):
-        raise ValueError(f"{text!r} is not a whole number (examples: 500, 100k, 1e6)")
     return int(value)
 
 
@@ -149,11 +159,12 @@ def resolve_sections(
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One instance per section, from default < `file` < `sets` < `flags`. Option names are distinct over sections.
+    """One instance per section, from default < `file` < `sets` < `flags`.
 
-    `file` is TOML with the option names as keys, at top level or under their `[section]`. `sets` are `key=value`
-    strings. `flags` maps names to parsed values; None means "not given". Raises `UsageError` for an unknown
-    key, a value of the wrong type or outside its bounds; `InputError` for a file that cannot be read.
+    Option names are distinct over sections. `file` is TOML with the option names as keys, at top level or under
+    their `[section]`. `sets` are `key=value` strings. `flags` maps names to parsed values; None means "not
+    given". Raises `UsageError` for an unknown key, a value of the wrong type or outside its bounds;
+    `InputError` for a file that cannot be read.
     """
     known = {option.name: option for config in configs.values() for option in options(config)}
     values: dict[str, Any] = {}
@@ -225,8 +236,17 @@ def to_toml(config: Any) -> str:
         if value is None:
             lines.append(f"# {option.name} is not set")
         else:
-            lines.append(f"{option.name} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(f"{option.name} = {_toml(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """JSON is TOML but for infinity and the delete character, which JSON leaves as it is."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _known(known: Mapping[str, Option], key: str, where: str) -> Option:
@@ -250,7 +270,7 @@ def _from_toml(raw: Any, option: Option, where: str) -> Any:
             return parse_value(raw, option.type)
         if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
             return float(raw)
-        if kind is int and isinstance(raw, float) and raw == int(raw):
+        if kind is int and isinstance(raw, float) and raw.is_integer():
             return int(raw)
         choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         if raw in choices or (isinstance(kind, type) and type(raw) is kind):
@@ -286,6 +306,11 @@ def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "|".join(map(str, typing.get_args(kind)))
     return str(kind.__name__).lower()
+
+
+def _metavar(kind: Any) -> str:
+    name = _type_name(kind)
+    return name if "|" in name else name.upper()
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,7 @@ def _help(name: str, module: Any) -> str:
 
 def _command(name: str, module: Any) -> Callable[..., None]:
     """A function whose signature has one parameter per option, so that typer makes the flags."""
-    fixed = inspect.signature(_fixed).parameters
+    fixed = inspect.signature(_fixed, eval_str=True).parameters
     sections = {"run": Settings, name: module.Config}
 
     def command(**values: Any) -> None:
@@ -97,8 +97,11 @@ def _parameter(option: Option, default: Any) -> inspect.Parameter:
     if option.source:
         notes = f"{notes}; {option.source}" if notes else option.source
     text = f"{option.help} [{notes}]" if notes else option.help
-    if option.repeatable:
-        annotation: Any = Annotated[
+    if option.type is bool:
+        names = f"{option.flag}/--no-{option.flag[2:]}"
+        annotation: Any = Annotated[bool | None, typer.Option(names, help=text, show_default=False)]
+    elif option.repeatable:
+        annotation = Annotated[
             list[str] | None, typer.Option(option.flag, help=text, metavar=option.metavar, show_default=False)
         ]
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,16 +40,29 @@ def evaluation_seeds(seed: int, count: int, *, purpose: str) -> list[int]:
     return [int(n) for n in np.random.SeedSequence(entropy).generate_state(count, np.uint32)]
 
 
-class Recorder:
-    """What wants to see every step of the rollouts; the base class ignores them."""
+class Recorder(AbstractContextManager["Recorder"]):
+    """What wants to see every step of the rollouts; the base class ignores them.
+
+    Leaving the context completes what was recorded, or drops it all if an exception passes.
+    """
 
     def begin(self, slot: int, index: int, seed: int) -> None:
         """Episode number `index` starts in environment `slot`."""
 
-    def step(
-        self, slot: int, env: Env, observation: Any, action: Any, outcome: tuple[Any, float, bool, bool]
-    ) -> None:
-        """One step: `outcome` is what `env.step(action)` returned."""
+    def step(self, slot: int, env: Env, observation: Any, action: Any, outcome: Outcome) -> None:
+        """One step in `slot`. `observation` and the outcome's are only valid during the call."""
+
+    def complete(self) -> None:
+        """All episodes are over: make the record appear."""
+
+    def drop(self) -> None:
+        """The record is not wanted: leave nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self.complete()
+        else:
+            self.drop()
 
 
 def rollouts(

@@ -22,7 +22,7 @@ from rlcli.pipeline.evaluate import (
 )
 from rlcli.pipeline.policy import policy_from_run
 from rlcli.pipeline.rollout_files import DatasetRecorder, Recorders, VideoRecorder
-from rlcli.pipeline.run import write_atomically
+from rlcli.pipeline.run import open_run, write_atomically
 
 MAX_ENVS = 16
 FRAMES_PER_SECOND = 30
@@ -73,7 +73,7 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     policy, identity = policy_from_run(
         path, which=options.checkpoint, deterministic=options.deterministic, seed=options.seed
     )
-    spec = identity.pop("spec")
+    spec = open_run(path).info["spec"]
     name, arguments = _environment(path, spec, options)
     seeds = evaluation_seeds(options.seed, options.episodes, purpose="eval")
     count = min(options.episodes, MAX_ENVS)
@@ -82,13 +82,14 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     reference = spec.get("reference_scores")
     with console.interruptible() as stop, environments(count, name, **arguments) as envs:
         check_same_specs(spec, envs[0], f"{path}")
-        with console.progress(options.episodes, f"eval {path}", "episodes") as bar:
-            recorder = Recorders(*_recorders(options, count, spec, identity), _Bar(bar))
+        with (
+            console.progress(options.episodes, f"eval {path}", "episodes") as bar,
+            Recorders(*_recorders(options, count, spec, identity), _Bar(bar)) as recorder,
+        ):
             episodes = rollouts(policy, envs, seeds, recorder, stop)
-            recorder.close()
-        stop.raise_if_requested(
-            f"stopped after {len(episodes)} of {options.episodes} episodes; no report is made"
-        )
+            stop.raise_if_requested(
+                f"stopped after {len(episodes)} of {options.episodes} episodes, nothing is kept"
+            )
     scores = summary(episodes, None if reference is None else (reference["min"], reference["max"]))
     mode = "mode" if options.deterministic else "sample"
     return {
@@ -130,7 +131,7 @@ def _recorders(
 
 
 class _Bar(Recorder):
-    """Moves a progress bar when an episode begins after the first of its environment."""
+    """Moves a progress bar when an episode ends."""
 
     def __init__(self, bar: console.Progress) -> None:
         self._bar = bar

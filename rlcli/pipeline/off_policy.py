@@ -11,7 +11,8 @@ from rlcli.collectors.nested import row
 from rlcli.collectors.policy import RandomPolicy
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
-from rlcli.format.writer import Writer, ted_schema
+from rlcli.format.schema import ted_schema
+from rlcli.format.writer import Writer
 from rlcli.pipeline import provenance
 from rlcli.pipeline.inputs import Inputs
 from rlcli.pipeline.session import Position, Session
@@ -50,7 +51,7 @@ class OffPolicy:
                 session.update(self.sampler.sample(session.config.batch_size, session.rng))
 
     def position(self) -> Position:
-        self.writer.flush(sync=True)
+        self.writer.flush()
         facts = {"random": self.random.state_dict(), "replay_rows": self.writer.writer.stream_rows}
         return Position(facts, {"collector": self.collector.state_dict()})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -11,18 +13,22 @@ import numpy as np
 
 from rlcli.errors import IncompatibleError, UsageError
 from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.schema import ted_schema
 from rlcli.format.specs import spec_from_json
-from rlcli.format.writer import Writer, ted_schema
+from rlcli.format.writer import Writer
 from rlcli.pipeline.evaluate import Outcome, Recorder
 from rlcli.plugins import require
 
 
 class DatasetRecorder(Recorder):
-    """Writes every step to a new dataset, one stream per environment."""
+    """Writes every step to a new dataset, one stream per environment; it appears when it is complete."""
 
     def __init__(self, path: Path, num_envs: int, spec: dict[str, Any], lineage: Mapping[str, Any]) -> None:
         schema = ted_schema(spec_from_json(spec["observation"]), spec_from_json(spec["action"]))
-        writer = Writer.create(path, schema, spec=spec, lineage=dict(lineage), num_streams=num_envs)
+        self._path, self._temporary = path, path.with_name(f".{path.name}.recording-{os.getpid()}")
+        writer = Writer.create(
+            self._temporary, schema, spec=spec, lineage=dict(lineage), num_streams=num_envs
+        )
         self._writer = EpisodeWriter(writer)
 
     def begin(self, slot: int, index: int, seed: int) -> None:
@@ -40,8 +46,13 @@ class DatasetRecorder(Recorder):
             next_observation=following,
         )
 
-    def close(self) -> None:
+    def complete(self) -> None:
         self._writer.close()
+        self._temporary.rename(self._path)
+
+    def drop(self) -> None:
+        self._writer.writer.abort()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class VideoRecorder(Recorder):
@@ -69,7 +80,7 @@ class VideoRecorder(Recorder):
                 raise IncompatibleError("the environment does not render images, so there is no video")
             self._frames[index].append(np.asarray(image, np.uint8))
 
-    def close(self) -> None:
+    def complete(self) -> None:
         images = [image for index in sorted(self._frames) for image in self._frames[index]]
         if not images:
             return
@@ -79,7 +90,9 @@ class VideoRecorder(Recorder):
             stream = container.add_stream("h264", rate=Fraction(self._rate))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for image in images:
-                frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), "rgb24")
+                frame = self._av.VideoFrame.from_ndarray(
+                    np.ascontiguousarray(image[:height, :width]), "rgb24"
+                )
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
         temporary.rename(self._path)
@@ -99,6 +112,10 @@ class Recorders(Recorder):
         for part in self._parts:
             part.step(slot, env, observation, action, outcome)
 
-    def close(self) -> None:
+    def complete(self) -> None:
         for part in self._parts:
-            part.close()
+            part.complete()
+
+    def drop(self) -> None:
+        for part in self._parts:
+            part.drop()

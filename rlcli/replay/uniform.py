@@ -23,16 +23,20 @@ class Uniform:
     """Rows drawn uniformly with replacement from the newest `capacity` rows of a dataset.
 
     Rows whose next observation is unknown are never drawn when `keys` asks for next observations.
-    `keys` names the columns of a batch; None means all. The dataset may grow; `refresh` it to see more.
+    `keys` names the columns of a batch, or the nodes above them; None means all. The dataset may grow;
+    `refresh` it to see more. Raises `IncompatibleError` if the dataset has nothing under a key.
     """
 
     def __init__(
         self, dataset: Dataset, keys: Sequence[Key] | None = None, capacity: int | None = None
     ) -> None:
         self.dataset = dataset
-        self.keys = None if keys is None else list(keys)
+        self.keys = [column.key for column in dataset.schema.columns if _is_under(column.key, keys)]
         self.capacity = capacity
-        self._needs_next = keys is None or any(key[:2] == ("next", "observation") for key in keys)
+        self._needs_next = any(key[:2] == ("next", "observation") for key in self.keys)
+        for wanted in keys or ():
+            if not any(_is_under(key, [wanted]) for key in self.keys):
+                raise IncompatibleError(f"{dataset.path} has no column {'/'.join(wanted)}")
 
     def __len__(self) -> int:
         """How many rows can be drawn now."""
@@ -66,7 +70,7 @@ class Uniform:
 class Mixture:
     """Batches whose rows come from several samplers in fixed proportion (Ball et al., 2023, section 4.1).
 
-    Of a batch of B rows, source k gives `floor(B * weight_k)`; the rest is drawn by weight.
+    Of B rows, source k gives `B * weight_k`, rounded down or up at random so that its expectation is exact.
     """
 
     def __init__(self, sources: Sequence[Uniform], weights: Sequence[float]) -> None:
@@ -75,11 +79,15 @@ class Mixture:
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """A fresh batch, rows of one source after those of another."""
-        counts = np.floor(self.weights * batch_size).astype(np.int64)
-        rest = batch_size - int(counts.sum())
-        counts += np.bincount(rng.choice(len(counts), rest, p=self.weights), minlength=len(counts))
+        edges = np.floor(np.cumsum(self.weights * batch_size) + rng.random())  # systematic sampling
+        edges[-1] = batch_size
+        counts = np.diff(edges, prepend=0.0)
         parts = [source.sample(int(n), rng) for source, n in zip(self.sources, counts, strict=True) if n]
         return concatenate(parts)
+
+
+def _is_under(key: Key, nodes: Sequence[Key] | None) -> bool:
+    return nodes is None or any(key[: len(node)] == node for node in nodes)
 
 
 def concatenate(parts: Sequence[Batch]) -> Batch:

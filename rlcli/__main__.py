@@ -1,0 +1,5 @@
+"""`python -m rlcli` is `rl`."""
+
+from rlcli.main import main
+
+main()

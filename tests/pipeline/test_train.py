@@ -1,0 +1,173 @@
+"""Training as a user runs it: exact resume after kill -9, signals, evaluation that disturbs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ONLINE = {
+    "dqn": ["--env", "CartPole-v1", "--steps", "1200", "--learning-starts", "100", "--set", "train_freq=4"],
+    "ppo": ["--env", "CartPole-v1", "--steps", "2048", "--num-envs", "2", "--num-steps", "64"],
+    "sac": ["--env", "Pendulum-v1", "--steps", "500", "--learning-starts", "100", "--hidden", "16,16"],
+}
+OFFLINE = {
+    "bc": ["--updates", "400", "--hidden", "16,16"],
+    "iql": ["--updates", "400", "--hidden", "16,16"],
+}
+QUICK = ["--compile", "off", "--eval-episodes", "2", "--no-tensorboard", "--quiet"]
+
+
+def rl(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rlcli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def last_checkpoint(run: Path) -> dict[str, Any]:
+    folder = max(path for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+    return json.loads((folder / "checkpoint.json").read_text())  # type: ignore[no-any-return]
+
+
+def kill_after_a_checkpoint(run: Path, *arguments: str) -> None:
+    """Start a training and kill -9 it as soon as it has a checkpoint and has gone on for a moment."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlcli", *arguments],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list(run.glob("checkpoints/[0-9]*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "random"
+    rl("collect", "CartPole-v1", "--steps", "2k", "-o", str(path), "--quiet")
+    return path
+
+
+@pytest.mark.parametrize("algorithm", [*ONLINE, *OFFLINE])
+def test_killed_and_resumed_equals_uninterrupted(algorithm: str, tmp_path: Path, dataset: Path) -> None:
+    source = ONLINE.get(algorithm) or ["--from-dataset", str(dataset), *OFFLINE[algorithm]]
+    budget = int(source[source.index("--steps" if algorithm in ONLINE else "--updates") + 1])
+    options = [
+        *source,
+        *QUICK,
+        "--eval-every",
+        "0",
+        "--checkpoint-every",
+        str(budget // 8),
+        "--keep-last",
+        "20",
+    ]
+    rl("train", algorithm, *options, "-o", str(tmp_path / "straight"))
+    kill_after_a_checkpoint(tmp_path / "cut", "train", algorithm, *options, "-o", str(tmp_path / "cut"))
+    before = last_checkpoint(tmp_path / "cut")["step"]
+    rl("train", algorithm, *options, "-o", str(tmp_path / "cut"), "--resume")
+    straight, resumed = last_checkpoint(tmp_path / "straight"), last_checkpoint(tmp_path / "cut")
+    assert before < resumed["step"] == straight["step"], "the kill came too late to prove anything"
+    assert resumed["digest"] == straight["digest"]
+    steps = [
+        [json.loads(line)["step"] for line in open(tmp_path / name / "metrics.jsonl")]
+        for name in ("straight", "cut")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_evaluation_does_not_touch_training(tmp_path: Path) -> None:
+    for name, every in (("with", "300"), ("without", "0")):
+        rl("train", "dqn", *ONLINE["dqn"], *QUICK, "--eval-every", every, "-o", str(tmp_path / name))
+    states = [last_checkpoint(tmp_path / name)["state_sha256"] for name in ("with", "without")]
+    assert states[0] == states[1]
+
+
+def test_sigterm_leaves_a_resumable_run_and_143(tmp_path: Path) -> None:
+    arguments = ["train", "dqn", *ONLINE["dqn"], *QUICK, "--eval-every", "0", "-o", str(tmp_path / "run")]
+    arguments[arguments.index("--steps") + 1] = "100k"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlcli", *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "replay" / "dataset.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert out == ""
+    assert "rl train dqn --resume -o" in err
+    assert "Traceback" not in err
+    assert last_checkpoint(tmp_path / "run")["step"] > 0
+    assert rl("buffer", "verify", "--semantics", str(tmp_path / "run" / "replay")).returncode == 0
+
+
+def test_the_replay_of_online_training_is_a_sound_dataset_of_all_steps(tmp_path: Path) -> None:
+    rl("train", "dqn", *ONLINE["dqn"], *QUICK, "-o", str(tmp_path / "run"))
+    info = json.loads(rl("buffer", "info", str(tmp_path / "run" / "replay"), "--json").stdout)
+    assert info["rows"] == 1200
+    rl("buffer", "verify", "--deep", "--semantics", str(tmp_path / "run" / "replay"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train", "dqm"], 2, "did you mean 'dqn'"),
+        (["train", "dqn"], 2, "--env ENV"),
+        (["train", "dqn", "--env", "CartPole-v1"], 2, "--steps is missing"),
+        (["train", "dqn", "--env", "CartPol-v1", "--steps", "10"], 2, "CartPole-v1"),
+        (["train", "dqn", "--env", "Pendulum-v1", "--steps", "10"], 5, "takes Discrete actions"),
+        (
+            ["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--set", "gama=0.9"],
+            2,
+            "did you mean 'gamma'",
+        ),
+        (["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--gamma", "1.5"], 2, "must be ≤ 1"),
+        (["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--lrr", "1"], 2, "no such option"),
+        (["train", "ppo", "--from-dataset", "nowhere", "--updates", "10"], 2, "cannot learn from a dataset"),
+        (["train", "bc", "--env", "CartPole-v1", "--steps", "10"], 2, "cannot learn from an environment"),
+        (["train", "bc", "--from-dataset", "nowhere", "--updates", "10"], 3, "nowhere"),
+        (["train", "bc", "--from-dataset", ".", "--updates", "10"], 3, "not a dataset"),
+        (["eval", "nowhere"], 3, "no run at nowhere"),
+        (["eval", "nowhere", "--gate", "iqn >= 4"], 2, "did you mean 'iqm'"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_code(
+    arguments: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, "-m", "rlcli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert said.lower() in done.stderr.lower()
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_resuming_with_another_option_is_refused(tmp_path: Path) -> None:
+    options = [*QUICK, "--eval-every", "0", "-o", str(tmp_path / "run")]
+    rl("train", "dqn", *ONLINE["dqn"], *options)
+    done = rl("train", "dqn", *ONLINE["dqn"], *options, "--resume", "--lr", "0.5", check=False)
+    assert done.returncode == 2
+    assert "started with" in done.stderr
