@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rlcli.errors import UsageError, nearest
@@ -40,6 +42,19 @@ def make(name: str, /, **kwargs: Any) -> Env:
             )
         return _call(plugins[library], rest, kwargs)
     return _call(LIBRARIES["gymnasium"], name, kwargs)
+
+
+@contextmanager
+def make_many(count: int, name: str, /, **kwargs: Any) -> Iterator[list[Env]]:
+    """`count` equal environments, closed at the end. Raises what `make` raises."""
+    envs: list[Env] = []
+    try:
+        for _ in range(count):
+            envs.append(make(name, **kwargs))
+        yield envs
+    finally:
+        for env in envs:
+            env.close()
 
 
 def name_of(spec_json: dict[str, Any]) -> str:

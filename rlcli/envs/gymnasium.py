@@ -66,7 +66,7 @@ class GymnasiumEnv:
             self.env.close()
 
 
-def make(identifier: str, **kwargs: Any) -> Env:
+def make(identifier: str, /, **kwargs: Any) -> Env:
     """The registered Gymnasium environment `identifier`; see `rlcli.envs.make` for the errors."""
     registered = _registered(identifier)
     entry_point = registered.entry_point

@@ -1,0 +1,319 @@
+"""`rl collect`: a policy acts in environments, a dataset grows at its final path.
+
+The format is crash-only, so there is no temporary copy: whatever kills a collection, the last commit is a
+valid dataset, and appending goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcli import console
+from rlcli.collectors.policy import Policy
+from rlcli.collectors.record import Recorded, record
+from rlcli.envs import make_many
+from rlcli.envs.contract import Env
+from rlcli.errors import (
+    IncompatibleError,
+    Interrupted,
+    ResourceError,
+    RLError,
+    UsageError,
+)
+from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.schema import Schema, ted_schema
+from rlcli.format.writer import Writer
+from rlcli.pipeline import provenance
+from rlcli.pipeline.behaviour import behaviour_policy
+from rlcli.pipeline.run import unique_path
+from rlcli.plugins import is_reference
+
+_POLICY_DOMAIN = 1  # keeps the policy's random numbers apart from the episode seeds
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to collect. One of `steps` and `episodes`, which count what this call adds."""
+
+    env: str
+    steps: int | None = None
+    episodes: int | None = None
+    policy: str = "random"  # `random`, a run directory, or `module:attribute`
+    checkpoint: str = "best"  # of a run: `best`, `last` or a step
+    deterministic: bool = False  # a run's policy takes its mode instead of sampling
+    num_envs: int | None = None  # None: 1, or as many as the dataset that is appended to has
+    seed: int | None = None  # None: 0, or that of the dataset that is appended to
+    append: bool = False
+    env_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one collection added to the dataset at `path`, and what is there now."""
+
+    path: Path
+    added: Recorded
+    rows: int
+    episodes: int  # with cut ones
+    score: float | None  # mean undiscounted return of the whole episodes in the dataset; None without any
+    digest: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For `rl collect --json`."""
+        return {**asdict(self), "dataset": str(self.path), "path": str(self.path)}
+
+
+def collect(out: Path | None, options: Options) -> Collected:
+    """Collect into a new dataset at `out`, or with `options.append` into the one that is there.
+
+    Without `out` the dataset is `data/<env>-<policy>-s<seed>`, with a number if that is taken. Equal options
+    give datasets of equal digest. Appending continues each environment's sequence of episode seeds after the
+    episodes in the dataset, cut ones included, so that none is collected twice, and draws new random actions;
+    if nothing is at `out` yet, it begins there.
+
+    Raises `UsageError` for a wrong name or combination or an `out` that exists, `IncompatibleError` if the
+    dataset to append to is of another environment or layout, `BusyError` if it has another writer,
+    `InputError` if the environment or the policy fails, and `Interrupted` after SIGINT or SIGTERM; then all
+    rows are committed and the dataset is closed properly.
+    """
+    out = _checked(out, options)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        stop = stack.enter_context(console.interruptible())
+        before = _Before.read(out) if options.append and out is not None and os.path.lexists(out) else None
+        seed = _first(options.seed, before.seed if before else None, 0)
+        num_envs = _first(options.num_envs, before.num_envs if before else None, 1)
+        envs = stack.enter_context(make_many(num_envs, options.env, **_plain(options.env_args)))
+        spec, schema = _describe(envs[0])
+        if before is not None:
+            before.check(spec, schema, num_envs)
+        entropy = (seed, _POLICY_DOMAIN, before.lineage if before else 0)
+        policy, identity = behaviour_policy(
+            options.policy,
+            envs[0],
+            entropy,
+            checkpoint=options.checkpoint,
+            deterministic=options.deterministic,
+        )
+        lineage = _lineage(options, seed, num_envs, identity)
+        if before is not None:
+            writer = Writer.append(before.path, lineage=lineage)
+        else:
+            writer = _create(out, options, seed, schema, spec=spec, lineage=lineage, num_streams=num_envs)
+        added = _record(writer, envs, policy, seed, options, stop)
+        result = _result(writer.path, added, time.monotonic() - started)
+        if stop.requested:
+            _interrupted(result, options, stop.requested)
+    return result
+
+
+def _checked(out: Path | None, options: Options) -> Path | None:
+    if (options.steps is None) == (options.episodes is None):
+        raise UsageError(
+            "say how much to collect: either --steps or --episodes", hint="for example --steps 100k"
+        )
+    for name, value in (
+        ("steps", options.steps),
+        ("episodes", options.episodes),
+        ("num-envs", options.num_envs),
+    ):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed must be a whole number from 0 to 2^63 - 1, got {options.seed}")
+    if options.append and out is None:
+        raise UsageError("--append needs -o: the dataset to go on with")
+    if out is not None and os.path.lexists(out) and not options.append:
+        raise UsageError(f"{out}: exists already", hint="add --append to go on with it", path=out)
+    return out
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The dataset to append to, as it was found."""
+
+    path: Path
+    spec: Mapping[str, Any]
+    schema: Schema
+    seed: int | None
+    num_envs: int
+    lineage: int
+
+    @classmethod
+    def read(cls, path: Path) -> _Before:
+        with Dataset.open(path, check="none") as dataset:
+            seeds = [entry["seed"] for entry in dataset.lineage if entry.get("op") == "collect"]
+            return cls(
+                path,
+                dataset.spec,
+                dataset.schema,
+                seeds[-1] if seeds else None,
+                len(dataset.stream_rows),
+                len(dataset.lineage),
+            )
+
+    def check(self, spec: Mapping[str, Any], schema: Schema, num_envs: int) -> None:
+        """Raise `IncompatibleError` unless rows of this kind may follow."""
+        for part in ("env", "observation", "action"):
+            if self.spec.get(part) != spec[part]:
+                found, wanted = (json.dumps(value.get(part), sort_keys=True) for value in (self.spec, spec))
+                raise IncompatibleError(
+                    f"{self.path} cannot be appended to: its {part} is {found}, this one is {wanted}"
+                )
+        if self.schema != schema:
+            raise IncompatibleError(
+                f"{self.path} cannot be appended to: its columns are not those of rl collect"
+            )
+        if self.num_envs != num_envs:
+            raise IncompatibleError(
+                f"{self.path} has {self.num_envs} streams, --num-envs is {num_envs}; leave --num-envs out"
+            )
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment's arguments as the dataset will record them."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(arguments), allow_nan=False))
+    except (TypeError, ValueError) as err:
+        raise UsageError(f"--env-arg values must be plain data that JSON can hold: {err}") from err
+    return plain
+
+
+def _describe(env: Env) -> tuple[dict[str, Any], Schema]:
+    """What the dataset's spec and columns are."""
+    observation, action = env.observation_spec, env.action_spec
+    spec = {"env": env.spec_json, "observation": observation.to_json(), "action": action.to_json()}
+    return spec, ted_schema(observation, action)
+
+
+def _lineage(options: Options, seed: int, num_envs: int, policy: Mapping[str, Any]) -> dict[str, Any]:
+    config = {**asdict(options), "env_args": dict(options.env_args), "seed": seed, "num_envs": num_envs}
+    parents = [{"run": policy["run"], "digest": policy["digest"]}] if "run" in policy else []
+    return {
+        "op": "collect",
+        "command": provenance.command_line(),
+        "config": config,
+        "seed": seed,
+        "policy": dict(policy),
+        "versions": provenance.versions(),
+        "git": provenance.git_state(),
+        "time": provenance.now(),
+        "parents": parents,
+    }
+
+
+def _default_name(options: Options, seed: int) -> str:
+    """`<env>-<policy>-s<seed>`, of characters that need no quoting in a shell."""
+    policy = options.policy.partition(":")[2] if is_reference(options.policy) else Path(options.policy).name
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", f"{options.env}-{policy}-s{seed}").strip("-.")
+
+
+def _create(out: Path | None, options: Options, seed: int, schema: Schema, **facts: Any) -> Writer:
+    """A new dataset at `out`, or at the first free default path."""
+    while True:
+        path = out or unique_path(Path("data") / _default_name(options, seed))
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return Writer.create(path, schema, **facts)
+        except UsageError:
+            if out is not None or not os.path.lexists(path):
+                raise  # else another process took the name just now
+
+
+def _record(
+    writer: Writer, envs: list[Env], policy: Policy, seed: int, options: Options, stop: console.Stop
+) -> Recorded:
+    """Record into `writer` and close it, also when an environment fails."""
+    unit, total = ("steps", options.steps) if options.steps is not None else ("episodes", options.episodes)
+    with _closing(EpisodeWriter(writer)) as sink, console.progress(total, "collect", unit) as bar:
+        told = 0
+
+        def progress(steps: int, episodes: int) -> None:
+            nonlocal told
+            done = steps if unit == "steps" else episodes
+            bar.note(f"{episodes:,} episodes" if unit == "steps" else f"{steps:,} steps")
+            bar.advance(done - told)
+            told = done
+
+        return record(
+            envs,
+            policy,
+            sink,
+            seed=seed,
+            steps=options.steps,
+            episodes=options.episodes,
+            first_episodes=_episodes_per_stream(writer),
+            stop=stop,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _closing(sink: EpisodeWriter) -> Iterator[EpisodeWriter]:
+    """Close the dataset properly, unless it is the disk that failed: then its last commit stays."""
+    writer = sink.writer
+    try:
+        try:
+            yield sink
+        except (ResourceError, OSError, MemoryError):
+            raise
+        except RLError as err:
+            sink.close()
+            if writer.num_rows:
+                err.hint = err.hint or f"{writer.path} holds all rows from before; --append goes on with it"
+            raise
+        sink.close()
+    except BaseException:
+        writer.abort()  # does nothing after a close
+        raise
+
+
+def _episodes_per_stream(writer: Writer) -> list[int]:
+    """How many episodes each stream has, cut ones included: the number of the next one."""
+    with Dataset.open(writer.path, check="none") as dataset:
+        counts = np.bincount(dataset.episodes.stream, minlength=len(dataset.stream_rows))
+        return [int(count) for count in counts]
+
+
+def _result(path: Path, added: Recorded, seconds: float) -> Collected:
+    with Dataset.open(path, check="none") as dataset:
+        episodes = dataset.episodes
+        whole = episodes.return_[~episodes.cut.astype(bool)]
+        score = float(whole.mean()) if len(whole) else None
+        return Collected(path, added, dataset.num_rows, len(episodes), score, dataset.digest, seconds)
+
+
+def _interrupted(result: Collected, options: Options, signum: int) -> None:
+    """Raise `Interrupted` with the command that collects the rest, if there is a rest."""
+    unit, total = ("steps", options.steps) if options.steps is not None else ("episodes", options.episodes)
+    done = result.added.steps if unit == "steps" else result.added.episodes
+    assert total is not None
+    if done >= total:
+        return
+    words = ["rl", "collect", options.env, "-o", str(result.path), "--append", f"--{unit}", str(total - done)]
+    if options.policy != "random":
+        words += ["--policy", options.policy]
+    for name, value in options.env_args.items():
+        words += ["--env-arg", f"{name}={value}"]
+    raise Interrupted(
+        signum,
+        f"stopped after {done:,} of {total:,} {unit}; {result.path} is complete up to there",
+        hint=f"go on with: {shlex.join(words)}",
+    )
