@@ -34,6 +34,7 @@ class Uniform:
         self.keys = [column.key for column in dataset.schema.columns if _is_under(column.key, keys)]
         self.capacity = capacity
         self._needs_next = any(key[:2] == ("next", "observation") for key in self.keys)
+        self._known: tuple[int, int, NDArray[np.int64]] = (0, -1, np.empty(0, np.int64))
         for wanted in keys or ():
             if not any(_is_under(key, [wanted]) for key in self.keys):
                 raise IncompatibleError(f"{dataset.path} has no column {'/'.join(wanted)}")
@@ -59,12 +60,13 @@ class Uniform:
         return self.dataset.gather(self.rows(batch_size, rng), self.keys)
 
     def _range(self) -> tuple[int, int, NDArray[np.int64]]:
+        """First and last row, and the rows between that are not drawn; worked out once per snapshot."""
         high = self.dataset.num_rows
-        low = 0 if self.capacity is None else max(0, high - self.capacity)
-        if not self._needs_next:
-            return low, high, np.empty(0, np.int64)
-        unknown = self.dataset.unknown_next
-        return low, high, unknown[np.searchsorted(unknown, low) :]
+        if high != self._known[1]:
+            low = 0 if self.capacity is None else max(0, high - self.capacity)
+            unknown = self.dataset.unknown_next if self._needs_next else np.empty(0, np.int64)
+            self._known = (low, high, unknown[np.searchsorted(unknown, low) :])
+        return self._known
 
 
 class Mixture:
