@@ -18,10 +18,10 @@ from rlcli.format import digests, manifest, snapshot
 from rlcli.format.checking import Checker
 from rlcli.format.episode_table import Episodes, StreamEpisodes, read_episodes
 from rlcli.format.keys import Key
+from rlcli.format.layout import MAX_ROWS
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.mapping import MappedSegment, StreamMap
 from rlcli.format.schema import Schema
-from rlcli.format.layout import MAX_ROWS
 from rlcli.format.snapshot import OpenJournal
 
 Array = np.ndarray[Any, Any]

@@ -12,11 +12,12 @@ from rlcli.errors import CorruptError
 from rlcli.format import files
 from rlcli.format.journal import Episode
 from rlcli.format.keys import path_of
-from rlcli.format.manifest import Segment
 from rlcli.format.layout import SegmentPaths
+from rlcli.format.manifest import Segment
 from rlcli.format.sums import EPISODE_COLUMNS
 
 Array = np.ndarray[Any, Any]
+_FLAGS = ("terminated", "truncated", "cut", "has_final")  # bit 0, 1, …
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,23 @@ def episode_arrays(episodes: Sequence[Episode]) -> dict[str, np.ndarray[Any, Any
         "seed": seeds.view(np.int64),
         "number": np.array([e.number for e in episodes], np.int64),
     }
+
+
+def select(arrays: dict[str, Array], chosen: Array) -> dict[str, Array]:
+    """The episodes where `chosen` is True."""
+    return {name: array[chosen] for name, array in arrays.items()}
+
+
+def to_records(arrays: dict[str, Array]) -> list[Episode]:
+    """The records that `episode_arrays` was made of."""
+    flags = sum(arrays[name].astype(int) << bit for bit, name in enumerate(_FLAGS))
+    columns = (
+        arrays["start"],
+        arrays["length"],
+        arrays["return"],
+        arrays["number"],
+        arrays["seed"].view(np.uint64),
+    )
+    return [
+        Episode(*values) for values in zip(*(column.tolist() for column in (*columns, flags)), strict=True)
+    ]

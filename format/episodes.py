@@ -67,6 +67,11 @@ class EpisodeWriter:
         self._num_extra = sum(len(node) == 1 and node not in ours for node in nodes)
         self._buffers = [_Buffer(columns, chunk_rows) for _ in writer.streams]
         self._next_number = writer.next_episode
+        for stream, b in zip(writer.streams, self._buffers, strict=True):
+            if stream.unfinished is not None:
+                b.length = stream.rows - stream.unfinished.start
+                b.number = stream.unfinished.number
+                self._next_number = max(self._next_number, b.number + 1)
 
     @property
     def num_steps(self) -> int:
@@ -180,8 +185,8 @@ class EpisodeWriter:
             raise ValueError("the last row was flushed as neither terminated nor truncated")
         self._end(b, terminated=terminated, truncated=truncated, cut=cut, final=final)
 
-    def flush(self, tag: int = 0) -> None:
-        """Writes and commits all rows of all streams."""
+    def flush(self, tag: int = 0, *, sync: bool = False) -> None:
+        """Writes and commits all rows of all streams; with `sync` they survive a power cut from here on."""
         writer = self.writer
         for stream, b in enumerate(self._buffers):
             before = writer.streams[stream].rows
@@ -191,7 +196,7 @@ class EpisodeWriter:
             for at, arguments in b.ends:
                 writer.end_episode(stream, at=before + at, **arguments)
             b.ends.clear()
-        writer.commit(tag)
+        writer.commit(tag, sync=sync)
 
     def close(self, finals: Mapping[int, Nested] | None = None) -> None:
         """Marks unfinished episodes as cut, flushes and closes the writer.

@@ -117,6 +117,10 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
     return data
 
 
+def size(path: Path) -> int:
+    return os.stat(path, follow_symlinks=False).st_size
+
+
 def size_of(fd: int) -> int:
     return os.fstat(fd).st_size
 
@@ -159,6 +163,22 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_path(path: Path) -> None:
+    fd = open_read(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(path: Path, *, data: bool) -> None:
+    """Syncs every folder under `path`, and with `data` every file. Nothing happens if it is missing."""
+    for folder, _, found in os.walk(path):
+        for name in found if data else ():
+            sync_path(Path(folder) / name)
+        sync_folder(Path(folder))
 
 
 def close(fd: int) -> None:

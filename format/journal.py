@@ -32,7 +32,7 @@ class Episode(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """One rows record: rows `first … first + rows` of the segment, `finals` before and after it."""
+    """One rows record: rows `first … first + rows` of the segment, `finals` of the segment before and after it."""
 
     first: int
     rows: int
@@ -41,6 +41,7 @@ class Commit(NamedTuple):
     durable: bool
     finals_before: int
     finals: int
+    end: int  # byte in the journal
 
 
 class Packer:
@@ -167,7 +168,8 @@ class Journal:
                 if end is not None and end > self.first_row + rows:
                     return f"record {number} leaves an episode that ends at row {end} uncovered"
                 finals = self.finals + pending_finals
-                self.commits.append(Commit(a, b, c, e, bool(flags), self.finals, finals))
+                stop = start + position + RECORD
+                self.commits.append(Commit(a, b, c, e, bool(flags), self.finals, finals, stop))
                 self.rows, self.finals, self.episode_end = rows, finals, end
                 self.episodes += pending
                 pending, pending_finals = [], 0

@@ -24,9 +24,7 @@ _DEVICES = frozenset(
 #: Stored dtype -> numpy dtype of the same bytes. bfloat16 has no numpy type; its bits are uint16.
 DTYPES: dict[str, np.dtype[np.generic]] = {
     name: np.dtype("uint16" if name == "bfloat16" else name).newbyteorder("=")
-    for name in (
-        "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64"
-    ).split()
+    for name in ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64"]
 }
 
 

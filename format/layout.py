@@ -7,6 +7,7 @@ from pathlib import Path
 from rlcli.format import files
 from rlcli.format.schema import Schema
 
+FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
 FIRST_ROWS = 4096
 MAX_ROWS = 65_536
 MAX_BYTES = 1 << 30
@@ -40,3 +41,13 @@ class SegmentPaths:
         files.remove(self.sums)
         for folder in (self.columns, self.finals, self.episodes):
             files.remove_tree(folder)
+
+
+def free_name(root: Path, stream: int, first: int) -> str:
+    """The name of a new segment; with a suffix if a dropped one still has the plain name."""
+    base = name = f"w{stream:02d}-{first:012d}"
+    suffix = 0
+    while SegmentPaths(root, name).journal.exists() or SegmentPaths(root, name).columns.exists():
+        suffix += 1
+        name = f"{base}.{suffix}"
+    return name

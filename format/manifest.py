@@ -22,8 +22,7 @@ _STREAM = re.compile(r"w([0-9]{2,5})")
 _SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _OWN = frozenset(
-    "magic format dataset generation oldest parent features kind schema spec lineage extra streams segments "
-    "check".split()
+    ["magic", "format", "dataset", "generation", "oldest", "parent", "features", "kind", "schema", "spec", "lineage", "extra", "streams", "segments", "check"]
 )
 
 
@@ -104,6 +103,10 @@ class Manifest:
 
 def stream_id(number: int) -> str:
     return f"w{number:02d}"
+
+
+def is_segment_name(name: str) -> bool:
+    return _SEGMENT.fullmatch(name) is not None
 
 
 def path_of(root: Path, generation: int) -> Path:

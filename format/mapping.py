@@ -11,9 +11,9 @@ import numpy as np
 from rlcli import _native
 from rlcli.format import files
 from rlcli.format.keys import path_of
+from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Segment
 from rlcli.format.schema import Column, Schema
-from rlcli.format.layout import SegmentPaths
 
 Array = np.ndarray[Any, Any]
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -1,21 +1,332 @@
-"""Sealing what a killed writer left behind, at its last commit. SPEC.md section 10."""
+"""Taking over a dataset: sealing what a killed writer left, at its last commit or at an earlier row. SPEC.md section 10.
+
+Committed data are never changed in place: where a sealed segment must become shorter, a shorter copy takes its place
+in the next manifest.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from rlcli.format.manifest import Manifest
+import numpy as np
+
+from rlcli.errors import CorruptError, UsageError
+from rlcli.format import files, manifest, snapshot
+from rlcli.format.checking import commit_hash
+from rlcli.format.episode_table import episode_arrays, read_episodes, select, to_records
+from rlcli.format.journal import CUT, NO_SEED, RECORD, Episode, Journal
+from rlcli.format.keys import path_of
+from rlcli.format.layout import FOLDERS, SegmentPaths, free_name
+from rlcli.format.manifest import Manifest, Segment
+from rlcli.format.mapping import MappedSegment, StreamMap
+from rlcli.format.segment import SegmentWriter
+from rlcli.format.values import add_in_order
+
+Array = np.ndarray[Any, Any]
+REWARD = ("next", "reward")
+NUMBER = ("episode",)
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """An episode that goes on: its first stream row, the sum of its rewards so far, its number."""
+
+    start: int
+    return_: float
+    number: int
+
+
+@dataclass
 class RecoveryReport:
-    """What recovery did."""
+    """What taking over did. `sealed` are segments that a killed writer had left open, `rows` the rows kept."""
 
-    manifest: Manifest
-    sealed: tuple[str, ...] = ()
+    path: Path
+    generation: int = 0
+    rows: int = 0
+    sealed: list[str] = field(default_factory=list)
+    cut_episodes: int = 0
+    shortened: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    unfinished: list[Unfinished | None] = field(default_factory=list)
+    next_episode: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing had to be done."""
+        return not (self.sealed or self.shortened or self.dropped or self.cut_episodes)
 
 
-def take_over(root: Path, newest: Manifest) -> RecoveryReport:
-    """The dataset without open segments; the caller holds the lock."""
-    return RecoveryReport(newest)
+def recover(path: str | Path) -> RecoveryReport:
+    """Seals a dataset whose writer was killed, and releases it. A sound, sealed dataset stays as it is.
+
+    Unlike a writer that appends, this also accepts an open journal with a damaged end, cut after its last whole
+    commit, and a newest manifest that is missing. Raises `BusyError` while a writer is at work, `CorruptError` if sealed
+    data are damaged: those are not repaired.
+    """
+    root = Path(path)
+    identity = manifest.load_identity(root)
+    lock = files.lock(root / "dataset.json", what=root)
+    try:
+        newest = manifest.load_newest(root, identity["uuid"])
+        if all(s.sealed for s in newest.segments) and not any(s.get("owner") for s in newest.streams):
+            return RecoveryReport(root, newest.generation, sum(s.rows for s in newest.segments))
+        return take_over(root, newest, lineage=[], owner=None, accept_damage=True)[1]
+    finally:
+        files.close(lock)
+
+
+def take_over(
+    root: Path,
+    newest: Manifest,
+    *,
+    lineage: list[dict[str, Any]],
+    owner: dict[str, Any] | None,
+    rewind: Sequence[int] | None = None,
+    accept_damage: bool = False,
+    durable: bool = True,
+) -> tuple[Manifest, RecoveryReport]:
+    """Publishes a generation without open segments, owned by `owner`; the caller holds the lock.
+
+    `rewind` is the number of rows each stream keeps; its unfinished episodes go on. Without it they are cut.
+    """
+    if not accept_damage:
+        snapshot.load(root).close()  # raises if something newer is named and missing
+    report = RecoveryReport(root)
+    if rewind is not None and len(rewind) != len(newest.streams):
+        raise UsageError(f"{root}: {len(newest.streams)} streams, asked to rewind {len(rewind)}")
+    writers: list[SegmentWriter] = []
+    try:
+        with files.resources(root):
+            entries = []
+            for number in range(len(newest.streams)):
+                stream = _StreamState(root, newest, number, accept_damage, report)
+                stream.keep(None if rewind is None else rewind[number])
+                entries += stream.entries
+                writers += stream.writers
+                report.unfinished.append(stream.unfinished)
+            manifest_ = _publish(root, newest, entries, writers, report, lineage, owner, durable, rewind)
+    finally:
+        for writer in writers:
+            writer.close()
+    _clean(root, manifest_, report, keep_protected=accept_damage)
+    return manifest_, report
+
+
+def _publish(
+    root: Path,
+    newest: Manifest,
+    entries: list[Segment],
+    writers: list[SegmentWriter],
+    report: RecoveryReport,
+    lineage: list[dict[str, Any]],
+    owner: dict[str, Any] | None,
+    durable: bool,
+    rewind: Sequence[int] | None,
+) -> Manifest:
+    seals = {}
+    for writer in writers:
+        entry, records = writer.prepare_seal(newest.generation + 1, 0, durable=durable)
+        seals[entry.name] = (entry, writer, records)
+    final = [seals[entry.name][0] if entry.name in seals else entry for entry in entries]
+    own = []
+    if not report.is_clean:
+        own = [{"op": "recover" if rewind is None else "rewind", "sealed": report.sealed,
+                "shortened": report.shortened, "dropped": report.dropped,
+                "rows": [sum(e.rows for e in final if e.stream == n) for n in range(len(newest.streams))]}]  # fmt: skip
+
+    def append_seals() -> None:
+        for _, writer, records in seals.values():
+            writer.append_seal(records, durable=durable)
+
+    upcoming = newest.next(
+        segments=tuple(final),
+        lineage=[*newest.lineage, *own, *lineage],
+        streams=tuple({**stream, "owner": owner} for stream in newest.streams),
+    )
+    published = manifest.publish(root, upcoming, durable=durable, before_link=append_seals)
+    report.generation = published.generation
+    report.rows = sum(entry.rows for entry in final)
+    return published
+
+
+def _clean(root: Path, newest: Manifest, report: RecoveryReport, *, keep_protected: bool) -> None:
+    """Removes what no manifest names: of killed creations, dropped segments, temporaries."""
+    known = {segment.name for segment in newest.segments}
+    found = {name.removesuffix(".log").removesuffix(".json") for folder in FOLDERS[:-1]
+             for name in files.names(root / folder)}  # fmt: skip
+    for name in sorted(found - known):
+        if manifest.is_segment_name(name):
+            path = SegmentPaths(root, name)
+            if keep_protected and path.journal.exists() and files.size(path.journal) > RECORD:
+                continue
+            path.remove()
+            report.removed.append(name)
+    for name in files.names(root / "manifests"):
+        if name.startswith(".tmp-"):
+            files.remove(root / "manifests" / name)
+
+
+class _StreamState:
+    """One stream while it is taken over: what its entries become, and the writers that seal the new ones."""
+
+    def __init__(
+        self, root: Path, newest: Manifest, number: int, accept_damage: bool, report: RecoveryReport
+    ) -> None:
+        self.root = root
+        self.newest = newest
+        self.schema = newest.schema
+        self.report = report
+        self.entries: list[Segment] = []
+        self.writers: list[SegmentWriter] = []
+        self.unfinished: Unfinished | None = None
+        self._accept_damage = accept_damage
+        self._number = number
+        self._episodes: list[dict[str, Array]] = []  # of each entry
+        self._journals: dict[str, Journal] = {}
+        for entry in newest.segments:
+            if entry.stream != number:
+                continue
+            if entry.sealed:
+                self._add(entry, read_episodes(SegmentPaths(root, entry.name), entry))
+                continue
+            journal = self._accepted(entry)
+            if journal.rows:
+                self._journals[entry.name] = journal
+                self._add(replace(entry, rows=journal.rows), episode_arrays(journal.episodes))
+            else:
+                self.report.dropped.append(entry.name)
+
+    def _add(self, entry: Segment, episodes: dict[str, Array]) -> None:
+        self.entries.append(entry)
+        self._episodes.append(episodes)
+
+    @property
+    def _rows(self) -> int:
+        return self.entries[-1].first + self.entries[-1].rows if self.entries else 0
+
+    def keep(self, rows: int | None) -> None:
+        """Keeps the first `rows` rows with the unfinished episode going on, or all rows with it cut."""
+        keep = self._rows if rows is None else rows
+        if not 0 <= keep <= self._rows:
+            raise UsageError(
+                f"{self.root}: stream {self._number} has {self._rows} rows, asked to keep {keep}"
+            )
+        while self.entries and self.entries[-1].first >= keep:
+            self.report.dropped.append(self.entries.pop().name)
+            self._episodes.pop()
+        if not self.entries:
+            return
+        last, episodes = self.entries[-1], self._episodes[-1]
+        kept = to_records(select(episodes, episodes["start"] + episodes["length"] <= keep))
+        ends = [kept[-1].first + kept[-1].rows] if kept else []
+        ends += [int(e["start"][-1] + e["length"][-1]) for e in self._episodes[-2::-1] if len(e["start"])]
+        end = ends[0] if ends else 0
+        numbers = (
+            [kept[-1].number]
+            if kept
+            else [int(e["number"][-1]) for e in self._episodes[:-1] if len(e["number"])]
+        )
+        self.report.next_episode = max([self.report.next_episode, *(number + 1 for number in numbers)])
+        cut = None
+        if end < keep:
+            open_ = Unfinished(end, self._sum_rewards(end, keep), self._episode_number(end))
+            self.report.next_episode = max(self.report.next_episode, open_.number + 1)
+            if rows is None:
+                cut = Episode(end, keep - end, open_.return_, open_.number, NO_SEED, CUT)
+                self.report.cut_episodes += 1
+            else:
+                self.unfinished = open_
+        journal = self._journals.get(last.name)
+        if journal is not None and keep == self._rows and len(kept) == len(episodes["start"]):
+            writer = SegmentWriter.resume(self.root, last, self.schema, journal)
+            self.report.sealed.append(last.name)
+        elif cut is not None or keep < self._rows or journal is not None:
+            writer = self._copy(last, kept, keep - last.first)
+            self.report.shortened.append(last.name)
+        else:
+            return
+        self.writers.append(writer)
+        if cut is not None:
+            writer.add_episode(cut)
+        self.entries[-1] = writer.entry
+
+    def _accepted(self, entry: Segment) -> Journal:
+        """The journal of an open segment with the commits that recovery accepts."""
+        path = SegmentPaths(self.root, entry.name).journal
+        data = files.read(path, limit=1 << 40)
+        journal = Journal(entry.stream, self.newest.dataset, entry.first, entry.alloc)
+        reason = journal.feed(data)
+        survived = journal.boot == files.boot_id()
+        if reason is not None and survived and not self._accept_damage:
+            raise CorruptError(f"{path}: {reason}; `recover` cuts it there", path=path)
+        if not journal.sequence:
+            raise CorruptError(f"{path}: no header record", path=path)
+        count = len(journal.commits)
+        if not survived and count:
+            mapped = StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
+            mapped.map_finals(journal.finals)
+            count = _trusted(mapped, journal)
+        accepted = Journal(entry.stream, self.newest.dataset, entry.first, entry.alloc)
+        accepted.feed(data[: journal.commits[count - 1].end if count else RECORD])
+        return accepted
+
+    def _copy(self, entry: Segment, records: list[Episode], rows: int) -> SegmentWriter:
+        """A shorter segment of the same first rows under a free name, not yet sealed."""
+        mapped = StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
+        finals = sum(episode.flags >> 3 for episode in records)
+        mapped.map_finals(finals if not entry.sealed else entry.finals)
+        copy = SegmentWriter.create(
+            self.root, Segment(free_name(self.root, entry.stream, entry.first), entry.stream, entry.first, entry.alloc),
+            self.schema, dataset=self.newest.dataset, boot=files.boot_id(), generation=self.newest.generation + 1,
+        )  # fmt: skip
+        copy.write([array[:rows] for array in mapped.columns], rows)
+        for k in range(finals):
+            pairs = zip(self.schema.derived, mapped.finals, strict=True)
+            copy.add_final({column.of or (): array[k : k + 1] for column, array in pairs})
+        for episode in records:
+            copy.add_episode(episode)
+        return copy
+
+    def _sum_rewards(self, start: int, stop: int) -> float:
+        total = 0.0
+        for _, values in self._column(REWARD, start, stop):
+            total = add_in_order(total, values.astype(np.float64))
+        return total
+
+    def _episode_number(self, row: int) -> int:
+        for _, values in self._column(NUMBER, row, row + 1):
+            return int(values[0])
+        return self.report.next_episode
+
+    def _column(self, key: tuple[str, ...], start: int, stop: int) -> list[tuple[int, np.ndarray[Any, Any]]]:
+        """The values of a plain column in stream rows, piece by piece; none if there is no such column."""
+        column = self.schema.by_key.get(key)
+        if column is None or column.encoding != "plain":
+            return []
+        parts = []
+        for entry in self.entries:
+            low, high = max(start - entry.first, 0), min(stop - entry.first, entry.rows)
+            if low < high:
+                path = SegmentPaths(self.root, entry.name).columns / path_of(key)
+                fd = files.open_read(path, entry.alloc * column.row_bytes)
+                try:
+                    data = files.read_at(fd, (high - low) * column.row_bytes, low * column.row_bytes)
+                finally:
+                    files.close(fd)
+                parts.append((entry.first + low, np.frombuffer(data, column.numpy)))
+        return parts
+
+
+def _trusted(mapped: MappedSegment, journal: Journal) -> int:
+    """How many commits survived a power cut: up to the last durable one, and on while the hashes are right."""
+    count = max((n + 1 for n, commit in enumerate(journal.commits) if commit.durable), default=0)
+    while (
+        count < len(journal.commits)
+        and commit_hash(mapped, journal.commits[count]) == journal.commits[count].hash
+    ):
+        count += 1
+    return count

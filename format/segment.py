@@ -13,11 +13,11 @@ import numpy as np
 import xxhash
 
 from rlcli.format import digests, files, sums, trees
+from rlcli.format.episode_table import episode_arrays
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
 from rlcli.format.keys import Key, path_of
-from rlcli.format.manifest import Segment
-from rlcli.format.episode_table import episode_arrays
 from rlcli.format.layout import SegmentPaths
+from rlcli.format.manifest import Segment
 from rlcli.format.schema import Schema
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from rlcli.errors import CorruptError
 from rlcli.format import files, manifest
 from rlcli.format.journal import HEADER, RECORD, Journal
-from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.layout import SegmentPaths
+from rlcli.format.manifest import Manifest, Segment
 
 _RETRIES = 5
 _RETRY_SECONDS = 0.002

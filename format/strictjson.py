@@ -22,8 +22,18 @@ def canonical(value: Any) -> bytes:
 
 
 def dump(value: dict[str, Any]) -> bytes:
-    """A readable file without `check`."""
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+    """A readable file without `check`: a line per member, and per item of a list or an object in it."""
+    members = [f"{json.dumps(name)}: {_lines(item)}" for name, item in value.items()]
+    return ("{\n" + ",\n".join(members) + "\n}\n").encode()
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+        return "[\n  " + ",\n  ".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
+    if isinstance(value, dict) and any(isinstance(item, (dict, list)) for item in value.values()):
+        members = [f"{json.dumps(name)}: {json.dumps(item, allow_nan=False)}" for name, item in value.items()]
+        return "{\n  " + ",\n  ".join(members) + "\n}"
+    return json.dumps(value, allow_nan=False)
 
 
 def dump_checked(value: dict[str, Any]) -> bytes:

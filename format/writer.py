@@ -22,14 +22,15 @@ from rlcli.errors import UsageError
 from rlcli.format import files, manifest, recover, strictjson
 from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
 from rlcli.format.keys import Key
+from rlcli.format.layout import FOLDERS, SegmentPaths, choose_alloc, free_name
 from rlcli.format.manifest import Manifest, Segment
+from rlcli.format.recover import Unfinished
 from rlcli.format.schema import Schema
-from rlcli.format.layout import SegmentPaths, choose_alloc
 from rlcli.format.segment import SegmentWriter
+from rlcli.format.values import add_in_order
 
 Durability = Literal["process", "interval", "commit"]
 Array = np.ndarray[Any, Any]
-FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
 INTERVAL_SECONDS = 1.0
 REWARD = ("next", "reward")
 
@@ -43,6 +44,7 @@ class Stream:
         self.rows = 0
         self.previous_alloc: int | None = None
         self.episode_start = 0
+        self.unfinished: Unfinished | None = None  # what the stream was resumed with
         self._carry = 0.0
         self._tail: Array = np.zeros((0, 1))
         self._tail_start = 0
@@ -53,16 +55,23 @@ class Stream:
         first = self.segments[0] if self.segments else None
         return self.rows if first is None else first.entry.first + first.committed
 
+    def resume(self, episode: Unfinished) -> None:
+        """Goes on with an episode whose rows are committed already."""
+        self.episode_start = episode.start
+        self.unfinished = episode
+        self._carry = episode.return_
+        self._tail_start = self.rows
+
     def add_rewards(self, rewards: Array) -> None:
         """Rewards of the rows just written, `[rows, …]`."""
-        self._carry = _add_in_order(self._carry, self._tail)
+        self._carry = add_in_order(self._carry, self._tail)
         self._tail = rewards.astype(np.float64).reshape(len(rewards), -1)
         self._tail_start = self.rows - len(rewards)
 
     def take_return(self, at: int) -> float:
         """The return of the episode that ends before row `at`, which lies in or after the last write."""
         split = at - self._tail_start
-        total = _add_in_order(self._carry, self._tail[:split])
+        total = add_in_order(self._carry, self._tail[:split])
         self._carry, self._tail, self._tail_start = 0.0, self._tail[split:], at
         return total
 
@@ -84,6 +93,7 @@ class Writer:
         self._boot = files.boot_id()
         self._last_sync = time.monotonic()
         self._state: Literal["usable", "failed", "closed"] = "usable"
+        self._unsynced: list[SegmentPaths] = []  # sealed without a sync
         self._reward_index = _index_of(self.schema, REWARD)
         self._checks = [(c.key, c.numpy, c.shape) for c in self.schema.plain]
         self.streams = [Stream(number) for number in range(len(newest.streams))]
@@ -92,7 +102,6 @@ class Writer:
             stream = self.streams[segment.stream]
             stream.rows = stream.episode_start = segment.first + segment.rows
             stream.previous_alloc = segment.alloc
-            self._next_number += segment.episodes
 
     @classmethod
     def create(
@@ -150,31 +159,41 @@ class Writer:
 
     @classmethod
     def append(
-        cls, path: str | Path, *, lineage: dict[str, Any], durability: Durability = "interval"
+        cls,
+        path: str | Path,
+        *,
+        lineage: dict[str, Any],
+        durability: Durability = "interval",
+        rewind: Sequence[int] | None = None,
     ) -> Writer:
         """A writer that goes on after the committed rows, recovering what a killed one left.
 
-        Raises `BusyError` while another writer has the dataset, `CorruptError` if it is damaged.
+        An unfinished episode of a killed writer is marked as cut. With `rewind`, the number of rows per stream to
+        keep, rows beyond are dropped and the episodes that were unfinished there go on.
+        Raises `BusyError` while another writer has the dataset, `CorruptError` if it is damaged, `UsageError` if
+        `rewind` asks for rows that are not there.
         """
         path = Path(path)
         identity = manifest.load_identity(path)
         lock = files.lock(path / "dataset.json", what=path)
         try:
-            newest = manifest.load_newest(path, identity["uuid"])
-            newest = recover.take_over(path, newest).manifest
-            owner = _owner(durability)
-            newest = manifest.publish(
+            newest, report = recover.take_over(
                 path,
-                newest.next(
-                    lineage=[*newest.lineage, lineage],
-                    streams=tuple({**stream, "owner": owner} for stream in newest.streams),
-                ),
+                manifest.load_newest(path, identity["uuid"]),
+                lineage=[lineage],
+                owner=_owner(durability),
+                rewind=rewind,
                 durable=durability != "process",
             )
-            return cls(path, lock, newest, durability)
+            writer = cls(path, lock, newest, durability)
         except BaseException:
             files.close(lock)
             raise
+        writer._next_number = report.next_episode
+        for stream, unfinished in zip(writer.streams, report.unfinished, strict=True):
+            if unfinished is not None:
+                stream.resume(unfinished)
+        return writer
 
     @property
     def num_rows(self) -> int:
@@ -248,11 +267,7 @@ class Writer:
 
     def _add_segment(self, s: Stream, first: int) -> None:
         alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows)
-        base = name = f"{manifest.stream_id(s.number)}-{first:012d}"
-        suffix = 0
-        while (SegmentPaths(self.path, name).journal).exists():
-            suffix += 1
-            name = f"{base}.{suffix}"
+        name = free_name(self.path, s.number, first)
         entry = Segment(name, s.number, first, alloc)
         s.segments.append(
             SegmentWriter.create(
@@ -319,20 +334,25 @@ class Writer:
             values[column.of] = value
         return values
 
-    def commit(self, tag: int = 0) -> None:
-        """Makes everything written visible, in all streams. `tag` is kept with the rows (a policy version, say)."""
+    def commit(self, tag: int = 0, *, sync: bool = False) -> None:
+        """Makes everything written visible, in all streams; with `sync` all open segments reach the disk.
+
+        `tag` is kept with the rows (a policy version, say).
+        """
         if self._state != "usable":
             raise ValueError(f"{self.path}: the writer is {self._state}")
         try:
             with files.resources(self.path):
-                durable = self.durability == "commit"
+                durable = sync or self.durability == "commit"
                 if self.durability == "interval" and time.monotonic() - self._last_sync >= INTERVAL_SECONDS:
                     durable = True
                 if any(s.segments and not s.segments[-1].published for s in self.streams):
                     self._publish(tag, seal_all=False)
                 for s in self.streams:
-                    if s.segments and s.segments[-1].is_dirty:
+                    if s.segments and (s.segments[-1].is_dirty or sync):
                         s.segments[-1].commit(tag, durable=durable)
+                if sync:
+                    self._sync_sealed()
                 if durable:
                     self._last_sync = time.monotonic()
         except BaseException:
@@ -370,15 +390,34 @@ class Writer:
         self._manifest = manifest.publish(self.path, upcoming, durable=durable, before_link=append_seals)
         for segment, _ in sealed:
             segment.close()
+            if not durable:
+                self._unsynced.append(segment.paths)
         for s in self.streams:
             s.segments = [] if seal_all else s.segments[-1:]
 
     def _sync_folders(self, segment: SegmentWriter) -> None:
         paths = segment.paths
         for tree in (paths.columns, paths.finals, paths.episodes):
-            for folder, _, _ in os.walk(tree):
-                files.sync_folder(Path(folder))
+            files.sync_tree(tree, data=False)
         for name in FOLDERS[:-1]:
+            files.sync_folder(self.path / name)
+
+    def _sync_sealed(self) -> None:
+        """Brings to the disk what `process` durability left to the system."""
+        if self.durability != "process":
+            return
+        for paths in self._unsynced:
+            for tree in (paths.columns, paths.finals, paths.episodes):
+                files.sync_tree(tree, data=True)
+            for path in (paths.journal, paths.sums):
+                files.sync_path(path)
+        self._unsynced.clear()
+        for s in self.streams:
+            if s.segments:
+                files.sync_tree(s.segments[-1].paths.columns, data=True)
+                files.sync_tree(s.segments[-1].paths.finals, data=False)
+        files.sync_path(manifest.path_of(self.path, self.generation))
+        for name in FOLDERS:
             files.sync_folder(self.path / name)
 
     def close(self) -> None:
@@ -386,6 +425,7 @@ class Writer:
         if self._state == "usable":
             try:
                 with files.resources(self.path):
+                    self._cut_unfinished()
                     streams = tuple({**stream, "owner": None} for stream in self._manifest.streams)
                     self._publish(0, seal_all=True, streams=streams)
             except BaseException:
@@ -393,6 +433,11 @@ class Writer:
                 self.abort()
                 raise
         self.abort()
+
+    def _cut_unfinished(self) -> None:
+        for s in self.streams:
+            if s.segments and s.episode_start < s.rows:
+                self.end_episode(s.number, terminated=False, truncated=False, cut=True)
 
     def abort(self) -> None:
         """Lets go of the dataset and leaves the last commit; the next writer recovers from there."""
@@ -428,10 +473,3 @@ def _owner(durability: Durability) -> dict[str, Any]:
 def _index_of(schema: Schema, key: Key) -> int | None:
     keys = [column.key for column in schema.plain]
     return keys.index(key) if key in keys else None
-
-
-def _add_in_order(total: float, values: Array) -> float:
-    """`total` plus all values, one after the other, in float64: the same bits however they were chunked."""
-    if values.size <= 1:
-        return total + float(values.item()) if values.size else total
-    return float(np.add.accumulate(np.concatenate(([total], values.reshape(-1))))[-1])
