@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -295,4 +296,5 @@ _FLAGS = {("next", "terminated"), ("next", "truncated"), ("next", "reward")}
 
 def _bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     """The bytes of each row, `[n, row bytes]`; a view of a contiguous array."""
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+    row_bytes = math.prod(values.shape[1:]) * values.itemsize
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), row_bytes)

@@ -38,10 +38,11 @@ def write_file(path: Path, values: Mapping[str, Any], *, compression: str | None
     Arrays are chunked and compressed as in the published files; single values are stored as they are.
     Raises `FileExistsError` if `path` is there.
     """
-    with hdf5.creating(path) as file:
+    with hdf5.creating(path) as output:
         for name, value in values.items():
             array = np.asarray(value)
-            file.create_dataset(name, data=array, compression=compression if array.ndim else None)
+            output.file.create_dataset(name, data=array, compression=compression if array.ndim else None)
+            output.check()
 
 
 def source_record(dataset: Dataset) -> dict[str, Any] | None:
@@ -61,7 +62,8 @@ def export(dataset: Dataset, out: Path, advance: Advance) -> dict[str, Any]:
     Raises `ResourceError` when the disk is full.
     """
     record = source_record(dataset)
-    with hdf5.creating(out) as file:
+    with hdf5.creating(out) as output:
+        file = output.file
         if record is not None:
             columns, report = _original(dataset, record, file)
         else:
@@ -74,8 +76,8 @@ def export(dataset: Dataset, out: Path, advance: Advance) -> dict[str, Any]:
                 key = report["columns"][name]
                 values = _values(dataset, key, start, stop, ends, original=record is not None)
                 column.write(start, values)
+                output.check()
                 advance(values.nbytes)
-        file.flush()
     return report
 
 

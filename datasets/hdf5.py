@@ -1,14 +1,14 @@
 """HDF5 files in bounded memory: opening, walking, rows in slices, and a copy of everything but the rows.
 
 Nothing here knows a dataset layout. Damage found by the HDF5 library becomes `CorruptError`, a full disk
-`ResourceError`; both keep the path.
+`ResourceError`; both name the file.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import math
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,6 @@ from rlcli.errors import CorruptError, InputError, ResourceError
 
 SLICE_BYTES = 64 << 20  # decoded bytes of all columns that are in memory at once
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MAX_DEPTH = 64
 _TOO_DEEP = f"groups are nested more than {_MAX_DEPTH} deep, or in a circle"
 
@@ -52,11 +51,32 @@ def reading(path: Path) -> Iterator[h5py.File]:
         file.close()
 
 
+class Output:
+    """A new HDF5 file being written: `file` is h5py's, `check` raises once the disk was full."""
+
+    def __init__(self, file: h5py.File, disk: _Disk) -> None:
+        self.file = file
+        self._disk = disk
+
+    def check(self) -> None:
+        """Raises `ResourceError` if something could not be written. Call it after every few megabytes."""
+        if self._disk.error is not None:
+            reason = os.strerror(self._disk.error.errno or 0)
+            raise ResourceError(f"{self._disk.path}: {reason}", path=self._disk.path) from self._disk.error
+
+
 @contextmanager
-def creating(path: Path) -> Iterator[h5py.File]:
-    """A new file; the path must be free. Raises `ResourceError` when the disk is full."""
-    with full_disk(path), h5py.File(path, "x") as file:
-        yield file
+def creating(path: Path) -> Iterator[Output]:
+    """A new file, synced at the end. Raises `FileExistsError`, or `ResourceError` when the disk is full."""
+    disk = _Disk(path)
+    try:
+        with h5py.File(disk, "w") as file:
+            output = Output(file, disk)
+            yield output
+        output.check()
+        disk.sync()
+    finally:
+        disk.close()
 
 
 @contextmanager
@@ -72,17 +92,76 @@ def damage(path: Path, what: str = "") -> Iterator[None]:
         raise CorruptError(f"{path}:{where} damaged HDF5: {reason.strip(' ()')}", path=path) from err
 
 
-@contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """Turns a failed write for lack of space into a `ResourceError`; HDF5 hides errno in its message."""
-    try:
-        yield
-    except (OSError, RuntimeError) as err:
-        hidden = re.search(r"errno = (\d+)", str(err))
-        number = int(hidden[1]) if hidden else getattr(err, "errno", None)
-        if number in _FULL:
-            raise ResourceError(f"{path}: no space left to write", path=path) from err
-        raise
+class _Disk:
+    """The file below HDF5, which does not survive a failed write: closing it then crashes the process.
+
+    So HDF5 never sees one. After the first failure writes go to memory, reads see them, and `error` is set.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.error: OSError | None = None
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._at = 0
+        self._end = 0
+        self._kept: list[tuple[int, bytes]] = []
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        """h5py takes an object with this method for a file, and calls `readinto`."""
+        data = bytearray(size)
+        self.readinto(data)
+        return bytes(data)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = os.pread(self._fd, len(view), self._at)
+        view[: len(data)] = data
+        view[len(data) :] = bytes(len(view) - len(data))
+        for start, kept in self._kept:
+            low, high = max(start, self._at), min(start + len(kept), self._at + len(view))
+            if low < high:
+                view[low - self._at : high - self._at] = kept[low - start : high - start]
+        self._at += len(view)
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.error is None:
+            try:
+                done += os.pwrite(self._fd, view[done:], self._at + done)
+            except OSError as err:
+                self.error = err
+        if done < len(view):
+            self._kept.append((self._at + done, bytes(view[done:])))
+        self._at += len(view)
+        self._end = max(self._end, self._at)
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        self._end = size
+        if self.error is None:
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError as err:
+                self.error = err
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 def walk(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:

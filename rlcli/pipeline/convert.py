@@ -175,8 +175,6 @@ def _export(src: Path, out: Path, name: str, check: bool) -> dict[str, Any]:
         report = {"rows": dataset.num_rows, "episodes": dataset.num_episodes, **report}
         if check:
             report["check"] = _check(module, temporary, src, stop)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
         report["sha256"] = provenance.sha256_file(temporary)
         report["bytes"] = temporary.stat().st_size
         report["source"] = {"path": str(src.absolute()), "digest": dataset.digest}

@@ -177,11 +177,16 @@ def _same_group(a: h5py.Group, b: h5py.Group) -> None:
         else:
             x, y = a[name], b[name]
             assert x.id.get_type().equal(y.id.get_type()), x.name
-            facts = [(d.shape, d.maxshape, d.chunks, d.compression, d.compression_opts, d.shuffle) for d in (x, y)]
+            facts = [
+                (d.shape, d.maxshape, d.chunks, d.compression, d.compression_opts, d.shuffle) for d in (x, y)
+            ]
             assert facts[0] == facts[1], x.name
             left, right = np.asarray(x[()]), np.asarray(y[()])
             assert left.dtype == right.dtype
-            assert left.tolist() == right.tolist() if left.dtype.kind == "O" else left.tobytes() == right.tobytes()
+            if left.dtype.kind == "O":
+                assert repr(left.tolist()) == repr(right.tolist()), x.name
+            else:
+                assert left.tobytes() == right.tobytes(), x.name
             _same_attributes(x, y)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import h5py
 import numpy as np
 import pytest
 
 from rlcli.datasets import hdf5
-from rlcli.errors import CorruptError, InputError
+from rlcli.errors import CorruptError, InputError, ResourceError
 
 
 @pytest.fixture
@@ -40,10 +43,10 @@ def test_a_skeleton_brings_everything_back_when_its_rows_are_written(tmp_path, s
     with hdf5.reading(strange) as file:
         image = hdf5.skeleton(file, rows)
         values = {name: hdf5.Rows([file[name]]).read(0, 6) for name in rows}
-    with hdf5.creating(again) as file:
-        hdf5.revive(image, file, rows)
+    with hdf5.creating(again) as output:
+        hdf5.revive(image, output.file, rows)
         for name in rows:
-            hdf5.Rows([file[name]]).write(0, values[name])
+            hdf5.Rows([output.file[name]]).write(0, values[name])
     same_hdf5(strange, again)
 
 
@@ -113,3 +116,33 @@ def test_groups_in_a_circle_are_refused(tmp_path):
         file["a"]["b"] = file["a"]
     with hdf5.reading(path) as file, pytest.raises(InputError, match="circle"):
         list(hdf5.walk(file))
+
+
+@pytest.mark.parametrize("limit", [0, 100, 3000, 50_000, 120_000])
+def test_a_disk_that_fills_at_any_moment_is_a_clean_error(tmp_path, monkeypatch, limit):
+    """HDF5 itself would crash the process when it is closed after a failed write."""
+    pwrite = os.pwrite
+
+    def full(fd, data, offset):
+        if offset + len(data) > limit:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    values = np.random.default_rng(0).random((2000, 10))
+
+    def write():
+        with hdf5.creating(tmp_path / "x.hdf5") as output:
+            for name in ("a", "b", "c"):
+                output.file.create_dataset(name, data=values, compression="gzip", chunks=(100, 10))
+                output.check()
+
+    with pytest.raises(ResourceError, match="No space left"):
+        write()
+
+
+def test_a_new_file_does_not_replace_another(tmp_path):
+    (tmp_path / "x.hdf5").write_text("mine")
+    with pytest.raises(FileExistsError), hdf5.creating(tmp_path / "x.hdf5"):
+        pass
+    assert (tmp_path / "x.hdf5").read_text() == "mine"

@@ -1,0 +1,297 @@
+"""`rl convert` as a user meets it: output channels, exit codes, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from rlcli.datasets.d4rl_export import write_file
+from rlcli.errors import ExitCode
+from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.schema import ted_schema
+from rlcli.format.specs import Box, Composite, Discrete
+from rlcli.format.writer import Writer
+from rlcli.main import run
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A D4RL file of 300 rows: episodes of 100 that time out."""
+    rng = np.random.default_rng(3)
+    observations = rng.standard_normal((300, 4)).astype("f4")
+    path = tmp_path / "in" / "hopper_medium-v2.hdf5"
+    path.parent.mkdir()
+    write_file(
+        path,
+        {
+            "observations": observations,
+            "actions": rng.uniform(-1, 1, (300, 2)).astype("f4"),
+            "rewards": rng.standard_normal(300).astype("f4"),
+            "terminals": np.zeros(300, bool),
+            "timeouts": np.arange(300) % 100 == 99,
+        },
+    )
+    return path
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A name in an otherwise empty folder."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / "ds"
+
+
+def left(out: Path) -> list[str]:
+    return sorted(os.listdir(out.parent))
+
+
+def one_error_line(capsys) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if not line.startswith("stopping")]
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_standard_output_is_the_path_and_nothing_else(source, out, capsys):
+    assert run(["convert", str(source), str(out)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{out}\n"
+    assert "300 rows, 3 episodes" in captured.err
+    assert "3 rows have an unknown next observation" in captured.err
+
+
+def test_json_reports_what_was_converted(source, out, capsys):
+    assert run(["convert", str(source), str(out), "--json", "--check", "-q"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    report = json.loads(captured.out)
+    expected = {
+        "rl": 1,
+        "kind": "conversion",
+        "dataset": str(out),
+        "format": "d4rl",
+        "rows": 300,
+        "episodes": 3,
+        "terminals": 0,
+        "timeouts": 3,
+        "unknown_next": 3,
+        "repaired": 0,
+        "dropped": 0,
+        "length_one_episodes": 0,
+        "env": "hopper-medium-v2",
+        "reference_scores": {"min": -20.272305, "max": 3234.3},
+    }
+    assert {name: report[name] for name in expected} == expected
+    assert report["check"]["equal"]
+    assert len(report["source"]["sha256"]) == 64
+
+
+def test_there_and_back(source, out, tmp_path, capsys):
+    assert run(["convert", str(source), str(out), "-q"]) == 0
+    assert run(["convert", str(out), str(tmp_path / "back.h5"), "--check", "-q"]) == 0
+    with h5py.File(source) as a, h5py.File(tmp_path / "back.h5") as b:
+        assert sorted(a) == sorted(b)
+        assert all(a[name][()].tobytes() == b[name][()].tobytes() for name in a)
+
+
+def test_list_names_formats_and_directions(capsys):
+    assert run(["convert", "--list", "--json"]) == 0
+    formats = {row["name"]: row for row in json.loads(capsys.readouterr().out)["formats"]}
+    assert formats["d4rl"]["reads"]
+    assert formats["d4rl"]["writes"]
+    assert formats["d4rl"]["extra"] is None
+    assert run(["convert", "--list"]) == 0
+    assert "d4rl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["{missing}", "{out}"], ExitCode.INPUT, "no such file"),
+        (["{text}", "{out}"], ExitCode.INPUT, "not an HDF5 file"),
+        (["{short}", "{out}"], ExitCode.CORRUPT, "truncated"),
+        (["{keys}", "{out}"], ExitCode.INPUT, "no rewards, terminals (found actions, observations)"),
+        (["{source}", "{source}"], ExitCode.USAGE, "exists already"),
+        (["{source}", "{out}/deeper/ds"], ExitCode.INPUT, "no such folder"),
+        (["{source}", "{out}.hdf5"], ExitCode.USAGE, "is not a dataset"),
+        (["{source}", "{out}", "--from", "d4lr"], ExitCode.USAGE, "did you mean 'd4rl'"),
+        (["{source}", "{out}", "--env-id", "hoper-medium-v2"], ExitCode.USAGE, "'hopper-medium-v2'"),
+        (["{source}", "{out}", "--split", "flag"], ExitCode.USAGE, "flags, jump"),
+        (["{source}", "{out}", "--chek"], ExitCode.USAGE, "--check"),
+        (["{source}"], ExitCode.USAGE, "SRC and OUT"),
+        (["{folder}", "{out}"], ExitCode.INPUT, "not an HDF5 file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, code, said, source, out, tmp_path, capsys):
+    places = {name: tmp_path / "in" / name for name in ("missing", "text", "short", "keys", "folder")}
+    places["text"].write_text("not HDF5 at all" * 50)
+    places["short"].write_bytes(source.read_bytes()[:-2000])
+    write_file(places["keys"], {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1))})
+    places["folder"].mkdir()
+    places |= {"source": source, "out": out}
+    assert run(["convert", *(text.format(**places) for text in arguments)]) == code
+    assert said in one_error_line(capsys)
+    assert left(out) == []
+
+
+def test_nothing_is_overwritten(source, out, capsys):
+    out.mkdir()
+    (out / "mine").write_text("keep")
+    assert run(["convert", str(source), str(out)]) == ExitCode.USAGE
+    assert "exists already" in one_error_line(capsys)
+    assert (out / "mine").read_text() == "keep"
+
+
+def test_a_dataset_needs_a_format_to_go_to(source, out, tmp_path, capsys):
+    run(["convert", str(source), str(out), "-q"])
+    capsys.readouterr()
+    assert run(["convert", str(out), str(tmp_path / "other")]) == ExitCode.USAGE
+    assert "--to" in one_error_line(capsys)
+    assert run(["convert", str(out), str(tmp_path / "other"), "--to", "d4rl", "-q"]) == 0
+    assert (tmp_path / "other").is_file()
+
+
+def test_a_damaged_dataset_is_not_exported(source, out, tmp_path, capsys):
+    run(["convert", str(source), str(out), "-q"])
+    capsys.readouterr()
+    column = next(out.glob("segments/*/action.memmap"))
+    data = bytearray(column.read_bytes())
+    data[100] ^= 1
+    column.write_bytes(data)
+    assert run(["convert", str(out), str(tmp_path / "out" / "x.hdf5")]) == ExitCode.CORRUPT
+    assert "action.memmap" in one_error_line(capsys)
+    assert left(out) == ["ds"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_midway_leaves_nothing(number, code, source, out, capsys, monkeypatch):
+    add_rows = EpisodeWriter.add_rows
+
+    def interrupted(self, stream, columns):
+        os.kill(os.getpid(), number)
+        add_rows(self, stream, columns)
+
+    monkeypatch.setattr(EpisodeWriter, "add_rows", interrupted)
+    before = signal.getsignal(number)
+    assert run(["convert", str(source), str(out)]) == code
+    assert "nothing was written" in one_error_line(capsys)
+    assert left(out) == []
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("direction", ["import", "export"])
+def test_a_full_disk_leaves_nothing(direction, source, out, tmp_path):
+    """A limit on file sizes fails writes as a full disk does."""
+    arguments = ["convert", str(source), str(out)]
+    if direction == "export":
+        run([*arguments, "-q"])
+        arguments = ["convert", str(out), str(tmp_path / "out" / "x.hdf5")]
+    program = "import sys; from rlcli.main import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        ),
+    )
+    assert done.returncode == ExitCode.RESOURCE, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert left(out) == (["ds"] if direction == "export" else [])
+
+
+def test_the_second_thought_of_another_process_is_respected(source, out, capsys, monkeypatch):
+    """A target that appears while the conversion runs is not replaced."""
+    close = EpisodeWriter.close
+
+    def race(self, finals=None):
+        close(self, finals)
+        out.write_text("somebody else's")
+
+    monkeypatch.setattr(EpisodeWriter, "close", race)
+    assert run(["convert", str(source), str(out)]) == ExitCode.USAGE
+    assert out.read_text() == "somebody else's"
+    assert left(out) == ["ds"]
+
+
+@pytest.fixture
+def collected(tmp_path):
+    """Not from D4RL: two streams, dict observations, discrete actions, cut episodes."""
+    observation = Composite({"pole": Box((3,), "float64"), "cart": Box((), "float32")})
+    action = Discrete(3)
+    writer = Writer.create(
+        tmp_path / "collected",
+        ted_schema(observation, action),
+        spec={"env": None, "observation": observation.to_json(), "action": action.to_json()},
+        lineage={"op": "test"},
+        num_streams=2,
+    )
+    rng = np.random.default_rng(5)
+
+    def draw():
+        return {"pole": rng.standard_normal(3), "cart": np.float32(rng.standard_normal())}
+
+    with EpisodeWriter(writer) as episodes:
+        for stream, endings in (
+            (0, [(4, True, False), (3, False, True), (2, False, False)]),
+            (1, [(5, False, False)]),
+        ):
+            for length, terminated, truncated in endings:
+                now = draw()
+                for step in range(length):
+                    last, following = step == length - 1, draw()
+                    episodes.add(
+                        stream,
+                        observation=now,
+                        action=step % 3,
+                        reward=float(step),
+                        terminated=terminated and last,
+                        truncated=truncated and last,
+                        next_observation=following,
+                    )
+                    now = following
+                if not (terminated or truncated):
+                    episodes.end(stream, terminated=False, truncated=False, cut=True, final=now)
+    return tmp_path / "collected"
+
+
+def test_any_dataset_becomes_a_d4rl_file_and_comes_back(collected, tmp_path, capsys):
+    assert run(["convert", str(collected), str(tmp_path / "x.hdf5"), "--check", "-q"]) == 0
+    with h5py.File(tmp_path / "x.hdf5") as file:
+        assert file["rewards"].shape == file["terminals"].shape == file["timeouts"].shape == (14,)
+        assert file["actions"].dtype == np.int64
+        assert np.flatnonzero(file["terminals"]).tolist() == [3]
+        assert np.flatnonzero(file["timeouts"]).tolist() == [6, 8, 13]  # cut ones too: rows of others follow
+        assert sorted(file["next_observations"]) == ["cart", "pole"]
+    assert run(["convert", str(tmp_path / "x.hdf5"), str(tmp_path / "again"), "--check", "-q"]) == 0
+    with Dataset.open(collected) as before, Dataset.open(tmp_path / "again") as after:
+        assert after.spec == before.spec
+        assert after.episodes.length.tolist() == [4, 3, 2, 5]
+        assert len(after.unknown_next) == 0
+        keys = [("observation", "pole"), ("next", "observation", "cart"), ("action",), ("next", "reward")]
+        assert all(before.read(key).tobytes() == after.read(key).tobytes() for key in keys)
+
+
+def test_help_is_instant_and_complete():
+    """No NumPy and no h5py for a page of help."""
+    program = (
+        "import sys; from rlcli.main import run; run(['convert', '--help']);"
+        "sys.exit(any(name in sys.modules for name in ('numpy', 'h5py', 'torch')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(flag in done.stdout for flag in ("--from", "--to", "--env-id", "--split", "--check", "--list"))
