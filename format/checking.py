@@ -111,7 +111,10 @@ class Checker:
         for block in range(len(right)) if blocks is None else blocks:
             if right[block]:
                 continue
-            if xxhash.xxh3_64_hexdigest(data[block * BLOCK : (block + 1) * BLOCK]) != expected.blocks[block]:
+            if (
+                xxhash.xxh3_64_hexdigest(data[block * BLOCK : (block + 1) * BLOCK].data)
+                != expected.blocks[block]
+            ):
                 raise CorruptError(f"{path}: block {block} differs from its hash", path=path)
             right[block] = True
 
@@ -131,9 +134,11 @@ class Checker:
 def commit_hash(mapped: MappedSegment, commit: Commit) -> int:
     """The hash of a commit's rows and finals, from their bytes. SPEC.md section 7."""
     stop = commit.first + commit.rows
-    digests = [xxhash.xxh3_64_digest(array[commit.first : stop]) for array in mapped.columns]
+    digests = [xxhash.xxh3_64_digest(array[commit.first : stop].data) for array in mapped.columns]
     if mapped.finals:
-        digests += [xxhash.xxh3_64_digest(a[commit.finals_before : commit.finals]) for a in mapped.finals]
+        digests += [
+            xxhash.xxh3_64_digest(a[commit.finals_before : commit.finals].data) for a in mapped.finals
+        ]
     else:
         digests += [xxhash.xxh3_64_digest(b"")] * len(mapped.schema.derived)
     return xxhash.xxh3_64_intdigest(b"".join(digests))

@@ -47,9 +47,9 @@ def segment_content(mapped: MappedSegment, rows: int, episodes: Mapping[str, Arr
         rows,
         finals,
         len(episodes["start"]),
-        columns=[xxhash.xxh3_128_hexdigest(array[:rows]) for array in mapped.columns],
-        final_columns=[xxhash.xxh3_128_hexdigest(array[:finals]) for array in mapped.finals or empty],
-        episode_columns=[xxhash.xxh3_128_hexdigest(episodes[name]) for name, _ in EPISODE_COLUMNS],
+        columns=[xxhash.xxh3_128_hexdigest(array[:rows].data) for array in mapped.columns],
+        final_columns=[xxhash.xxh3_128_hexdigest(array[:finals].data) for array in mapped.finals or empty],
+        episode_columns=[xxhash.xxh3_128_hexdigest(episodes[name].data) for name, _ in EPISODE_COLUMNS],
     )
 
 

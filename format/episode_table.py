@@ -143,7 +143,9 @@ def select(arrays: dict[str, Array], chosen: Array) -> dict[str, Array]:
 
 def to_records(arrays: dict[str, Array]) -> list[Episode]:
     """The records that `episode_arrays` was made of."""
-    flags = sum(arrays[name].astype(int) << bit for bit, name in enumerate(_FLAGS))
+    flags = np.zeros(len(arrays["start"]), np.int64)
+    for bit, name in enumerate(_FLAGS):
+        flags |= arrays[name].astype(np.int64) << bit
     columns = (
         arrays["start"],
         arrays["length"],

@@ -143,14 +143,15 @@ class Journal:
             record = data[position : position + RECORD]
             if len(record) < RECORD:
                 return f"ends in {len(record)} bytes of a record"
-            magic, kind, flags, stream, number, a, b, c, time_ns, e, chain = _ROWS.unpack_from(record)
+            magic, kind, flags, stream, number, a, b, c, _, e, chain = _ROWS.unpack_from(record)
             found = zlib.crc32(record[:60])
             if magic != MAGIC or found != _CRC.unpack_from(record, 60)[0]:
                 return f"record {sequence} is damaged (CRC)"
             if chain != crc or number != sequence or stream != self.stream or self.sealed_by is not None:
                 return f"record {sequence} does not continue the one before"
             if kind == EPISODE and number:
-                episode = Episode(*_EPISODE.unpack_from(record)[5:10], flags)
+                first, length, return_, which, seed = _EPISODE.unpack_from(record)[5:10]
+                episode = Episode(first, length, return_, which, seed, flags)
                 stop = episode.first + episode.rows
                 low = max(self.first_row + self.rows, self.first_row + 1)
                 if episode.rows < 1 or flags > 15 or stop < low or episode.first < (end or 0):

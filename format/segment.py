@@ -112,7 +112,7 @@ class SegmentWriter:
         for (fd, row_bytes), array in zip(self._plain, arrays, strict=True):
             files.write_at(fd, array, at * row_bytes)
         for hasher, array in zip(self._column_hashers, arrays, strict=True):
-            hasher.update(array)
+            hasher.update(array.data)
         self.rows = at + rows
 
     def add_final(self, values: Mapping[Key, np.ndarray[Any, Any]]) -> None:
@@ -125,7 +125,7 @@ class SegmentWriter:
         for fd, column, hasher in zip(self._final_fds, self.schema.derived, self._final_hashers, strict=True):
             value = values[column.of or ()]
             files.write_at(fd, value, self.finals * column.row_bytes)
-            hasher.update(value)
+            hasher.update(value.data)
         self.finals += 1
 
     def add_episode(self, episode: Episode) -> None:
@@ -185,9 +185,9 @@ class SegmentWriter:
         self._write_metas(found, paths.columns, leaves, rows, durable)
         columns = []
         for (fd, row_bytes), column in zip(self._plain, schema.plain, strict=True):
-            entry = sums.of_file(fd, self.entry.alloc * row_bytes, rows * row_bytes)
-            found[self._relative(paths.columns / path_of(column.key))] = entry
-            columns.append(entry.content)
+            total = sums.of_file(fd, self.entry.alloc * row_bytes, rows * row_bytes)
+            found[self._relative(paths.columns / path_of(column.key))] = total
+            columns.append(total.content)
         finals = self._seal_finals(found, durable)
         episode_columns = self._seal_episodes(found, episodes, durable)
         journal = files.read_at(self._journal_fd, self._journal_size, 0) + records
