@@ -28,10 +28,11 @@ Size = Literal["small", "full"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a case needs to know: `size` full or small, an empty `folder`, and the peers' process or None."""
+    """What a case needs to know: `size` full or small, an empty `folder`, the peers' process."""
 
     size: Size
     folder: Path
+    threads: int = 1
     peer: Peer | None = None
 
     def pick(self, *, small: int, full: int) -> int:

@@ -28,6 +28,8 @@ def run_cases(
 ) -> dict[str, Any]:
     """The report of `cases` (`update`, or one item, `update/dqn`), JSON-able.
 
+    `peer_python` is the Python to measure peers with, None this one, `none` leaves peers out.
+
     Data go to a temporary folder that is removed. Raises `UsageError` for an item that a case does not have.
     """
     report: dict[str, Any] = {
@@ -41,17 +43,18 @@ def run_cases(
     }
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rl-bench-")))
-        peer = stack.enter_context(Peer(peer_python or sys.executable, threads))
-        report["peers"] = peer.versions
-        stack.enter_context(benchmark.torch_threads(threads))
+        peer = None
+        if peer_python != "none":
+            peer = stack.enter_context(Peer(peer_python or sys.executable, threads))
+            report["peers"] = peer.versions
         for name in cases:
             case, _, chosen = name.partition("/")
             seen = []
-            for item in load(case).items(Setting(size, folder, peer)):
+            for item in load(case).items(Setting(size, folder, threads, peer)):
                 seen.append(item.name)
                 if chosen in ("", item.name.partition("/")[2]):
                     console.log(f"{item.name}: {', '.join(arm.name for arm in item.arms)}")
-                    item.processes = (*item.processes, peer.pid)
+                    item.processes += () if peer is None else (peer.pid,)
                     report["items"].append(benchmark.run_item(item, rounds=rounds, seconds=seconds))
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from rlcli.algorithms import dqn, sac
 from rlcli.benchmarks import Setting
 from rlcli.benchmarks.plain import PlainDQN, PlainSAC
 from rlcli.format.specs import Box, Discrete
-from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
+from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, torch_threads
 from rlcli.pipeline.execution import Execution, choose_execution
 from rlcli.pipeline.updates import UpdateRunner, tensors
 
@@ -28,8 +28,9 @@ MANY = 10**9  # updates a run would make: enough for any compilation to pay
 
 def items(setting: Setting) -> Iterator[Item]:
     """`update/dqn` with CartPole's sizes, `update/sac` with HalfCheetah's."""
-    yield _dqn(setting)
-    yield _sac(setting)
+    with torch_threads(setting.threads):
+        yield _dqn(setting)
+        yield _sac(setting)
 
 
 def _dqn(setting: Setting) -> Item:
@@ -53,7 +54,7 @@ def _dqn(setting: Setting) -> Item:
     forward = _products(sizes, config.batch_size)
     backward = _products(sizes, config.batch_size, weights=True)
     arms: list[Arm] = [
-        *_our_arms(dqn, nets, config, batch),
+        *_our_arms(setting, dqn, nets, config, batch),
         LocalArm(PLAIN, "reference", lambda: plain.update(tensor_batch)),
         LocalArm(f"{PLAIN}, no gradient clipping", "reference", lambda: unclipped.update(tensor_batch)),
         LocalArm("matrix products alone", "limit", _multiply(2 * forward + backward)),
@@ -94,8 +95,8 @@ def _sac(setting: Setting) -> Item:
         *_products(actor, 256) + _products(actor, 256, weights=True),
         *(_products(critic, 256) + _products(critic, 256, inputs=True)) * 2,
     ]
-    ours = _our_arms(sac, nets, config, batch)
-    route = choose_execution(sac, nets, config, MANY, compile="on", threads=1).matmul
+    ours = _our_arms(setting, sac, nets, config, batch)
+    route = choose_execution(sac, nets, config, MANY, compile="on", threads=setting.threads).matmul
     arms: list[Arm] = [
         *ours,
         LocalArm(PLAIN, "reference", lambda: plain.update(tensor_batch)),
@@ -116,11 +117,11 @@ def _with_peers(item: Item, setting: Setting) -> Item:
     return item
 
 
-def _our_arms(algorithm: Any, nets: Any, config: Any, batch: dict[str, Any]) -> list[Arm]:
+def _our_arms(setting: Setting, algorithm: Any, nets: Any, config: Any, batch: dict[str, Any]) -> list[Arm]:
     """The update as `rl train` runs it: compiled whole where a compiler is at hand, and eager."""
     executions = {
-        "rl, compiled": choose_execution(algorithm, nets, config, MANY, threads=1),
-        "rl, eager": choose_execution(algorithm, nets, config, MANY, compile="off", threads=1),
+        "rl, compiled": choose_execution(algorithm, nets, config, MANY, threads=setting.threads),
+        "rl, eager": choose_execution(algorithm, nets, config, MANY, compile="off", threads=setting.threads),
     }
     if not executions["rl, compiled"].compiled:
         del executions["rl, compiled"]

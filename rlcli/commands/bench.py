@@ -37,7 +37,7 @@ def bench(
     ] = "full",
     threads: Annotated[int, typer.Option(min=1, help="Threads that each arm may use.")] = 1,
     peer_python: Annotated[
-        str | None, typer.Option(metavar="PYTHON", help="The Python of an environment that has the peers.")
+        str | None, typer.Option(metavar="PYTHON", help="The Python that has the peers; `none`: no peers.")
     ] = None,
     baseline: Annotated[Path | None, typer.Option(help="An earlier report to compare with.")] = None,
     fail_if_slower: Annotated[

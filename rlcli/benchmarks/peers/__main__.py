@@ -48,8 +48,10 @@ def answer(request: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str
             try:
                 arm = make(folder, request["size"])
                 run(arm, 1)
-            except ImportError:
-                continue  # not installed here
+            except ModuleNotFoundError as err:
+                if "." not in str(err.name):  # a peer that is not installed here
+                    continue
+                failed[name] = str(err)
             except Exception as err:  # noqa: BLE001 - a peer that breaks is left out, the others count
                 failed[name] = f"{type(err).__name__}: {err}".splitlines()[0]
             else:

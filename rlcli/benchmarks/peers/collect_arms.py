@@ -37,9 +37,9 @@ def sb3(folder: Path, size: str) -> dict[str, Any]:
 
 
 def torchrl_collector(folder: Path, size: str) -> dict[str, Any]:
-    """`SyncDataCollector` of one `GymEnv` into a memmap buffer."""
+    """`Collector` of one `GymEnv` into a memmap buffer."""
     import torch
-    from torchrl.collectors import SyncDataCollector
+    from torchrl.collectors import Collector
     from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
     from torchrl.envs import GymEnv
 
@@ -47,7 +47,7 @@ def torchrl_collector(folder: Path, size: str) -> dict[str, Any]:
     steps = _steps(size)
     storage = LazyMemmapStorage(100_000, scratch_dir=str(folder / "torchrl"))
     buffer = TensorDictReplayBuffer(storage=storage, batch_size=256)
-    collector = SyncDataCollector(lambda: GymEnv("CartPole-v1"), None, frames_per_batch=1000, total_frames=-1)
+    collector = Collector(lambda: GymEnv("CartPole-v1"), None, frames_per_batch=1000, total_frames=-1)
     batches = iter(collector)
 
     def call() -> None:
