@@ -43,6 +43,7 @@ class _Buffer:
         self.ends: list[tuple[int, dict[str, Any]]] = []  # (rows before the end, arguments of end_episode)
         self.length = 0  # steps of the unfinished episode
         self.number = 0
+        self.has_number = False  # `number` is that of the next step's episode
         self.seed: int | None = None
 
 
@@ -59,6 +60,7 @@ class EpisodeWriter:
         self._keys = [key for key, _, _ in columns]
         self._plain_next = any(key[:2] == ("next", "observation") for key in self._keys)
         self._final_keys = [c.of for c in writer.schema.derived if c.of is not None]
+        self._required = set(self._keys) - set(_DERIVED_BY_US) - {_TERMINATED, _TRUNCATED}
         self._children: dict[Key, int] = {}  # how many names a nested value must have
         nodes = {key[: depth + 1] for key in self._keys for depth in range(len(key))}
         for node in nodes:
@@ -70,7 +72,7 @@ class EpisodeWriter:
         for stream, b in zip(writer.streams, self._buffers, strict=True):
             if stream.unfinished is not None:
                 b.length = stream.rows - stream.unfinished.start
-                b.number = stream.unfinished.number
+                b.number, b.has_number = stream.unfinished.number, True
                 self._next_number = max(self._next_number, b.number + 1)
 
     @property
@@ -80,8 +82,14 @@ class EpisodeWriter:
         return written + sum(buffer.rows for buffer in self._buffers)
 
     def begin(self, stream: int, seed: int | None) -> None:
-        """The seed of the episode that starts with the stream's next step."""
-        self._buffers[stream].seed = seed
+        """The seed of the episode that starts with the stream's next step.
+
+        The episode gets its number here, so that numbers follow the order of these calls whatever the order in
+        which streams hand over their rows. Without this call it gets one at its first step.
+        """
+        b = self._buffers[stream]
+        b.seed = seed
+        self._start(b)
 
     def add(
         self,
@@ -136,11 +144,11 @@ class EpisodeWriter:
         `episode`, `step`); `terminated` and `truncated` may be left out and are False then, until `end`.
         """
         b = self._buffers[stream]
-        required = set(self._keys) - set(_DERIVED_BY_US) - {_TERMINATED, _TRUNCATED}
-        if missing := required - set(columns):
-            raise ValueError(f"columns {sorted(missing)} are missing")
-        if unknown := set(columns) - set(self._keys):
-            raise ValueError(f"unknown columns {sorted(unknown)}")
+        if columns.keys() != self._required:
+            if missing := self._required - columns.keys():
+                raise ValueError(f"columns {sorted(missing)} are missing")
+            if unknown := columns.keys() - set(self._keys):
+                raise ValueError(f"unknown columns {sorted(unknown)}")
         total = len(next(iter(columns.values())))
         done = 0
         while done < total:
@@ -152,13 +160,14 @@ class EpisodeWriter:
             rows = slice(b.rows, b.rows + count)
             b.terminated[rows] = b.truncated[rows] = False
             for key, values in columns.items():
-                target = b.by_key[key]
+                target = b.by_key[key][rows]
                 part = values[done : done + count]
-                if part.dtype != target.dtype or len(values) != total or part.size != target[rows].size:
+                if part.dtype != target.dtype or len(values) != total or part.size != target.size:
+                    shape = (total, *target.shape[1:])
                     raise ValueError(
-                        f"column {key} is {values.dtype}{values.shape}, expected {target.dtype}{target.shape}"
+                        f"column {key} is {values.dtype}{values.shape}, expected {target.dtype}{shape}"
                     )
-                target[rows] = part.reshape(target[rows].shape)
+                target[...] = part.reshape(target.shape)
             b.done[rows] = b.terminated[rows] | b.truncated[rows]
             b.is_init[rows] = False
             b.is_init[b.rows] = not b.length
@@ -222,8 +231,9 @@ class EpisodeWriter:
             self.writer.abort()
 
     def _start(self, b: _Buffer) -> None:
-        b.number = self._next_number
-        self._next_number += 1
+        if not b.has_number:
+            b.number, b.has_number = self._next_number, True
+            self._next_number += 1
 
     def _end(self, b: _Buffer, *, terminated: bool, truncated: bool, cut: bool, final: Nested) -> None:
         values = None
@@ -241,6 +251,7 @@ class EpisodeWriter:
             })
         )  # fmt: skip
         b.length = 0
+        b.has_number = False
         b.seed = None
 
     def _put(self, by_key: dict[Key, Array], key: Key, value: Nested, at: int) -> None:

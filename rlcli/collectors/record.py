@@ -65,8 +65,9 @@ class _Lane:
         self.seeds = seeds
         self.number = number
         self.quota = 0  # episodes still to record
+        self.seed = 0  # of the current episode
         self.size = 0
-        self.begun = False
+        self.has_rows = False  # whether rows of the current episode were handed over
         self.observation = allocate(env.observation_spec, part_rows + 1)  # row `size` is the current one
         self.action = allocate(env.action_spec, part_rows)
         self.reward = np.zeros(part_rows, np.float32)
@@ -81,9 +82,7 @@ class _Lane:
         size = self.size
         if not size:
             return
-        if not self.begun:
-            sink.begin(self.index, self.seeds[self.number])
-            self.begun = True
+        self.has_rows = True
         sink.add_rows(self.index, {key: column[:size] for key, column in self.columns.items()})
         self.size = 0
 
@@ -142,6 +141,7 @@ class _Recording:
         self.stop = stop if stop is not None else _Never()
         self.progress = progress
         self.observation = allocate(lanes[0].env.observation_spec, len(lanes))
+        self.fresh: list[_Lane] = []  # after a reset, before the first step: the sink does not know them yet
         self.steps = 0
         self.episodes = 0
 
@@ -170,10 +170,16 @@ class _Recording:
         observed = not isinstance(self.policy, RandomPolicy)
         for lane in active[:remaining]:
             self._reset(lane)
+        fresh = self.fresh
         next_tick = clock() + _TICK_SECONDS
         for actions in self._actions():
             if remaining < len(active):
                 active = active[:remaining]
+                fresh[:] = [lane for lane in fresh if lane in active]
+            if fresh:
+                for lane in fresh:
+                    self.sink.begin(lane.index, lane.seed)
+                fresh.clear()
             exhausted = False
             for lane in active:
                 index, size = lane.index, lane.size
@@ -215,14 +221,16 @@ class _Recording:
             yield singles(self.policy(self.observation))
 
     def _reset(self, lane: _Lane) -> None:
-        value = lane.env.reset(lane.seeds[lane.number])
+        lane.seed = lane.seeds[lane.number]
+        value = lane.env.reset(lane.seed)
+        self.fresh.append(lane)
         put(lane.observation, 0, value)
         put(self.observation, lane.index, value)
 
     def _end(self, lane: _Lane, final: Any, terminated: bool, truncated: bool) -> None:
         lane.hand_over(self.sink)
         self.sink.end(lane.index, terminated=terminated, truncated=truncated, final=final)
-        lane.begun = False
+        lane.has_rows = False
         lane.number += 1
         lane.quota -= 1
         self.episodes += 1
@@ -239,10 +247,10 @@ class _Recording:
         """Commit all rows; episodes that have not ended are marked as cut, with their last observation."""
         for lane in self.lanes:
             self._continue(lane)
-            if lane.begun:
+            if lane.has_rows:
                 final = row(lane.observation, 0)
                 self.sink.end(lane.index, terminated=False, truncated=False, final=final, cut=True)
-                lane.begun = False
+                lane.has_rows = False
         self.sink.flush()
 
     def _tick(self, active: list[_Lane]) -> None:

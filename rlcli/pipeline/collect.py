@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from rlcli.envs import make_many
 from rlcli.envs.contract import Env
 from rlcli.errors import (
     IncompatibleError,
+    InputError,
     Interrupted,
     ResourceError,
     RLError,
@@ -229,7 +231,11 @@ def _create(out: Path | None, options: Options, seed: int, schema: Schema, **fac
     """A new dataset at `out`, or at the first free default path."""
     while True:
         path = out or unique_path(Path("data") / _default_name(options, seed))
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        parent = path.absolute().parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as err:
+            raise InputError(f"{parent}: not a folder", path=parent) from err
         try:
             return Writer.create(path, schema, **facts)
         except UsageError:
@@ -267,8 +273,12 @@ def _record(
 
 @contextmanager
 def _closing(sink: EpisodeWriter) -> Iterator[EpisodeWriter]:
-    """Close the dataset properly, unless it is the disk that failed: then its last commit stays."""
+    """Close the dataset properly, unless it is the disk that failed: then its last commit stays.
+
+    A dataset that is new and has no row when something fails is removed.
+    """
     writer = sink.writer
+    is_new = writer.generation == 1
     try:
         try:
             yield sink
@@ -282,6 +292,8 @@ def _closing(sink: EpisodeWriter) -> Iterator[EpisodeWriter]:
         sink.close()
     except BaseException:
         writer.abort()  # does nothing after a close
+        if is_new and not writer.num_rows:
+            shutil.rmtree(writer.path, ignore_errors=True)
         raise
 
 
