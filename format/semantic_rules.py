@@ -154,7 +154,8 @@ def _finite(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     for column in chunk.dataset.schema.columns:
         if "float" not in column.dtype and "complex" not in column.dtype:
             continue
-        wrong = ~np.isfinite(chunk.read(column.key).reshape(len(chunk), -1)).all(axis=1)
+        finite = np.isfinite(chunk.read(column.key).reshape(len(chunk), -1))
+        wrong = np.asarray(~finite.all(axis=1))
         if column.encoding == "derived":
             wrong &= ~chunk.unknown_next
         key = column.key

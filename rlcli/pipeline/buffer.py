@@ -1,0 +1,286 @@
+"""`rl buffer info` and `rl buffer ls`: what a dataset is, told without reading its rows."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rlcli import console
+from rlcli.errors import InputError, RLError
+from rlcli.format import files, manifest
+from rlcli.format.dataset import Dataset
+from rlcli.format.manifest import Manifest
+from rlcli.format.specs import Box, Leaf, leaves, spec_from_json
+from rlcli.pipeline.buffer_stats import episode_quantiles
+
+SHOWN_LINEAGE = 5
+SHOWN_BOUNDS = 3
+
+
+def info(path: Path) -> tuple[str, dict[str, Any], str]:
+    """`("dataset", facts, text)`: environment, specs, columns, counts, returns, size, state, lineage.
+
+    No row is read; only the digest of sealed datasets is known without that, for an open one it is None.
+    Raises `InputError` if there is no dataset, `CorruptError` naming the file where it is damaged.
+    """
+    with Dataset.open(path) as dataset:
+        identity = manifest.load_identity(path)
+        newest = manifest.load(path, dataset.uuid, dataset.generation)
+        table = dataset.episodes
+        sealed = sum(segment.sealed for segment in dataset.segments)
+        facts: dict[str, Any] = {
+            "path": path,
+            "uuid": dataset.uuid,
+            "format": ".".join(map(str, identity["format"])),
+            "created": identity["created"],
+            "created_by": identity["writer"],
+            "state": dataset.state,
+            "writer": _writer(path, newest),
+            "generation": dataset.generation,
+            "features": ["derived"] if dataset.schema.derived else [],
+            "digest": dataset.digest if dataset.state == "sealed" else None,
+            "spec": dataset.spec,
+            "rows": dataset.num_rows,
+            "stream_rows": dataset.stream_rows,
+            "unknown_next_rows": len(dataset.unknown_next),
+            "episodes": {
+                "count": len(table),
+                "terminated": int(table.terminated.sum()),
+                "truncated": int((table.truncated & ~table.terminated).sum()),
+                "cut": int(table.cut.sum()),
+                "unfinished_rows": dataset.num_rows - int(table.length.sum()),
+            },
+            **episode_quantiles(table),
+            "normalised_return": None,
+            "bytes": dataset.size_bytes,
+            "disk_bytes": disk_bytes(path),
+            "row_bytes": dataset.schema.row_bytes,
+            "segments": {"sealed": sealed, "open": len(dataset.segments) - sealed},
+            "columns": [
+                {
+                    "key": "/".join(column.key),
+                    "dtype": column.dtype,
+                    "shape": list(column.shape),
+                    "encoding": column.encoding,
+                    "row_bytes": column.row_bytes if column.encoding == "plain" else 0,
+                }
+                for column in dataset.schema.columns
+            ],
+            "lineage": dataset.lineage,
+        }
+    scores = facts["spec"].get("reference_scores")
+    if scores and facts["return"]:
+        span = scores["max"] - scores["min"]
+        facts["normalised_return"] = 100 * (facts["return"]["mean"] - scores["min"]) / span
+    return "dataset", facts, _info_text(facts)
+
+
+def list_datasets(paths: Iterable[Path]) -> tuple[dict[str, Any], str]:
+    """Every dataset at or below `paths`, also those inside runs: facts and one line of text each.
+
+    What looks like a dataset but cannot be opened is listed with its error. Hidden folders and symbolic links
+    to folders that are no datasets are passed by. Raises `InputError` for a path that does not exist.
+    """
+    entries = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such folder", path=path)
+        entries += [_entry(found) for found in find(path)]
+    rows = []
+    for entry in entries:
+        if "error" in entry:
+            rows.append([entry["path"], None, None, None, "broken", entry["error"]])
+        else:
+            size = console.bytes_text(entry["disk_bytes"])
+            rows.append(
+                [entry["path"], entry["rows"], entry["episodes"], size, entry["state"], entry["env"] or "–"]
+            )
+    text = console.table(["dataset", "rows", "episodes", "on disk", "state", "environment"], rows)
+    return {"datasets": entries}, text if rows else "no datasets"
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """The datasets at or below a folder, by name, not descending into any."""
+    if is_dataset(folder):
+        yield folder
+        return
+    try:
+        children = sorted(os.scandir(folder), key=lambda child: child.name)
+    except NotADirectoryError:
+        return
+    except PermissionError as err:
+        console.warn(f"{folder}: {err.strerror}")
+        return
+    for child in children:
+        path = Path(child.path)
+        if child.name.startswith(".") or not child.is_dir():
+            continue
+        if not child.is_symlink():
+            yield from find(path)
+        elif is_dataset(path):
+            yield path
+
+
+def is_dataset(folder: Path) -> bool:
+    """It is one, or was one before it lost its `dataset.json`."""
+    inside = ("manifests", "journal", "segments")
+    return (folder / "dataset.json").is_file() or all((folder / name).is_dir() for name in inside)
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes that a folder's files occupy; reserved or punched ranges count as the file system counts them."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+            except FileNotFoundError:  # a writer replaced it
+                continue
+    return total
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    try:
+        with Dataset.open(path) as dataset:
+            env = dataset.spec.get("env")
+            return {
+                "path": path,
+                "env": env and env["id"],
+                "rows": dataset.num_rows,
+                "episodes": dataset.num_episodes,
+                "bytes": dataset.size_bytes,
+                "disk_bytes": disk_bytes(path),
+                "state": dataset.state,
+                "uuid": dataset.uuid,
+            }
+    except RLError as err:
+        return {
+            "path": path,
+            "error": err.message.removeprefix(f"{path}").lstrip("/: "),
+            "code": int(err.code),
+        }
+    except OSError as err:
+        return {"path": path, "error": err.strerror or str(err), "code": 3}
+
+
+def _writer(path: Path, newest: Manifest) -> dict[str, Any] | None:
+    """The owner in the manifest, and whether it lives as far as can be seen from here."""
+    owner = next((stream["owner"] for stream in newest.streams if stream.get("owner")), None)
+    if owner is None:
+        return None
+    facts = {name: owner.get(name) for name in ("host", "pid", "durability")}
+    if owner.get("host") != socket.gethostname() or owner.get("boot") != files.boot_id():
+        return {**facts, "status": "elsewhere"}
+    return {**facts, "status": "live" if _holds(int(owner["pid"]), path / "dataset.json") else "dead"}
+
+
+def _holds(pid: int, file: Path) -> bool:
+    """The process runs and, as far as can be seen, has `file` open. A lock would disturb writers."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    target = file.resolve()
+    try:
+        return any(os.readlink(link.path) == str(target) for link in os.scandir(f"/proc/{pid}/fd"))
+    except OSError:
+        return True
+
+
+def _info_text(facts: dict[str, Any]) -> str:
+    episodes, spec = facts["episodes"], facts["spec"]
+    kinds = [f"{episodes[name]:,} {name}" for name in ("terminated", "truncated", "cut") if episodes[name]]
+    streams = len(facts["stream_rows"])
+    segments = ", ".join(f"{count:,} {kind}" for kind, count in facts["segments"].items() if count)
+    normalised = facts["normalised_return"]
+    text = console.fields(
+        {
+            "dataset": facts["path"],
+            "environment": _env_text(spec.get("env")),
+            "observation": _spec_text(spec.get("observation")),
+            "action": _spec_text(spec.get("action")),
+            "rows": f"{facts['rows']:,}" + (f" in {streams} streams" if streams > 1 else ""),
+            "episodes": f"{episodes['count']:,}" + (f" ({', '.join(kinds)})" if kinds else ""),
+            "unfinished": f"{episodes['unfinished_rows']:,} rows" if episodes["unfinished_rows"] else None,
+            "next unknown": f"{facts['unknown_next_rows']:,} rows" if facts["unknown_next_rows"] else None,
+            "return": _quantiles_text(facts["return"]),
+            "normalised": None if normalised is None else f"{normalised:.2f} (0 random, 100 expert)",
+            "length": _quantiles_text(facts["length"]),
+            "size": f"{console.bytes_text(facts['disk_bytes'])} on disk, {facts['row_bytes']:,} B per row"
+            + (f", segments: {segments}" if segments else ""),
+            "state": _state_text(facts),
+            "digest": facts["digest"] or "not yet: it is open",
+            "uuid": facts["uuid"],
+            "format": f"{facts['format']}, generation {facts['generation']:,}"
+            + (f", features: {', '.join(facts['features'])}" if facts["features"] else ""),
+            "created": f"{facts['created']} by {facts['created_by']}",
+        }
+    )
+    columns = [
+        [c["key"], c["dtype"], "×".join(map(str, c["shape"])) or "scalar", c["encoding"], c["row_bytes"]]
+        for c in facts["columns"]
+    ]
+    text += "\n\n" + console.table(["column", "dtype", "shape", "encoding", "B/row"], columns)
+    lineage = facts["lineage"]
+    if lineage:
+        text += "\n\nmade by\n" + "\n".join(_lineage_text(entry) for entry in lineage[-SHOWN_LINEAGE:])
+        if len(lineage) > SHOWN_LINEAGE:
+            text += f"\n  and {len(lineage) - SHOWN_LINEAGE} earlier (--json)"
+    return text
+
+
+def _env_text(env: dict[str, Any] | None) -> str | None:
+    if env is None:
+        return None
+    library = "" if env.get("library") in (None, "gymnasium") else f"{env['library']}:"
+    limit = f", at most {env['max_episode_steps']:,} steps" if env.get("max_episode_steps") else ""
+    arguments = "".join(f" {name}={value}" for name, value in (env.get("kwargs") or {}).items())
+    return f"{library}{env.get('id')}{arguments}{limit}"
+
+
+def _spec_text(spec: Any) -> str | None:
+    if spec is None:
+        return None
+    found = leaves(spec_from_json(spec))
+    return "; ".join(f"{'/'.join(key)} {_leaf_text(leaf)}".strip() for key, leaf in found.items())
+
+
+def _leaf_text(leaf: Leaf) -> str:
+    if not isinstance(leaf, Box):
+        return repr(leaf).replace(", start=0", "").replace(f", dtype='{leaf.dtype}'", "")
+    shape = "×".join(map(str, leaf.shape)) or "scalar"
+    if leaf.low is None and leaf.high is None:
+        return f"Box {shape} {leaf.dtype}"
+    pairs = zip(*(bound.reshape(-1).tolist() for bound in leaf.bounds()), strict=True)
+    bounds = list(dict.fromkeys(f"[{low:.4g}, {high:.4g}]" for low, high in pairs))
+    more = " …" if len(bounds) > SHOWN_BOUNDS else ""
+    return f"Box {shape} {leaf.dtype} in {' or '.join(bounds[:SHOWN_BOUNDS])}{more}"
+
+
+def _quantiles_text(summary: dict[str, Any] | None) -> str | None:
+    if summary is None:
+        return None
+    names = ("mean", "std", "min", "median", "max")
+    return "  ".join(f"{name} {summary[name]:,.5g}" for name in names)
+
+
+def _state_text(facts: dict[str, Any]) -> str:
+    state, writer = str(facts["state"]), facts["writer"]
+    if writer is None:
+        return state
+    who = {
+        "live": f"process {writer['pid']} is writing",
+        "dead": f"its writer (process {writer['pid']}) is gone; appending goes on after its last commit",
+        "elsewhere": f"opened by process {writer['pid']} on {writer['host']}",
+    }
+    return f"{state}: {who[writer['status']]}"
+
+
+def _lineage_text(entry: dict[str, Any]) -> str:
+    words = [entry.get("time"), entry.get("op"), entry.get("command")]
+    return "  " + "  ".join(str(word) for word in words if word)

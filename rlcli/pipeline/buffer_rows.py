@@ -1,0 +1,206 @@
+"""`rl buffer head`: the first rows, shortened to fit a terminal, or whole as JSON."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli import console
+from rlcli.errors import UsageError, nearest
+from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
+from rlcli.format.spans import EPISODE, Spans, as_numbers
+
+Array = NDArray[Any]
+
+MAX_SHOWN = 40  # elements of a vector, however wide the terminal
+_STEP = ("step",)
+_REWARD = ("next", "reward")
+_ENDS = (("next", "terminated"), ("next", "truncated"))
+
+
+def head(
+    path: Path, num_rows: int, *, keys: str | None = None, episode: int | None = None
+) -> tuple[dict[str, Any], str]:
+    """The first `num_rows` rows of the dataset, or of the episode with that number: facts and a table.
+
+    `keys` is a comma-separated list such as `action,next/reward`; a name with columns below it means all of
+    them. Without it the table leaves out what follows from the rest (next observations, is_init, done); the
+    facts never do. Unknown next values are None. Raises `UsageError` for an unknown key or episode.
+    """
+    with Dataset.open(path) as dataset:
+        known = [column.key for column in dataset.schema.columns]
+        chosen = None if keys is None else _choose(dataset, keys)
+        start, stop = (0, dataset.num_rows) if episode is None else _rows_of(dataset, episode)
+        stop = min(stop, start + num_rows)
+        values = {key: _read(dataset, key, start, stop) for key in chosen or known}
+        unknown = {
+            column.key: np.isin(np.arange(start, stop), dataset.unknown_next)
+            for column in dataset.schema.derived
+        }
+        total = dataset.num_rows
+    rows = [_json_row(start + i, i, values, unknown) for i in range(stop - start)]
+    columns: list[_Column] = [_Text("row", list(range(start, stop)))]
+    if chosen is not None:
+        columns += [_Values(key, values[key], unknown.get(key)) for key in chosen]
+    else:
+        columns += _usual(values)
+    return {"path": path, "num_rows": total, "rows": rows}, _fit(columns, shutil.get_terminal_size().columns)
+
+
+def _usual(values: dict[Key, Array]) -> list[_Column]:
+    """What a step is, in the order one reads it, and then what else is stored."""
+    main = [key for key in values if key[0] in ("observation", "action")]
+    main = [key for key in (EPISODE, _STEP, *main, _REWARD) if key in values]
+    columns: list[_Column] = [_Values(key, values[key]) for key in main]
+    if all(key in values for key in _ENDS):
+        columns.append(_Text("end", _ends(values)))
+    follows = {*main, *_ENDS, ("is_init",), ("next", "done")}
+    others = [key for key in values if key not in follows and not (key[0] == "next" and key[1:] in values)]
+    return columns + [_Values(key, values[key]) for key in others]
+
+
+def _choose(dataset: Dataset, text: str) -> list[Key]:
+    """The columns that a comma-separated list names, in that order."""
+    known = ["/".join(column.key) for column in dataset.schema.columns]
+    chosen: list[str] = []
+    for name in (part.strip().strip("/") for part in text.split(",")):
+        found = [key for key in known if key == name or key.startswith(f"{name}/")]
+        if not found:
+            raise UsageError(f"--keys: there is no column {name!r}; {nearest(name, known)}")
+        chosen += found
+    return [tuple(key.split("/")) for key in dict.fromkeys(chosen)]
+
+
+def _rows_of(dataset: Dataset, episode: int) -> tuple[int, int]:
+    spans = Spans(dataset)
+    found = np.flatnonzero(spans.number == episode)
+    if not len(found):
+        known = f"{spans.number.min():,} to {spans.number.max():,}" if len(spans.number) else "none"
+        raise UsageError(f"--episode: there is no episode {episode:,}; there are {known}")
+    return int(spans.start[found[0]]), int(spans.stop[found[0]])
+
+
+def _read(dataset: Dataset, key: Key, start: int, stop: int) -> Array:
+    return as_numbers(dataset.schema.column(key), dataset.read(key, start, stop))
+
+
+def _json_row(row: int, index: int, values: dict[Key, Array], unknown: dict[Key, Array]) -> dict[str, Any]:
+    nested: dict[str, Any] = {"row": row}
+    for key, column in values.items():
+        node = nested
+        for part in key[:-1]:
+            node = node.setdefault(part, {})
+        known = key not in unknown or not unknown[key][index]
+        node[key[-1]] = column[index].tolist() if known else None
+    return nested
+
+
+def _ends(values: dict[Key, Array]) -> list[str]:
+    flags = [(key[1], values[key].reshape(-1)) for key in _ENDS]
+    return ["+".join(name for name, found in flags if found[i]) for i in range(len(flags[0][1]))]
+
+
+class _Column:
+    """A column of the table; `shown` is how many elements of a vector are, which fitting lowers."""
+
+    is_core = True  # stays when there is no room for all
+
+    def __init__(self, name: str, elements: int = 1) -> None:
+        self.name = name
+        self.elements = min(elements, MAX_SHOWN)
+        self.shown = self.elements
+
+    def cells(self) -> list[Any]:
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        return max(len(line) for line in console.table([self.name], [[c] for c in self.cells()]).split("\n"))
+
+
+class _Text(_Column):
+    def __init__(self, name: str, cells: list[Any]) -> None:
+        super().__init__(name)
+        self._cells = cells
+
+    def cells(self) -> list[Any]:
+        return self._cells
+
+
+class _Values(_Column):
+    """Numbers; vectors in brackets with what does not fit left out, arrays as their extremes."""
+
+    def __init__(self, key: Key, values: Array, unknown: Array | None = None) -> None:
+        size = math.prod(values.shape[1:])
+        super().__init__("/".join(key), size if values.ndim == 2 else 1)
+        self.is_core = key[0] in ("observation", "action", "next", *EPISODE, *_STEP)
+        known = np.ones(len(values), np.bool_) if unknown is None else ~unknown
+        rows = values.reshape(len(values), size)
+        if values.ndim > 2:
+            shape = "×".join(map(str, values.shape[1:]))
+            self._parts = [[f"{shape} {_short(row.min())} to {_short(row.max())}"] for row in rows]
+        else:
+            self._parts = [[_short(value) for value in row[: self.elements]] for row in rows.tolist()]
+        self._scalars = rows[:, 0].tolist() if size == 1 else None
+        self._known, self._size = known.tolist(), size
+        self._widths = [max(map(len, part)) for part in zip(*self._parts, strict=True)]
+
+    def cells(self) -> list[Any]:
+        if self._scalars is not None:
+            pairs = zip(self._scalars, self._known, strict=True)
+            return [value if known else None for value, known in pairs]
+        return [
+            self._vector(parts) if known else "unknown"
+            for parts, known in zip(self._parts, self._known, strict=True)
+        ]
+
+    def _vector(self, parts: list[str]) -> str:
+        if self.elements == 1:
+            return parts[0]
+        aligned = [part.rjust(width) for part, width in zip(parts, self._widths, strict=True)]
+        more = " …" if self.shown < self._size else ""
+        return f"[{' '.join(aligned[: self.shown])}{more}]"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value).lower()
+
+
+def _fit(columns: list[_Column], width: int) -> str:
+    """The table in at most `width` characters: columns that are not core go, then vectors' last elements.
+
+    A vector keeps three elements as long as there is a column that can go.
+    """
+    left_out: list[str] = []
+    for column in columns:
+        column.shown = min(3, column.elements)
+    while _width(columns) > width and (extra := [column for column in columns if not column.is_core]):
+        columns.remove(extra[-1])
+        left_out.insert(0, extra[-1].name)
+    for column in columns:
+        column.shown = column.elements
+    while _width(columns) > width:
+        vectors = [c for c in columns if c.shown > 1 and c.width > len(c.name)]
+        if vectors:
+            max(vectors, key=lambda column: column.width).shown -= 1
+        elif len(columns) > 2:
+            left_out.insert(0, columns.pop().name)
+        else:
+            break
+    cells = zip(*(column.cells() for column in columns), strict=True)
+    text = console.table([column.name for column in columns], [list(row) for row in cells])
+    if left_out:
+        text += f"\n(no room for {', '.join(left_out)}; see --keys and --json)"
+    return text
+
+
+def _width(columns: list[_Column]) -> int:
+    return sum(column.width + 2 for column in columns) - 2

@@ -1,0 +1,300 @@
+"""`rl buffer stats`: what the numbers in a dataset look like, read once, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli import console
+from rlcli.format.dataset import Dataset
+from rlcli.format.episode_table import Episodes
+from rlcli.format.schema import Column
+from rlcli.format.semantic_rules import spec_leaves
+from rlcli.format.spans import as_numbers
+from rlcli.format.specs import Box, Discrete, Leaf, MultiDiscrete
+from rlcli.pipeline.moments import IntegerCounts, Moments
+
+Array = NDArray[Any]
+
+CHUNK_ELEMENTS = 1 << 20
+QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+LISTED_ELEMENTS = 1024  # per column, in JSON
+SHOWN_ELEMENTS = 20  # per column, in text
+MAX_ACTIONS = 1 << 16  # larger action sets get no histogram
+MAX_BINS = 10
+NEAR_BOUND = 1e-3  # of the range
+_BOOKKEEPING = {("episode",), ("step",), ("is_init",), ("next", "done")}
+
+
+def stats(path: Path) -> tuple[dict[str, Any], str]:
+    """Facts and text: extremes, mean, deviation, NaN, infinite and constant elements per stored column;
+    how actions cover their spec; quantiles of returns and lengths of episodes that were not cut.
+
+    Raises `CorruptError` when reading finds damaged bytes.
+    """
+    with Dataset.open(path) as dataset:
+        columns, coverage = [], []
+        specs, _ = spec_leaves(dataset)
+        total = dataset.num_rows * dataset.schema.row_bytes
+        with console.progress(total, "reading", "B") as bar:
+            for column in dataset.schema.plain:
+                moments = Moments(_num_elements(column))
+                spec = specs.get(column.key) if column.key[0] == "action" else None
+                cover = None if spec is None else _Coverage.of(spec)
+                for values in _parts(dataset, column):
+                    moments.add(values)
+                    if cover is not None:
+                        cover.add(values)
+                    bar.advance(len(values) * column.row_bytes)
+                columns.append(_column_facts(column, moments))
+                if cover is not None:
+                    coverage.append({"key": "/".join(column.key), **cover.facts(moments.rows)})
+        table = dataset.episodes
+        facts: dict[str, Any] = {
+            "path": path,
+            "rows": dataset.num_rows,
+            "columns": columns,
+            "actions": coverage,
+            **episode_quantiles(table),
+        }
+        return facts, _text(facts, table)
+
+
+def stats_by_episode(path: Path) -> tuple[dict[str, Any], str]:
+    """Facts and text of every episode that has an end, in row order."""
+    with Dataset.open(path) as dataset:
+        table = dataset.episodes
+    ends = _ends(table)
+    rows = [
+        {
+            "number": int(table.number[i]),
+            "stream": int(table.stream[i]),
+            "first_row": int(table.start[i]),
+            "length": int(table.length[i]),
+            "return": float(table.return_[i]),
+            "terminated": bool(table.terminated[i]),
+            "truncated": bool(table.truncated[i]),
+            "cut": bool(table.cut[i]),
+            "final_known": bool(table.has_final[i]),
+            "seed": None if table.seed[i] == -1 else int(table.seed[i]) & ((1 << 64) - 1),
+        }
+        for i in range(len(table))
+    ]
+    text = console.table(
+        ["episode", "stream", "first row", "length", "return", "end", "seed"],
+        [
+            [r["number"], r["stream"], r["first_row"], r["length"], r["return"], end, str(r["seed"] or "–")]
+            for r, end in zip(rows, ends, strict=True)
+        ],
+    )
+    return {"path": path, "episodes": rows}, text
+
+
+def episode_quantiles(table: Episodes) -> dict[str, Any]:
+    """`return` and `length` of episodes that were not cut: count, mean, std, quantiles; None without any."""
+    whole = ~table.cut
+    return {"return": _quantiles(table.return_[whole]), "length": _quantiles(table.length[whole])}
+
+
+def _quantiles(values: Array) -> dict[str, Any] | None:
+    if not len(values):
+        return None
+    wide = values.astype(np.float64)
+    quantiles = np.quantile(wide, list(QUANTILES.values()))
+    summary = {"count": len(wide), "mean": float(wide.mean()), "std": float(wide.std())}
+    return summary | dict(zip(QUANTILES, quantiles.tolist(), strict=True))
+
+
+def _num_elements(column: Column) -> int:
+    """Numbers per row; a complex one counts as two."""
+    return int(np.prod(column.shape, dtype=np.int64)) * (2 if column.dtype == "complex64" else 1)
+
+
+def _parts(dataset: Dataset, column: Column) -> Iterator[Array]:
+    """A column as `[rows, elements]` real numbers, about a million at a time."""
+    elements = _num_elements(column)
+    step = max(1, CHUNK_ELEMENTS // elements)
+    for start in range(0, dataset.num_rows, step):
+        values = as_numbers(column, dataset.read(column.key, start, min(start + step, dataset.num_rows)))
+        yield (values.view(np.float32) if column.dtype == "complex64" else values).reshape(-1, elements)
+
+
+def _column_facts(column: Column, moments: Moments) -> dict[str, Any]:
+    mean, std = moments.pooled()
+    some = moments.count > 0
+    facts: dict[str, Any] = {
+        "key": "/".join(column.key),
+        "dtype": column.dtype,
+        "shape": list(column.shape),
+        "min": moments.min[some].min() if moments.min is not None and some.any() else None,
+        "mean": mean,
+        "std": std,
+        "max": moments.max[some].max() if moments.max is not None and some.any() else None,
+        "nan": int(moments.nan.sum()),
+        "inf": int(moments.inf.sum()),
+        "constant": np.flatnonzero(moments.constant).tolist(),
+    }
+    if 1 < len(moments.count) <= LISTED_ELEMENTS and moments.min is not None:
+        facts["elements"] = {
+            "min": moments.min,
+            "mean": np.where(some, moments.mean, np.nan),
+            "std": moments.std,
+            "max": moments.max,
+            "nan": moments.nan,
+            "inf": moments.inf,
+        }
+    return facts
+
+
+class _Coverage:
+    """How the actions of one leaf cover what its spec allows."""
+
+    @staticmethod
+    def of(spec: Leaf) -> _Coverage | None:
+        match spec:
+            case Discrete(n, start) if n <= MAX_ACTIONS:
+                return _Counts([IntegerCounts(start, n)])
+            case MultiDiscrete(nvec) if max(nvec) <= MAX_ACTIONS:
+                return _Counts([IntegerCounts(0, n) for n in nvec])
+            case Box() if np.isfinite(spec.bounds()).all():
+                return _AtBounds(spec)
+        return None
+
+    def add(self, values: Array) -> None:
+        raise NotImplementedError
+
+    def facts(self, rows: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class _Counts(_Coverage):
+    def __init__(self, parts: list[IntegerCounts]) -> None:
+        self.parts = parts
+
+    def add(self, values: Array) -> None:
+        for index, part in enumerate(self.parts):
+            part.add(values[:, index])
+
+    def facts(self, rows: int) -> dict[str, Any]:
+        return {
+            "kind": "counts",
+            "parts": [
+                {"start": part.start, "counts": part.counts.tolist(), "outside": part.outside}
+                for part in self.parts
+            ],
+        }
+
+
+class _AtBounds(_Coverage):
+    def __init__(self, spec: Box) -> None:
+        low, high = (bound.reshape(-1).astype(np.float64) for bound in spec.bounds())
+        margin = (high - low) * NEAR_BOUND
+        self.low, self.high, self.near_low, self.near_high = low, high, low + margin, high - margin
+        self.counts = np.zeros((3, len(low)), np.int64)
+
+    def add(self, values: Array) -> None:
+        at_low, at_high = values <= self.near_low, values >= self.near_high
+        outside = (values < self.low) | (values > self.high)
+        self.counts += [part.sum(axis=0) for part in (at_low, at_high, outside)]
+
+    def facts(self, rows: int) -> dict[str, Any]:
+        shares = self.counts / max(rows, 1)
+        return {
+            "kind": "bounds",
+            "low": self.low,
+            "high": self.high,
+            **dict(zip(("at_low", "at_high", "outside"), shares, strict=True)),
+        }
+
+
+def _ends(table: Episodes) -> list[str]:
+    names = (("terminated", table.terminated), ("truncated", table.truncated), ("cut", table.cut))
+    return ["+".join(name for name, flags in names if flags[i]) or "no reason" for i in range(len(table))]
+
+
+def _text(facts: dict[str, Any], table: Episodes) -> str:
+    rows = []
+    for column in facts["columns"]:
+        if tuple(column["key"].split("/")) in _BOOKKEEPING:
+            continue
+        size = int(np.prod(column["shape"], dtype=np.int64))
+        constant = (
+            ("yes" if size == 1 else f"{len(column['constant'])} of {size}") if column["constant"] else ""
+        )
+        numbers = [column[name] for name in ("min", "mean", "std", "max")]
+        rows.append([column["key"], *map(_number, numbers), column["nan"], column["inf"], constant])
+        elements = column.get("elements")
+        if elements is not None and len(elements["mean"]) <= SHOWN_ELEMENTS:
+            for i in range(len(elements["mean"])):
+                numbers = [elements[name][i] for name in ("min", "mean", "std", "max")]
+                odd = [int(elements[name][i]) for name in ("nan", "inf")]
+                constant = "yes" if i in column["constant"] else ""
+                rows.append([f"  [{i}]", *map(_number, numbers), *odd, constant])
+    blocks = [console.table(["column", "min", "mean", "std", "max", "NaN", "inf", "constant"], rows)]
+    blocks += [_coverage_text(entry) for entry in facts["actions"]]
+    whole = ~table.cut
+    for name, values in (("return", table.return_), ("length", table.length)):
+        if facts[name] is not None:
+            blocks.append(_quantile_text(name, facts[name], values[whole]))
+    if int(table.cut.sum()):
+        blocks.append(f"{int(table.cut.sum()):,} cut episodes are left out of returns and lengths")
+    return "\n\n".join(blocks)
+
+
+def _number(value: Any) -> float | None:
+    """Four digits, which keeps the table narrow; all of them are in the facts."""
+    return None if value is None or not np.isfinite(value) else float(f"{float(value):.4g}")
+
+
+def _coverage_text(entry: dict[str, Any]) -> str:
+    name = entry["key"]
+    if entry["kind"] == "counts":
+        blocks = []
+        for index, part in enumerate(entry["parts"]):
+            title = name if len(entry["parts"]) == 1 else f"{name}[{index}]"
+            counts = part["counts"]
+            labels = [str(part["start"] + i) for i in range(len(counts))]
+            if len(counts) > SHOWN_ELEMENTS:
+                unused = sum(count == 0 for count in counts)
+                blocks.append(f"{title}: {len(counts) - unused:,} of {len(counts):,} values occur")
+            else:
+                blocks.append(bars(title, labels, counts))
+            if part["outside"]:
+                blocks[-1] += f"\n{part['outside']:,} rows outside the spec"
+        return "\n\n".join(blocks)
+    mean = {key: 100 * float(np.mean(entry[key])) for key in ("at_low", "at_high", "outside")}
+    return (
+        f"{name}: {mean['at_low']:.1f} % of values at the lower bound, {mean['at_high']:.1f} % at the upper, "
+        f"{mean['outside']:.2f} % outside"
+    )
+
+
+def _quantile_text(name: str, summary: dict[str, Any], values: Array) -> str:
+    title = f"{name} of {summary['count']:,} episodes: mean {summary['mean']:,.5g}, std {summary['std']:,.5g}"
+    quantiles = "  " + "  ".join(f"{key} {summary[key]:,.5g}" for key in QUANTILES)
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite) or finite.min() == finite.max():
+        return f"{title}\n{quantiles}"
+    bins = min(MAX_BINS, math.isqrt(len(finite) - 1) + 1)
+    counts, edges = np.histogram(finite, bins=bins)
+    labels = [f"{low:,.4g} to {high:,.4g}" for low, high in pairwise(edges)]
+    return bars(title, labels, counts.tolist()) + f"\n{quantiles}"
+
+
+def bars(title: str, labels: list[str], counts: list[int], *, width: int = 30) -> str:
+    """A small histogram: label, bar, count, share."""
+    total, most = max(1, sum(counts)), max(1, *counts)
+    label_width = max(len(label) for label in labels)
+    count_width = max(len(f"{count:,}") for count in counts)
+    lines = [title]
+    for label, count in zip(labels, counts, strict=True):
+        bar = "█" * round(width * count / most) or ("▏" if count else "")
+        share = f"{count:>{count_width},}  {100 * count / total:5.1f} %"
+        lines.append(f"  {label.rjust(label_width)}  {bar.ljust(width)}  {share}")
+    return "\n".join(lines)
