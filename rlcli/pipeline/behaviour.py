@@ -52,7 +52,8 @@ def behaviour_policy(
         raise InputError(f"--policy {name}: there is no such run", path=path)
     from rlcli.pipeline.evaluate import check_same_specs
     from rlcli.pipeline.policy import policy_from_run
+    from rlcli.pipeline.run import open_run
 
     trained, identity = policy_from_run(path, which=checkpoint, deterministic=deterministic, seed=seed)
-    check_same_specs(identity.pop("spec"), env, f"the run {name}")
+    check_same_specs(open_run(path).info["spec"], env, f"the run {name}")
     return trained, {"name": name, **identity, "deterministic": deterministic}
