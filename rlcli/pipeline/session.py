@@ -105,7 +105,7 @@ def start_session(
         inputs.planned_updates,
         compile=settings.compile,
         matmul=settings.matmul,
-        threads=settings.threads or None,
+        threads=settings.threads,
     )
     path = out or unique_path(Path("runs") / f"{name}-{inputs.label}-s{settings.seed}")
     info = {

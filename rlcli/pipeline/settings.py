@@ -40,5 +40,5 @@ class Settings:
     matmul: Literal["auto", "highest", "medium"] = opt(
         "auto", "Matrix product route; auto takes the calibrated one."
     )
-    threads: int = opt(0, "CPU threads of torch; 0 chooses by network size.", ge=0)
+    threads: int = opt(1, "CPU threads of torch; more pay for wide networks on idle cores.", ge=1)
     tensorboard: bool = opt(True, "Write TensorBoard events when the package is installed.")
