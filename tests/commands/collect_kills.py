@@ -1,7 +1,7 @@
 """Kills `rl collect` again and again and checks every row after each kill. Run by `test_collect_kill.py`.
 
-Usage: python collect_kills.py FOLDER KILLS SEED. Prints one JSON object. The collecting processes are forks of
-this one, which has imported what the command imports, and run the command's own entry point.
+Usage: python collect_kills.py FOLDER KILLS SEED. Prints one JSON object. The collecting processes are forks
+of this one, which has imported what the command imports, and run the command's own entry point.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def check(path: Path, seed: int) -> list[int]:
     wanted = {
         "observation": (rows["observation"], seen),
         "action": (rows["action"], counting.scripted(seen)),
-        "next observation": (reading["observation"][known], (seen + np.float32([1, 0]))[known]),
+        "next observation": (reading["observation"][known], (seen + np.array([1, 0], np.float32))[known]),
         "reward": (reading["reward"][:, 0], step + 1),
         "terminated": (reading["terminated"][:, 0], terminated),
         "truncated": (reading["truncated"][:, 0], truncated),

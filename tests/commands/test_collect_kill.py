@@ -15,7 +15,7 @@ KILLS = 100  # in each of two halves, which a parallel run shares out
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_two_hundred_kills_lose_nothing(tmp_path: Path, seed: int) -> None:
-    """Creation, commits, seals, closing and recovery are hit; see `collect_kills.check` for what is compared."""
+    """Creation, commits, seals, closing and recovery are hit; `collect_kills.check` says what is compared."""
     command = [sys.executable, str(SCRIPT), str(tmp_path), str(KILLS), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
