@@ -77,7 +77,7 @@ class Checker:
         self._compare(mapped, "segments", source, mapped.columns[position], None)
         if column.of is not None and mapped.finals:
             position = self._schema.derived.index(column)
-            self._compare(mapped, "finals", key, mapped.finals[position], None)
+            self._compare(mapped, "finals", key, mapped.finals[position][: mapped.entry.finals], None)
 
     def rows(self, mapped: MappedSegment, key: Key, low: int, high: int) -> None:
         """Compares the blocks that hold rows `low … high` of a segment's column, and all its finals if derived."""
@@ -91,7 +91,7 @@ class Checker:
         self._compare(mapped, "segments", source.key, mapped.columns[position], range(first, last + 1))
         if column.of is not None and mapped.finals:
             position = self._schema.derived.index(column)
-            self._compare(mapped, "finals", key, mapped.finals[position], None)
+            self._compare(mapped, "finals", key, mapped.finals[position][: mapped.entry.finals], None)
 
     def everything(self, mapped: MappedSegment) -> None:
         """Compares every column and final of a segment."""

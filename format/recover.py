@@ -52,6 +52,7 @@ class RecoveryReport:
     dropped: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     unfinished: list[Unfinished | None] = field(default_factory=list)
+    live: list[SegmentWriter | None] = field(default_factory=list)
     next_episode: int = 0
 
     @property
@@ -93,8 +94,6 @@ def take_over(
 
     `rewind` is the number of rows each stream keeps; its unfinished episodes go on. Without it they are cut.
     """
-    if not accept_damage:
-        snapshot.load(root).close()  # raises if something newer is named and missing
     report = RecoveryReport(root)
     if rewind is not None and len(rewind) != len(newest.streams):
         raise UsageError(f"{root}: {len(newest.streams)} streams, asked to rewind {len(rewind)}")
@@ -102,13 +101,25 @@ def take_over(
     try:
         with files.resources(root):
             entries = []
-            for number in range(len(newest.streams)):
-                stream = _StreamState(root, newest, number, accept_damage, report)
+            seals: dict[Path, int | None] = {}
+            streams = [
+                _StreamState(root, newest, number, accept_damage, report, seals)
+                for number in range(len(newest.streams))
+            ]
+            if not accept_damage:
+                snapshot.is_newest(root, newest, seals)
+            for number, stream in enumerate(streams):
                 stream.keep(None if rewind is None else rewind[number])
                 entries += stream.entries
                 writers += stream.writers
+                report.live.append(stream.live)
                 report.unfinished.append(stream.unfinished)
             manifest_ = _publish(root, newest, entries, writers, report, lineage, owner, durable, rewind)
+    except BaseException:
+        for live in report.live:
+            if live is not None:
+                live.close()
+        raise
     finally:
         for writer in writers:
             writer.close()
@@ -141,6 +152,9 @@ def _publish(
     def append_seals() -> None:
         for _, writer, records in seals.values():
             writer.append_seal(records, durable=durable)
+        for live in report.live:
+            if live is not None and live.is_dirty:
+                live.commit(0, durable=durable)
 
     upcoming = newest.next(
         segments=tuple(final),
@@ -150,6 +164,10 @@ def _publish(
     published = manifest.publish(root, upcoming, durable=durable, before_link=append_seals)
     report.generation = published.generation
     report.rows = sum(entry.rows for entry in final)
+    for live in report.live:
+        if live is not None:
+            live.published = True
+            report.rows += live.rows - live.entry.rows
     return published
 
 
@@ -174,7 +192,13 @@ class _StreamState:
     """One stream while it is taken over: what its entries become, and the writers that seal the new ones."""
 
     def __init__(
-        self, root: Path, newest: Manifest, number: int, accept_damage: bool, report: RecoveryReport
+        self,
+        root: Path,
+        newest: Manifest,
+        number: int,
+        accept_damage: bool,
+        report: RecoveryReport,
+        seals: dict[Path, int | None],
     ) -> None:
         self.root = root
         self.newest = newest
@@ -183,7 +207,9 @@ class _StreamState:
         self.entries: list[Segment] = []
         self.writers: list[SegmentWriter] = []
         self.unfinished: Unfinished | None = None
+        self.live: SegmentWriter | None = None
         self._accept_damage = accept_damage
+        self._seals = seals
         self._number = number
         self._episodes: list[dict[str, Array]] = []  # of each entry
         self._journals: dict[str, Journal] = {}
@@ -241,6 +267,9 @@ class _StreamState:
             else:
                 self.unfinished = open_
         journal = self._journals.get(last.name)
+        if self.unfinished is not None:
+            self._keep_open(last, kept, keep, journal)
+            return
         if journal is not None and keep == self._rows and len(kept) == len(episodes["start"]):
             writer = SegmentWriter.resume(self.root, last, self.schema, journal)
             self.report.sealed.append(last.name)
@@ -254,12 +283,23 @@ class _StreamState:
             writer.add_episode(cut)
         self.entries[-1] = writer.entry
 
+    def _keep_open(self, last: Segment, kept: list[Episode], keep: int, journal: Journal | None) -> None:
+        """The next writer goes on in this segment, or in a copy: the unfinished episode may end with its last row."""
+        whole = journal is not None and journal.rows == keep - last.first
+        if journal is not None and whole and journal.boot == files.boot_id():
+            self.live = SegmentWriter.resume(self.root, last, self.schema, journal)
+        else:
+            self.live = self._copy(last, kept, keep - last.first)
+            self.report.shortened.append(last.name)
+        self.entries[-1] = self.live.entry
+
     def _accepted(self, entry: Segment) -> Journal:
         """The journal of an open segment with the commits that recovery accepts."""
         path = SegmentPaths(self.root, entry.name).journal
         data = files.read(path, limit=1 << 40)
         journal = Journal(entry.stream, self.newest.dataset, entry.first, entry.alloc)
         reason = journal.feed(data)
+        self._seals[path] = journal.sealed_by
         survived = journal.boot == files.boot_id()
         if reason is not None and survived and not self._accept_damage:
             raise CorruptError(f"{path}: {reason}; `recover` cuts it there", path=path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def load(root: Path, *, chain: int = manifest.CHAIN) -> Snapshot:
             for entry in newest.segments:
                 if not entry.sealed:
                     snapshot.journals[entry.name] = open_journal(root, newest.dataset, entry)
-            if _is_newest(root, snapshot):
+            seals = {j.path: j.state.sealed_by for j in snapshot.journals.values()}
+            if is_newest(root, newest, seals):
                 return snapshot
         except BaseException:
             snapshot.close()
@@ -102,10 +104,12 @@ def load(root: Path, *, chain: int = manifest.CHAIN) -> Snapshot:
         snapshot.close()
 
 
-def _is_newest(root: Path, snapshot: Snapshot) -> bool:
-    """False if a newer manifest has appeared. Raises `CorruptError` if one is named and not there."""
-    newest = snapshot.manifest
-    named = {j.state.sealed_by: j.path for j in snapshot.journals.values() if j.state.sealed_by is not None}
+def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) -> bool:
+    """False if a newer manifest has appeared. Raises `CorruptError` if one is named and not there.
+
+    `seals` are the open segments' journals and the generation their seal record names, if they have one.
+    """
+    named = {generation: path for path, generation in seals.items() if generation is not None}
     known = {f"{segment.name}.log" for segment in newest.segments}
     for name in files.names(root / "journal"):
         if name in known or name.startswith(".") or not name.endswith(".log"):

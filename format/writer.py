@@ -55,8 +55,10 @@ class Stream:
         first = self.segments[0] if self.segments else None
         return self.rows if first is None else first.entry.first + first.committed
 
-    def resume(self, episode: Unfinished) -> None:
-        """Goes on with an episode whose rows are committed already."""
+    def resume(self, episode: Unfinished, segment: SegmentWriter) -> None:
+        """Goes on with an episode whose rows are committed already, in the segment that holds the last."""
+        self.segments = [segment]
+        self.rows = segment.entry.first + segment.rows
         self.episode_start = episode.start
         self.unfinished = episode
         self._carry = episode.return_
@@ -190,9 +192,9 @@ class Writer:
             files.close(lock)
             raise
         writer._next_number = report.next_episode
-        for stream, unfinished in zip(writer.streams, report.unfinished, strict=True):
-            if unfinished is not None:
-                stream.resume(unfinished)
+        for stream, unfinished, live in zip(writer.streams, report.unfinished, report.live, strict=True):
+            if unfinished is not None and live is not None:
+                stream.resume(unfinished, live)
         return writer
 
     @property

@@ -1,0 +1,220 @@
+"""Writers that die: what was committed is there, exactly, and writing goes on."""
+
+from __future__ import annotations
+
+import random
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import killing
+import model as m
+
+from rlcli.errors import BusyError, CorruptError, UsageError
+from rlcli.format import files, recover
+from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.verify import verify
+from rlcli.format.writer import Writer
+
+EPISODE = 7
+
+
+def _add(writer: EpisodeWriter, stream: int, t: int) -> None:
+    """Row t of a stream is a function of t, so that any prefix can be checked."""
+    writer.add(
+        stream, observation=np.full(3, t + 1000 * stream, np.float32), action=t % 4, reward=float(t), terminated=False,
+        truncated=t % EPISODE == EPISODE - 1, next_observation=np.full(3, -t, np.float32),
+    )  # fmt: skip
+
+
+def _write_for_ever(path: Path, published: Path) -> None:
+    """Appends, tells after each commit how many rows are committed."""
+    writer = EpisodeWriter(Writer.append(path, lineage={"op": "more"}, durability="process"), chunk_rows=64)
+    rng = random.Random(0)
+    with published.open("r+b") as told:
+        rows = list(writer.writer.stream_rows)
+        while True:
+            for stream in range(2):
+                for _ in range(rng.randrange(5)):
+                    _add(writer, stream, rows[stream])
+                    rows[stream] += 1
+            writer.flush()
+            told.seek(0)
+            told.write(struct.pack("<2Q", *writer.writer.stream_rows))
+            told.flush()
+
+
+def _check_rows(dataset: Dataset) -> None:
+    observation, step = dataset.read(("observation",)), dataset.read(("step",))
+    following = dataset.read(("next", "observation"))
+    unknown = set(dataset.unknown_next.tolist())
+    start = 0
+    for stream, rows in enumerate(dataset.stream_rows):
+        t = np.arange(rows)
+        part = slice(start, start + rows)
+        assert np.array_equal(observation[part, 0], t + 1000 * stream)
+        for row in range(rows):
+            expected = -row if row % EPISODE == EPISODE - 1 else row + 1 + 1000 * stream
+            assert following[start + row, 0] == (0 if start + row in unknown else expected)
+        starts = np.flatnonzero(step[part] == 0)
+        assert set(np.arange(0, rows, EPISODE)) - set(starts.tolist()) <= set(range(rows))
+        start += rows
+
+
+def test_forty_kills_lose_nothing_that_was_committed(tmp_path: Path) -> None:
+    path, published = tmp_path / "ds", tmp_path / "told"
+    rng = random.Random(5)
+    schema = m.schema_of(m.FLAT)
+    Writer.create(path, schema, spec={}, lineage={}, num_streams=2, segment_rows=48).close()
+    published.write_bytes(bytes(16))
+    killed = 0
+    for _ in range(40):
+        killed += killing.fork_and_kill(
+            lambda: _write_for_ever(path, published), delay=(0.002, 0.06), rng=rng
+        )
+        told = struct.unpack("<2Q", published.read_bytes())
+        with Dataset.open(path) as dataset:
+            assert all(found >= said for found, said in zip(dataset.stream_rows, told, strict=True))
+            _check_rows(dataset)
+    assert killed == 40
+    assert verify(path, deep=True) == []
+    report = recover.recover(path)
+    assert report.rows == dataset.num_rows
+    with Dataset.open(path) as sealed:
+        assert sealed.state == "sealed"
+        assert sealed.num_rows == dataset.num_rows > 0
+        _check_rows(sealed)
+    assert verify(path, deep=True) == []
+
+
+def test_a_half_episode_is_cut_once(tmp_path: Path) -> None:
+    model = m.create(tmp_path / "ds", segment_rows=8)
+    for _ in range(20):
+        model.add(0)
+    model.writer.flush()
+    model.writer.writer.abort()
+    report = recover.recover(tmp_path / "ds")
+    assert (report.rows, report.cut_episodes) == (20, 1)
+    dataset = Dataset.open(tmp_path / "ds")
+    assert dataset.episodes.cut.tolist() == [True]
+    assert dataset.episodes.length.tolist() == [20]
+    assert dataset.episodes.return_[0] == sum(np.float32(s.reward).astype(float) for s in model.streams[0])
+    assert dataset.lineage[-1]["op"] == "recover"
+    before = m.tree_hashes(tmp_path / "ds")
+    assert recover.recover(tmp_path / "ds").is_clean
+    assert m.tree_hashes(tmp_path / "ds") == before
+
+
+def test_uncommitted_rows_are_gone(tmp_path: Path) -> None:
+    model = m.create(tmp_path / "ds", segment_rows=8, chunk_rows=4)
+    for _ in range(10):
+        model.add(0)
+    model.writer.flush()
+    columns = {c.key: np.zeros((3, *c.shape), c.numpy) for c in model.writer.writer.schema.plain}
+    model.writer.writer.write(0, columns)
+    model.writer.writer.abort()
+    m.check(Dataset.open(tmp_path / "ds"), model, [10])
+    with EpisodeWriter(Writer.append(tmp_path / "ds", lineage={"op": "more"})) as writer:
+        writer.add(0, observation=[1, 2, 3], action=0, reward=0, terminated=True, truncated=False,
+                   next_observation=[4, 5, 6])  # fmt: skip
+    dataset = Dataset.open(tmp_path / "ds")
+    assert dataset.num_rows == 11
+    assert dataset.read(("next", "observation"), 9).tolist() == [[0, 0, 0], [4, 5, 6]]
+    assert dataset.episodes.number.tolist() == [0, 1]
+    assert verify(tmp_path / "ds", deep=True) == []
+
+
+@pytest.mark.parametrize("cut", [1, 63, 65, 130])
+def test_a_torn_journal_of_another_boot_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    model = m.create(tmp_path / "ds", durability="process")
+    for _ in range(6):
+        model.add(0)
+        model.writer.flush()
+    model.writer.writer.abort()
+    journal = next((tmp_path / "ds" / "journal").iterdir())
+    with journal.open("r+b") as file:
+        file.truncate(journal.stat().st_size - cut)
+    if cut % 64:
+        with pytest.raises(CorruptError, match=journal.name):
+            Writer.append(tmp_path / "ds", lineage={})
+    monkeypatch.setattr(files, "boot_id", lambda: "f" * 32)
+    Writer.append(tmp_path / "ds", lineage={}).close()
+    rows = 6 - -(-cut // 64)
+    assert Dataset.open(tmp_path / "ds").num_rows == rows
+    m.check(Dataset.open(tmp_path / "ds"), model, [rows])
+
+
+def test_rows_lost_in_a_power_cut_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = m.create(tmp_path / "ds", durability="process")
+    for _ in range(6):
+        model.add(0)
+        model.writer.flush()
+    model.writer.writer.abort()
+    column = next((tmp_path / "ds" / "segments").iterdir()) / "observation.memmap"
+    with column.open("r+b") as file:
+        file.seek(4 * 12)
+        file.write(bytes(12))
+    with pytest.raises(CorruptError):
+        m.read_everything(tmp_path / "ds")
+    monkeypatch.setattr(files, "boot_id", lambda: "f" * 32)
+    Writer.append(tmp_path / "ds", lineage={}).close()
+    m.check(Dataset.open(tmp_path / "ds"), model, [4])
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    model = m.create(tmp_path / "ds")
+    with pytest.raises(BusyError, match="another writer"):
+        Writer.append(tmp_path / "ds", lineage={})
+    with pytest.raises(BusyError):
+        recover.recover(tmp_path / "ds")
+    model.writer.close()
+    Writer.append(tmp_path / "ds", lineage={}).close()
+    with pytest.raises(UsageError, match="exists already"):
+        m.create(tmp_path / "ds")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 5, 16, 17, 31, 40])
+def test_rewind_then_the_same_steps_is_the_same_dataset(tmp_path: Path, keep: int) -> None:
+    straight = EpisodeWriter(_create(tmp_path / "straight"))
+    for t in range(40):
+        _add(straight, 0, t)
+        straight.flush()
+    straight.close()
+
+    broken = EpisodeWriter(_create(tmp_path / "broken"))
+    for t in range(40):
+        _add(broken, 0, t)
+        broken.flush()
+    broken.writer.abort()
+    resumed = EpisodeWriter(Writer.append(tmp_path / "broken", lineage={"op": "resume"}, rewind=[keep]))
+    assert resumed.num_steps == keep
+    for t in range(keep, 40):
+        _add(resumed, 0, t)
+        resumed.flush()
+    resumed.close()
+
+    first, second = Dataset.open(tmp_path / "straight"), Dataset.open(tmp_path / "broken")
+    for key in (c.key for c in first.schema.columns):
+        assert np.array_equal(first.read(key), second.read(key)), key
+    for name, values in vars(first.episodes).items():
+        assert np.array_equal(values, getattr(second.episodes, name)), name
+    assert verify(tmp_path / "broken", deep=True) == []
+
+
+def test_rewind_beyond_what_is_there_is_refused(tmp_path: Path) -> None:
+    m.small(tmp_path / "ds", num_streams=1)
+    with pytest.raises(UsageError, match="150 rows"):
+        Writer.append(tmp_path / "ds", lineage={}, rewind=[151])
+
+
+def _create(path: Path) -> Writer:
+    return Writer.create(
+        path, m.schema_of(m.FLAT), spec={}, lineage={}, segment_rows=16, durability="process"
+    )
