@@ -198,20 +198,23 @@ class D4RLSource:
 
         Raises `LayoutMismatch` when next observations were to be derived and do not equal the next rows.
         """
-        layout, columns = self.layout, self.layout.columns
+        columns = self.layout.columns
         self.not_finite = dict.fromkeys(self.not_finite, 0)
         self._pending = None
         step = hdf5.slice_rows(list(columns.values()))
         splitter = Splitter(self.rule)
         for start in range(0, self.num_rows, step):
             stop = min(start + step, self.num_rows)
-            arrays = {name: column.read(start, stop) for name, column in columns.items()}
-            ends = ends_of(layout, splitter, arrays, start, stop)
-            self._count_not_finite(arrays)
-            if self.derived:
-                self._check_shift(arrays, ends.rows)
-            yield from self._split(arrays, ends)
-            advance(sum(array.nbytes for array in arrays.values()))
+            yield from self._slice(splitter, start, stop)
+            advance(sum(column.row_bytes for column in columns.values()) * (stop - start))
+
+    def _slice(self, splitter: Splitter, start: int, stop: int) -> Iterator[Part]:
+        arrays = hdf5.read_columns(self.layout.columns, start, stop)
+        ends = ends_of(self.layout, splitter, arrays, start, stop)
+        self._count_not_finite(arrays)
+        if self.derived:
+            self._check_shift(arrays, ends.rows)
+        yield from self._split(arrays, ends)
 
     def _split(self, arrays: Mapping[str, NDArray[Any]], ends: Ends) -> Iterator[Part]:
         finals = self.layout.names("next_observations")

@@ -41,7 +41,7 @@ def look_through(layout: Layout, rule: Rule) -> Scan:
     scan, splitter, open_rows = Scan(), Splitter(rule), 0
     for start in range(0, layout.num_rows, step):
         stop = min(start + step, layout.num_rows)
-        arrays = {name: layout.columns[name].read(start, stop) for name in names}
+        arrays = hdf5.read_columns({name: layout.columns[name] for name in names}, start, stop)
         ends = ends_of(layout, splitter, arrays, start, stop)
         _note_flags(scan, arrays, ends)
         for name in actions:

@@ -10,7 +10,8 @@ import io
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets import hdf5_chunks
 from rlcli.errors import CorruptError, InputError, ResourceError
 
 SLICE_BYTES = 64 << 20  # decoded bytes of all columns that are in memory at once
@@ -187,6 +189,7 @@ class Rows:
         self.parts = list(parts)
         self.dtype = self.parts[0].dtype.newbyteorder("=")
         self.shape = tuple(self.parts[0].shape[1:])
+        self.threaded = all(hdf5_chunks.can_read(part) for part in self.parts)
         self.starts = np.cumsum([0, *(part.shape[0] for part in self.parts)]).tolist()
 
     def __len__(self) -> int:
@@ -203,28 +206,41 @@ class Rows:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """A fresh array `[stop - start, *shape]`. Raises `CorruptError` that names the column and rows."""
-        out = np.empty((stop - start, *self.shape), self.dtype)
-        for part, first in zip(self.parts, self.starts, strict=False):
-            low, high = max(start, first), min(stop, first + part.shape[0])
+        return read_columns({"": self}, start, stop)[""]
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[h5py.Dataset, int, int, int]]:
+        """`(part, low, high, first)`: rows `low … high - 1` of a part are row `first` and on of the range."""
+        for part, begin in zip(self.parts, self.starts, strict=False):
+            low, high = max(start, begin), min(stop, begin + part.shape[0])
             if low < high:
-                what = f"{part.name} rows {low - first}..{high - first - 1}:"
-                with damage(Path(part.file.filename), what):
-                    part.read_direct(
-                        out, np.s_[low - first : high - first], np.s_[low - start : high - start]
-                    )
-        return out
+                yield part, low - begin, high - begin, low - start
 
     def write(self, start: int, values: NDArray[Any]) -> None:
         """The inverse of `read`: `values` become rows `start …`, cast to each dataset's own dtype."""
-        stop = start + len(values)
-        for part, first in zip(self.parts, self.starts, strict=False):
-            low, high = max(start, first), min(stop, first + part.shape[0])
-            if low < high:
-                piece = values[low - start : high - start].reshape(high - low, *self.shape)
-                part.write_direct(
-                    np.ascontiguousarray(piece.astype(part.dtype, copy=False)),
-                    dest_sel=np.s_[low - first : high - first],
-                )
+        for part, low, high, first in self.pieces(start, start + len(values)):
+            piece = values[first : first + high - low].reshape(high - low, *self.shape)
+            part.write_direct(
+                np.ascontiguousarray(piece.astype(part.dtype, copy=False)), dest_sel=np.s_[low:high]
+            )
+
+
+def read_columns(columns: Mapping[str, Rows], start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Rows `start … stop - 1` of several columns; gzip chunks are decompressed on all cores."""
+    arrays = {name: np.empty((stop - start, *column.shape), column.dtype) for name, column in columns.items()}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for name, column in columns.items():
+            for part, low, high, first in column.pieces(start, stop):
+                out = arrays[name][first : first + high - low]
+                with damage(Path(part.file.filename), f"{part.name} rows {low}..{high - 1}:"):
+                    if column.threaded:
+                        list(pool.map(_call, hdf5_chunks.tasks(part, low, high, out)))
+                    else:
+                        part.read_direct(out, np.s_[low:high])
+    return arrays
+
+
+def _call(task: Callable[[], None]) -> None:
+    task()
 
 
 def slice_rows(columns: Collection[Rows]) -> int:

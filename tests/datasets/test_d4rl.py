@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -380,15 +383,47 @@ def test_a_file_cut_at_any_length_is_refused(fraction, d4rl_file, tmp_path):
 
 
 def test_check_finds_a_row_that_differs(d4rl_file, tmp_path, monkeypatch):
-    original = hdf5.Rows.read
+    read_columns = hdf5.read_columns
 
-    def wrong(self, start, stop):
-        values = original(self, start, stop)
-        if self.parts[0].name == "/infos/qpos":
-            values[2, 1] += 1
-        return values
+    def wrong(columns, start, stop):
+        arrays = read_columns(columns, start, stop)
+        if "infos/qpos" in arrays:
+            arrays["infos/qpos"][2, 1] += 1
+        return arrays
 
-    monkeypatch.setattr(hdf5.Rows, "read", wrong)
+    monkeypatch.setattr(hdf5, "read_columns", wrong)
     with pytest.raises(CorruptError, match=r"infos/qpos: 1 of 15 rows differ, first row 2"):
         convert(d4rl_file("maze2d"), tmp_path / "ds", check=True)
     assert not (tmp_path / "ds").exists()
+
+
+_MEASURED = """
+import resource, sys
+from pathlib import Path
+from rlcli.pipeline.convert import convert
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+convert(Path(sys.argv[1]), Path(sys.argv[2]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """400 MB of rows convert within a slice of 64 MiB, its split and some buffers."""
+    size, width = 2_000_000, 24
+    row = np.arange(width, dtype="f4")
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for name in ("observations", "next_observations"):
+            file.create_dataset(name, (size, width), "f4", chunks=(10_000, width))
+        for start in range(0, size, 100_000):
+            block = np.add.outer(np.arange(start, start + 100_001, dtype="f4"), row)
+            file["observations"][start : start + 100_000] = block[:-1]
+            file["next_observations"][start : start + 100_000] = block[1:]
+        for name in ("actions", "rewards", "terminals"):
+            file.create_dataset(name, (size,), "f4", chunks=(100_000,), compression="gzip")
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, tmp_path / "x.hdf5", tmp_path / "ds"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 230, "MiB"

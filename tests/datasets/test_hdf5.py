@@ -71,6 +71,24 @@ def test_rows_read_in_any_slices_are_the_rows(tmp_path, size):
             assert np.array_equal(np.concatenate([np.zeros((0, 3)), *parts]), values)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "u1", "<f4", ">f8", "i8"])
+@pytest.mark.parametrize("filters", [{}, {"shuffle": True}, {"fletcher32": True}, {"compression": None}])
+def test_chunks_read_in_threads_are_what_hdf5_reads(tmp_path, dtype, filters):
+    values = np.random.default_rng(0).integers(0, 2, (53, 7, 3)).astype(dtype)
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        options = {"compression": "gzip", "chunks": (10, 4, 2), **filters}
+        stored = file.create_dataset("a", data=values, **options)
+        holes = file.create_dataset("b", (53, 7, 3), dtype, fillvalue=1, **options)
+        holes[20:30] = values[20:30]  # most chunks are never written
+        for dataset in (stored, holes):
+            rows = hdf5.Rows([dataset])
+            assert rows.threaded == (filters in ({}, {"shuffle": True}))
+            for low, high in ((0, 53), (9, 31), (10, 20), (52, 53)):
+                read = rows.read(low, high)
+                assert read.dtype == np.dtype(dtype).newbyteorder("=")
+                assert np.array_equal(read, dataset[low:high])
+
+
 def test_slices_take_whole_chunks(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file.create_dataset("a", (1000, 2), "f4", chunks=(60, 1))
