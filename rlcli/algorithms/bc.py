@@ -33,9 +33,9 @@ Noise = dict[str, tuple[Literal["normal", "uniform"], tuple[int, ...]]]
 class Config:
     """Behavioural cloning: maximum likelihood of a dataset's actions (Pomerleau, 1989)."""
 
-    lr: float = opt(1e-3, "Adam step size.", gt=0)
-    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of the actor.")
-    batch_size: int = opt(256, "Rows per update.", ge=1)
+    lr: float = opt(1e-3, "Adam step size.", gt=0, source="measured on CartPole and Pendulum")
+    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of the actor.", source="IQL paper")
+    batch_size: int = opt(256, "Rows per update.", ge=1, source="IQL paper")
 
 
 @dataclass(frozen=True, eq=False)

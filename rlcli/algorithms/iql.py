@@ -45,13 +45,21 @@ Noise = dict[str, tuple[Literal["normal", "uniform"], tuple[int, ...]]]
 class Config:
     """Implicit Q-learning (Kostrikov et al., 2021)."""
 
-    lr: float = opt(3e-4, "Adam step size of actor, critics and value.", gt=0)
-    gamma: float = opt(0.99, "Discount per step.", ge=0, le=1)
-    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of actor, critics and value.")
-    batch_size: int = opt(256, "Transitions per update.", ge=1)
-    tau: float = opt(0.005, "Share of the critics that each update mixes into the targets.", gt=0, le=1)
-    expectile: float = opt(0.7, "Which expectile of Q the value is; 0.5 is the mean.", gt=0, lt=1)
-    beta: float = opt(3.0, "How strongly the actor prefers actions with advantage.", ge=0)
+    lr: float = opt(3e-4, "Adam step size of actor, critics and value.", gt=0, source="paper")
+    gamma: float = opt(0.99, "Discount per step.", ge=0, le=1, source="paper")
+    hidden: tuple[int, ...] = opt(
+        (256, 256), "Hidden layer widths of actor, critics and value.", source="paper"
+    )
+    batch_size: int = opt(256, "Transitions per update.", ge=1, source="paper")
+    tau: float = opt(
+        0.005, "Share of the critics that each update mixes into the targets.", gt=0, le=1, source="paper"
+    )
+    expectile: float = opt(
+        0.7, "Which expectile of Q the value is; 0.5 is the mean.", gt=0, lt=1, source="paper, MuJoCo"
+    )
+    beta: float = opt(
+        3.0, "How strongly the actor prefers actions with advantage.", ge=0, source="paper, MuJoCo"
+    )
 
 
 @dataclass(frozen=True, eq=False)

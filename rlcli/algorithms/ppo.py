@@ -37,23 +37,33 @@ Noise = dict[str, tuple[Literal["normal", "uniform"], tuple[int, ...]]]
 class Config:
     """Proximal Policy Optimization with a clipped ratio (Schulman et al., 2017)."""
 
-    lr: float = opt(3e-4, "Adam step size.", gt=0)
-    gamma: float = opt(0.99, "Discount per step.", ge=0, le=1)
-    lam: float = opt(0.95, "Weight of longer returns in the advantage (GAE).", ge=0, le=1)
-    hidden: tuple[int, ...] = opt((64, 64), "Hidden layer widths of actor and critic, tanh.")
-    num_envs: int = opt(8, "Environments stepped together.", ge=1)
-    num_steps: int = opt(256, "Steps of each environment per iteration.", ge=1)
-    num_epochs: int = opt(10, "Passes over the rollout per iteration.", ge=1)
-    minibatch_size: int = opt(64, "Rows per update.", ge=1)
-    clip: float = opt(0.2, "How far the probability ratio may profit from leaving 1.", gt=0)
-    value_clip: float | None = opt(
-        None, "How far values may move from the old ones; unlimited if none.", gt=0
+    lr: float = opt(3e-4, "Adam step size.", gt=0, source="paper, MuJoCo")
+    gamma: float = opt(0.99, "Discount per step.", ge=0, le=1, source="paper")
+    lam: float = opt(0.95, "Weight of longer returns in the advantage (GAE).", ge=0, le=1, source="paper")
+    hidden: tuple[int, ...] = opt((64, 64), "Hidden layer widths of actor and critic, tanh.", source="paper")
+    num_envs: int = opt(8, "Environments stepped together.", ge=1, source="SB3-zoo, CartPole")
+    num_steps: int = opt(
+        256, "Steps of each environment per iteration.", ge=1, source="paper: 2048 rows in all"
     )
-    normalize_advantage: bool = opt(True, "Scale each minibatch's advantages to mean 0 and deviation 1.")
-    value_coef: float = opt(0.5, "Weight of the value loss.", ge=0)
-    entropy_coef: float = opt(0.0, "Weight of the entropy bonus.", ge=0)
-    max_grad_norm: float = opt(0.5, "Largest norm of the gradient; longer ones are scaled down.", gt=0)
-    target_kl: float | None = opt(None, "End an iteration once an update's KL exceeds 1.5 times this.", gt=0)
+    num_epochs: int = opt(10, "Passes over the rollout per iteration.", ge=1, source="paper, MuJoCo")
+    minibatch_size: int = opt(64, "Rows per update.", ge=1, source="paper, MuJoCo")
+    clip: float = opt(
+        0.2, "How far the probability ratio may profit from leaving 1.", gt=0, source="paper, MuJoCo"
+    )
+    value_clip: float | None = opt(
+        None, "How far values may move from the old ones; unlimited if none.", gt=0, source="SB3"
+    )
+    normalize_advantage: bool = opt(
+        True, "Scale each minibatch's advantages to mean 0 and deviation 1.", source="SB3"
+    )
+    value_coef: float = opt(0.5, "Weight of the value loss.", ge=0, source="SB3")
+    entropy_coef: float = opt(0.0, "Weight of the entropy bonus.", ge=0, source="paper, MuJoCo")
+    max_grad_norm: float = opt(
+        0.5, "Largest norm of the gradient; longer ones are scaled down.", gt=0, source="SB3"
+    )
+    target_kl: float | None = opt(
+        None, "End an iteration once an update's KL exceeds 1.5 times this.", gt=0, source="SB3"
+    )
 
 
 @dataclass(frozen=True, eq=False)

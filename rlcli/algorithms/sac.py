@@ -44,19 +44,30 @@ Noise = dict[str, tuple[Literal["normal", "uniform"], tuple[int, ...]]]
 class Config:
     """Soft Actor-Critic with a learned temperature (Haarnoja et al., 2018b)."""
 
-    lr: float = opt(1e-3, "Adam step size of actor, critics and temperature.", gt=0)
-    gamma: float = opt(0.99, "Discount per step.", ge=0, le=1)
-    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of actor and critics.")
-    batch_size: int = opt(256, "Transitions per update.", ge=1)
-    tau: float = opt(0.005, "Share of the critics that each update mixes into the targets.", gt=0, le=1)
-    initial_alpha: float = opt(1.0, "Entropy temperature at the start.", gt=0)
-    target_entropy: float | None = opt(None, "Entropy to aim at, in nats; minus the action size if none.")
-    buffer_size: int = opt(1_000_000, "Transitions kept for replay.", ge=1)
-    learning_starts: int = opt(
-        1_000, "Environment steps, with random actions, before the first update.", ge=0
+    lr: float = opt(
+        1e-3, "Adam step size of actor, critics and temperature.", gt=0, source="SB3-zoo, Pendulum"
     )
-    train_freq: int = opt(1, "Environment steps between rounds of updates.", ge=1)
-    updates_per_round: int = opt(0, "Updates per round; 0 means as many as train_freq.", ge=0)
+    gamma: float = opt(0.99, "Discount per step.", ge=0, le=1, source="paper")
+    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of actor and critics.", source="paper")
+    batch_size: int = opt(256, "Transitions per update.", ge=1, source="paper")
+    tau: float = opt(
+        0.005, "Share of the critics that each update mixes into the targets.", gt=0, le=1, source="paper"
+    )
+    initial_alpha: float = opt(1.0, "Entropy temperature at the start.", gt=0, source="authors' code")
+    target_entropy: float | None = opt(
+        None, "Entropy to aim at, in nats; minus the action size if none.", source="paper"
+    )
+    buffer_size: int = opt(1_000_000, "Transitions kept for replay.", ge=1, source="paper")
+    learning_starts: int = opt(
+        1_000,
+        "Environment steps, with random actions, before the first update.",
+        ge=0,
+        source="measured on Pendulum",
+    )
+    train_freq: int = opt(1, "Environment steps between rounds of updates.", ge=1, source="paper")
+    updates_per_round: int = opt(
+        0, "Updates per round; 0 means as many as train_freq.", ge=0, source="paper: one per step"
+    )
 
 
 @dataclass(frozen=True, eq=False)
