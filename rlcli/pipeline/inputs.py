@@ -104,7 +104,7 @@ def _environments(algorithm: ModuleType, settings: Settings, config: Any) -> Inp
 def _planned_updates(algorithm: ModuleType, config: Any, steps: int) -> int:
     if algorithm.ON_POLICY:
         per_iteration = config.num_envs * config.num_steps
-        return steps // per_iteration * config.num_epochs * (per_iteration // config.minibatch_size)
+        return int(steps // per_iteration * config.num_epochs * (per_iteration // config.minibatch_size))
     rounds = max(0, steps - config.learning_starts) // config.train_freq
     return int(rounds * (config.updates_per_round or config.train_freq))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import torch
@@ -32,11 +33,10 @@ class OffPolicy:
         self.writer = EpisodeWriter(self._open_replay(inputs, position))
         self.replay = Dataset.open(session.run.replay, check="none")
         self.sampler = Uniform(self.replay, session.algorithm.COLUMNS, config.buffer_size)
-        if position is None:
-            self.writer.begin(0, self.collector.episode_seeds[0])
-        else:
+        if position is not None:
             self.collector.load_state_dict(position.arrays["collector"])
             self.random.load_state_dict(position.facts["random"])
+        self.writer.begin(0, self.collector.episode_seeds[0])
 
     def advance(self) -> None:
         session = self.session
@@ -51,7 +51,7 @@ class OffPolicy:
                 session.update(self.sampler.sample(session.config.batch_size, session.rng))
 
     def position(self) -> Position:
-        self.writer.flush()
+        self.writer.flush(sync=True)
         facts = {"random": self.random.state_dict(), "replay_rows": self.writer.writer.stream_rows}
         return Position(facts, {"collector": self.collector.state_dict()})
 
@@ -87,14 +87,17 @@ class OffPolicy:
         return action.numpy()
 
     def _open_replay(self, inputs: Inputs, position: Position | None) -> Writer:
-        lineage = {"op": "train", "run": self.session.run.info["check"], "command": provenance.command_line()}
-        path = self.session.run.replay
+        run = self.session.run
+        lineage = {
+            "op": "train",
+            "run": run.digest,
+            "command": provenance.command_line(),
+            "time": provenance.now(),
+        }
         if position is not None:
-            return Writer.append(path, lineage=lineage, rewind=position.facts["replay_rows"])
-        return Writer.create(
-            path,
-            ted_schema(inputs.observation, inputs.action),
-            spec=inputs.spec,
-            lineage=lineage,
-            durability="process",
-        )
+            rewind = position.facts["replay_rows"]
+            return Writer.append(run.replay, lineage=lineage, durability="process", rewind=rewind)
+        if run.replay.exists():  # of a run that was killed before its first checkpoint
+            shutil.rmtree(run.replay)
+        schema = ted_schema(inputs.observation, inputs.action)
+        return Writer.create(run.replay, schema, spec=inputs.spec, lineage=lineage, durability="process")

@@ -33,6 +33,11 @@ class Run:
     info: Mapping[str, Any]
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of what `run.json` says: algorithm, options, specs, parents, when and how it was made."""
+        return sha256(canonical(self.info))
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -78,7 +83,7 @@ def create_run(path: Path, info: Mapping[str, Any], config_toml: str) -> Run:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return Run(path, content)
+    return Run(path, {name: value for name, value in content.items() if name != "check"})
 
 
 def open_run(path: Path) -> Run:

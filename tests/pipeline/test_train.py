@@ -148,7 +148,7 @@ def test_the_replay_of_online_training_is_a_sound_dataset_of_all_steps(tmp_path:
         (["train", "bc", "--from-dataset", "nowhere", "--updates", "10"], 3, "nowhere"),
         (["train", "bc", "--from-dataset", ".", "--updates", "10"], 3, "not a dataset"),
         (["eval", "nowhere"], 3, "no run at nowhere"),
-        (["eval", "nowhere", "--gate", "iqn >= 4"], 2, "did you mean 'iqm'"),
+        (["eval", "nowhere", "--gate", "meann >= 4"], 2, "did you mean 'mean'"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_code(
