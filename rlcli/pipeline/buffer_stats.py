@@ -24,6 +24,7 @@ Array = NDArray[Any]
 
 CHUNK_ELEMENTS = 1 << 20
 QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+SHOWN_QUANTILES = ("min", "p25", "median", "p75", "max")
 LISTED_ELEMENTS = 1024  # per column, in JSON
 SHOWN_ELEMENTS = 20  # per column, in text
 MAX_ACTIONS = 1 << 16  # larger action sets get no histogram
@@ -277,7 +278,7 @@ def _coverage_text(entry: dict[str, Any]) -> str:
 
 def _quantile_text(name: str, summary: dict[str, Any], values: Array) -> str:
     title = f"{name} of {summary['count']:,} episodes: mean {summary['mean']:,.5g}, std {summary['std']:,.5g}"
-    quantiles = "  " + "  ".join(f"{key} {summary[key]:,.5g}" for key in QUANTILES)
+    quantiles = "  " + "  ".join(f"{key} {summary[key]:,.5g}" for key in SHOWN_QUANTILES)
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite) or finite.min() == finite.max():
         return f"{title}\n{quantiles}"

@@ -48,10 +48,13 @@ def raise_if_damaged(facts: dict[str, Any]) -> None:
     if not damaged:
         return
     first = damaged[0]
-    count, problem = first["num_problems"], first["problems"][0]
-    more = f" and {len(damaged) - 1} more datasets have problems" if len(damaged) > 1 else ""
+    count, problems = first["num_problems"], first["problems"]
+    problem = next(
+        (p for p in problems if p["block"] is not None), problems[0]
+    )  # the cause, not what it upsets
+    more = f"; so have {_plural(len(damaged) - 1, 'other dataset')}" if len(damaged) > 1 else ""
     raise CorruptError(
-        f"{first['path']}: {_plural(count, 'problem')}, first {_line(problem)}{more}", path=first["path"]
+        f"{first['path']}: {_plural(count, 'problem')}; {_line(problem)}{more}", path=first["path"]
     )
 
 

@@ -19,6 +19,7 @@ from rlcli.format.writer import Writer
 
 Columns = dict[tuple[str, ...], np.ndarray[Any, Any]]
 OBSERVATION = Box((2,), "float32", -1.0, 1.0)
+THREE = Discrete(3)
 LENGTHS = (3, 1, 4)  # rows 0–2 terminated, row 3 truncated, rows 4–7 cut
 ROWS = sum(LENGTHS)
 
@@ -57,13 +58,13 @@ def dataset(
     break_: Callable[[Columns], None] = lambda values: None,
     *,
     plain: bool = False,
-    action: Spec = Discrete(3),
+    action: Spec = THREE,
     table: dict[str, Any] | None = None,
     close: bool = True,
     lengths: tuple[int, ...] = LENGTHS,
     finals: tuple[Any, ...] = ([0.5, 0.5],) * 3,
 ) -> Dataset:
-    """A dataset with columns as given, whatever they mean; `table` changes what the first episode record says."""
+    """A dataset with these columns, whatever they mean; `table` changes the first episode record."""
     schema = ted_schema(
         OBSERVATION,
         action,
