@@ -158,6 +158,9 @@ def sync(fd: int) -> None:
 
 
 def sync_folder(path: Path) -> None:
+    """Syncs a folder's entries; one that is not there has none."""
+    if not path.exists():
+        return
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -236,11 +239,11 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def names(path: Path) -> list[str]:
-    """Sorted names in a folder. Raises `CorruptError` if it is missing."""
+    """Sorted names in a folder; none if it is missing, as an empty folder is in a clone or an archive."""
     try:
         return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError) as err:
-        raise CorruptError(f"{path}: missing", path=path) from err
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def lock(path: Path, *, what: object) -> int:

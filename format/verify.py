@@ -232,9 +232,13 @@ class _Verifier:
                             _episodes_in(episodes, entry.first + commit.first, entry.first + stop),
                         )
                     )
-        for relative in trees.meta_files([(c.key, c.dtype, c.shape) for c in self.schema.plain], 0):
+        leaves = [(c.key, c.dtype, c.shape) for c in self.schema.plain]
+        opened, sealed = (trees.meta_files(leaves, rows) for rows in (entry.alloc, journal.rows))
+        for relative in opened:
             with self._noting():
-                files.close(files.open_read(SegmentPaths(self.root, entry.name).columns / relative))
+                path = SegmentPaths(self.root, entry.name).columns / relative
+                if files.read(path) not in (opened[relative], sealed[relative]):
+                    raise CorruptError(f"{path}: differs from the schema", path=path)
 
     def _map(self, entry: Segment) -> MappedSegment:
         return StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
