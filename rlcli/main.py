@@ -84,6 +84,8 @@ def run(arguments: list[str]) -> int:
             raise UsageError(f"there is no command {wanted!r}; {nearest(wanted, COMMANDS)}")
         app = build_app(None if completing else wanted, arguments)
         outcome = app(args=arguments, prog_name="rl", standalone_mode=False)
+        if outcome == ExitCode.INTERRUPTED:  # the parser turns Ctrl-C into this
+            print("interrupted", file=sys.stderr)
         return int(outcome or 0)
     except RLError as err:
         console.error(err)
