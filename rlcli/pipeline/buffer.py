@@ -226,9 +226,9 @@ def _info_text(facts: dict[str, Any]) -> str:
         for c in facts["columns"]
     ]
     text += "\n\n" + console.table(["column", "dtype", "shape", "encoding", "B/row"], columns)
-    lineage = facts["lineage"]
+    lineage = [words for entry in facts["lineage"] if (words := _lineage_text(entry))]
     if lineage:
-        text += "\n\nmade by\n" + "\n".join(_lineage_text(entry) for entry in lineage[-SHOWN_LINEAGE:])
+        text += "\n\nmade by\n" + "\n".join(lineage[-SHOWN_LINEAGE:])
         if len(lineage) > SHOWN_LINEAGE:
             text += f"\n  and {len(lineage) - SHOWN_LINEAGE} earlier (--json)"
     return text
@@ -282,5 +282,5 @@ def _state_text(facts: dict[str, Any]) -> str:
 
 
 def _lineage_text(entry: dict[str, Any]) -> str:
-    words = [entry.get("time"), entry.get("op"), entry.get("command")]
-    return "  " + "  ".join(str(word) for word in words if word)
+    words = [str(entry[name]) for name in ("time", "op", "command") if entry.get(name)]
+    return "  " + "  ".join(words) if words else ""
