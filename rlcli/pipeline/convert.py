@@ -256,6 +256,8 @@ def remarks(report: dict[str, Any]) -> list[str]:
             "episodes have one row": report["length_one_episodes"],
         }
         lines += [f"{count:,} {what}" for what, count in counts.items() if count]
+        if report["next_observation"] == "stored":
+            lines.append("next observations differ from the following rows inside episodes; all are stored")
         lines += [
             f"{count:,} values of {name} are not finite" for name, count in report["not_finite"].items()
         ]

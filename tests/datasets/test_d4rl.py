@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rlcli.datasets import hdf5, registry
 from rlcli.datasets.d4rl import detect
 from rlcli.datasets.d4rl_export import write_file
 from rlcli.errors import CorruptError, IncompatibleError, InputError, UsageError
+from rlcli.format import semantics
 from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Box, Discrete, spec_from_json
+from rlcli.format.verify import verify
 from rlcli.pipeline.convert import convert
 
 KINDS = ["mujoco_v2", "replay_v1", "antmaze", "kitchen", "maze2d", "adroit", "unshifted", "carla"]
@@ -72,6 +77,15 @@ def test_episodes_end_where_the_file_says(kind, converted):
     assert report["rows"] == dataset.num_rows == sum(lengths)
 
 
+@pytest.mark.parametrize(
+    ("kind", "split"), [*((kind, "flags") for kind in KINDS if kind != "unshifted"), ("antmaze", "jump")]
+)
+def test_a_converted_file_keeps_the_rules_of_the_data_model(kind, split, converted):
+    dataset, _ = converted(kind, split=split)
+    assert semantics.check(dataset).errors == []
+    assert not verify(dataset.path, deep=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_those_of_the_file(kind, converted, d4rl_values):
     dataset, _ = converted(kind)
@@ -112,6 +126,8 @@ def test_next_observations_that_differ_are_stored_as_they_are(converted, d4rl_va
     assert dataset.schema.column(("next", "observation")).encoding == "plain"
     stored = dataset.read(("next", "observation"))
     assert stored.tobytes() == d4rl_values("unshifted")["next_observations"].tobytes()
+    rules = {finding.rule for finding in semantics.check(dataset).errors}
+    assert rules == {"next[t] = observation[t+1]"}  # the file says so, and a reader can learn of it
 
 
 def test_one_bit_of_difference_inside_an_episode_is_enough(d4rl_values, tmp_path):
@@ -311,6 +327,49 @@ def test_nested_observations_stay_nested(d4rl_values, tmp_path, same_hdf5):
     same_hdf5(tmp_path / "x.hdf5", tmp_path / "again.hdf5")
 
 
+flag_dtypes = st.sampled_from(["bool", "f4", "f8", "i1"])
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), size=st.integers(1, 30), width=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_any_file_comes_back(data, size, width, seed, tmp_path, same_hdf5):
+    """Whatever its dtypes, its flags, its shapes and its absent keys are."""
+    rng = np.random.default_rng(seed)
+    dtype = data.draw(st.sampled_from(["f4", "f8", ">f4", "u1"]))
+    column = data.draw(st.sampled_from([(size,), (size, 1)]))
+
+    def flags():
+        return (rng.random(size) < 0.2).astype(data.draw(flag_dtypes)).reshape(column)
+
+    stream = (rng.standard_normal((size + 1, width)) * 50).astype(dtype)
+    values = {
+        "observations": stream[:-1],
+        "actions": rng.standard_normal((size, 2)).astype(data.draw(st.sampled_from(["f4", "f8"]))),
+        "rewards": rng.standard_normal(size)
+        .astype(data.draw(st.sampled_from(["f2", "f4", "f8"])))
+        .reshape(column),
+        "terminals": flags(),
+    }
+    if data.draw(st.booleans()):
+        values["timeouts"] = flags()
+    if data.draw(st.booleans()):
+        values["next_observations"] = stream[1:].copy()
+        if data.draw(st.booleans()):
+            values["next_observations"][rng.integers(size)] = 7
+    if data.draw(st.booleans()):
+        values["infos"] = np.sort(rng.integers(0, 3, size))
+    folder = tmp_path / uuid.uuid4().hex
+    folder.mkdir()
+    write_file(folder / "x.hdf5", values)
+    report = convert(folder / "x.hdf5", folder / "ds", check=True)
+    assert report["rows"] == size
+    with Dataset.open(folder / "ds") as dataset:
+        if report["next_observation"] != "stored":
+            assert semantics.check(dataset).errors == []
+    convert(folder / "ds", folder / "y.hdf5", check=True)
+    same_hdf5(folder / "x.hdf5", folder / "y.hdf5")
+
+
 def test_too_much_that_is_not_rows_is_refused(d4rl_values, tmp_path, monkeypatch):
     monkeypatch.setattr("rlcli.datasets.d4rl._MAX_RECORD", 1000)
     write_file(tmp_path / "x.hdf5", {**d4rl_values("mujoco_v2"), "metadata/large": np.random.rand(900)})
@@ -400,6 +459,7 @@ def test_check_finds_a_row_that_differs(d4rl_file, tmp_path, monkeypatch):
 _MEASURED = """
 import resource, sys
 from pathlib import Path
+from rlcli.format.verify import verify
 from rlcli.pipeline.convert import convert
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 convert(Path(sys.argv[1]), Path(sys.argv[2]))
