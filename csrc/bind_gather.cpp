@@ -16,7 +16,8 @@ rl::Address pointer(py::handle address) { return reinterpret_cast<rl::Address>(a
 
 std::vector<rl::Address> pointers(const py::sequence &addresses) {
   std::vector<rl::Address> found;
-  for (py::handle address : addresses) found.push_back(pointer(address));
+  for (py::handle address : addresses)
+    found.push_back(pointer(address));
   return found;
 }
 
@@ -110,8 +111,10 @@ void bind_gather(py::module_ &module) {
           [](Table &self, std::size_t stream, std::int64_t rows, const py::sequence &ends, const py::sequence &finals) {
             std::vector<std::int64_t> last;
             std::vector<std::vector<rl::Address>> addresses;
-            for (py::handle end : ends) last.push_back(end.cast<std::int64_t>());
-            for (py::handle final : finals) addresses.push_back(pointers(py::reinterpret_borrow<py::sequence>(final)));
+            for (py::handle end : ends)
+              last.push_back(end.cast<std::int64_t>());
+            for (py::handle final : finals)
+              addresses.push_back(pointers(py::reinterpret_borrow<py::sequence>(final)));
             self.rows.advance(stream, rows, last, addresses);
           },
           py::arg("stream"), py::arg("rows"), py::arg("ends"), py::arg("finals"))

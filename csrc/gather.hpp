@@ -18,7 +18,7 @@ using Address = const std::uint8_t *;
 // every column); logical rows number all streams' rows, stream after stream. Reading and changing the table may
 // happen in different threads.
 class RowTable {
- public:
+public:
   // Returns the number of the new stored column.
   std::size_t add_plain(std::size_t row_bytes) {
     columns_.push_back({row_bytes, false, 0, 0});
@@ -70,7 +70,8 @@ class RowTable {
     for (std::size_t k = 0; k < ends.size(); ++k) {
       s.is_end[static_cast<std::size_t>(ends[k] / 64)] |= std::uint64_t{1} << (ends[k] % 64);
       s.ends.push_back(ends[k]);
-      for (std::size_t d = 0; d < num_derived_; ++d) s.finals[d].push_back(finals[k][d]);
+      for (std::size_t d = 0; d < num_derived_; ++d)
+        s.finals[d].push_back(finals[k][d]);
     }
     renumber();
   }
@@ -87,7 +88,8 @@ class RowTable {
     std::shared_lock lock(mutex_);
     std::vector<Place> places(count);
     bool shifted = false;
-    for (std::size_t column : columns) shifted |= columns_[column].derived;
+    for (std::size_t column : columns)
+      shifted |= columns_[column].derived;
     for (std::size_t i = 0; i < count; ++i) {
       if (rows[i] < 0 || rows[i] >= total_) return false;
       places[i] = locate(rows[i]);
@@ -95,13 +97,15 @@ class RowTable {
     std::vector<Successor> next;
     if (shifted) {
       next.reserve(count);
-      for (const Place &place : places) next.push_back(successor(place));
+      for (const Place &place : places)
+        next.push_back(successor(place));
     }
     std::vector<Address> source(count);
     for (std::size_t k = 0; k < columns.size(); ++k) {
       const Column &column = columns_[columns[k]];
       if (column.derived) {
-        for (std::size_t i = 0; i < count; ++i) source[i] = address_of(next[i], column);
+        for (std::size_t i = 0; i < count; ++i)
+          source[i] = address_of(next[i], column);
       } else {
         for (std::size_t i = 0; i < count; ++i)
           source[i] = all_[places[i].piece].bases[columns[k]] + offset(places[i].row, column);
@@ -111,7 +115,7 @@ class RowTable {
     return true;
   }
 
- private:
+private:
   struct Column {
     std::size_t row_bytes;
     bool derived;
@@ -125,9 +129,9 @@ class RowTable {
   struct Stream {
     std::int64_t rows = 0;
     std::vector<Piece> pieces;
-    std::vector<std::uint64_t> is_end;           // one bit per row: it ends an episode
-    std::vector<std::int64_t> ends;              // those rows, ascending
-    std::vector<std::vector<Address>> finals;    // [derived column][end]
+    std::vector<std::uint64_t> is_end;         // one bit per row: it ends an episode
+    std::vector<std::int64_t> ends;            // those rows, ascending
+    std::vector<std::vector<Address>> finals;  // [derived column][end]
   };
   struct Span {  // a piece seen in logical order
     std::size_t stream;
@@ -177,8 +181,8 @@ class RowTable {
     Successor found;
     if (stream.is_end[static_cast<std::size_t>(row / 64)] >> (row % 64) & 1) {
       found.stream = &stream;
-      found.end = static_cast<std::size_t>(std::lower_bound(stream.ends.begin(), stream.ends.end(), row) -
-                                           stream.ends.begin());
+      found.end =
+          static_cast<std::size_t>(std::lower_bound(stream.ends.begin(), stream.ends.end(), row) - stream.ends.begin());
       return found;
     }
     if (row + 1 >= stream.rows) return found;
@@ -195,8 +199,7 @@ class RowTable {
     return all_[next.place.piece].bases[column.of] + offset(next.place.row, column);
   }
 
-  template <std::size_t Bytes>
-  static void copy_fixed(const Address *source, std::size_t count, std::uint8_t *out) {
+  template <std::size_t Bytes> static void copy_fixed(const Address *source, std::size_t count, std::uint8_t *out) {
     for (std::size_t i = 0; i < count; ++i, out += Bytes) {
       if (i + kAhead < count) prefetch(source[i + kAhead]);
       if (source[i] != nullptr)
@@ -208,17 +211,24 @@ class RowTable {
 
   static void copy(const Address *source, std::size_t count, std::size_t bytes, std::uint8_t *out) {
     switch (bytes) {
-      case 1: return copy_fixed<1>(source, count, out);
-      case 2: return copy_fixed<2>(source, count, out);
-      case 4: return copy_fixed<4>(source, count, out);
-      case 8: return copy_fixed<8>(source, count, out);
-      case 16: return copy_fixed<16>(source, count, out);
-      default: break;
+    case 1:
+      return copy_fixed<1>(source, count, out);
+    case 2:
+      return copy_fixed<2>(source, count, out);
+    case 4:
+      return copy_fixed<4>(source, count, out);
+    case 8:
+      return copy_fixed<8>(source, count, out);
+    case 16:
+      return copy_fixed<16>(source, count, out);
+    default:
+      break;
     }
     const std::size_t touched = std::min<std::size_t>(bytes, 256);  // the hardware goes on by itself after that
     for (std::size_t i = 0; i < count; ++i, out += bytes) {
       if (i + kAhead < count && source[i + kAhead] != nullptr)
-        for (std::size_t line = 0; line < touched; line += 64) prefetch(source[i + kAhead] + line);
+        for (std::size_t line = 0; line < touched; line += 64)
+          prefetch(source[i + kAhead] + line);
       if (source[i] != nullptr)
         std::memcpy(out, source[i], bytes);
       else

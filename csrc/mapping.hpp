@@ -15,7 +15,7 @@ namespace rl {
 // Owns [address(), address() + size()). Nothing in it is readable until a file is mapped there;
 // everything is unmapped when the object dies. Offsets and lengths given to map_file() are checked.
 class AddressRange {
- public:
+public:
   explicit AddressRange(std::size_t size) : size_(size) {
     if (size == 0) throw std::system_error(EINVAL, std::generic_category(), "empty address range");
     void *found = ::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -39,7 +39,7 @@ class AddressRange {
   const std::uint8_t *address() const noexcept { return base_; }
   std::size_t size() const noexcept { return size_; }
 
- private:
+private:
   std::uint8_t *base_ = nullptr;
   std::size_t size_;
 };

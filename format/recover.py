@@ -95,6 +95,8 @@ def take_over(
     `rewind` is the number of rows each stream keeps; its unfinished episodes go on. Without it they are cut.
     """
     report = RecoveryReport(root)
+    for folder in FOLDERS:
+        files.make_folder(root / folder)  # an empty one does not survive a clone
     if rewind is not None and len(rewind) != len(newest.streams):
         raise UsageError(f"{root}: {len(newest.streams)} streams, asked to rewind {len(rewind)}")
     writers: list[SegmentWriter] = []
