@@ -15,6 +15,7 @@ PACKAGE = ROOT / "rlcli"
 
 # Left may import right. Names in one row are neighbours and do not import each other.
 ROWS = [
+    ["__main__"],
     ["main"],
     ["commands"],
     ["benchmarks", "testing"],

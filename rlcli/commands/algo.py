@@ -8,6 +8,7 @@ import typer
 
 from rlcli import console
 from rlcli.config import options, to_dict
+from rlcli.errors import UsageError, nearest
 
 ALGO_HELP = "List algorithms and their options."
 
@@ -23,23 +24,24 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
 def list_algorithms(json: console.Json = False) -> None:
     """Every algorithm with what it learns from and the actions it takes."""
     console.configure(json=json)
-    from rlcli.algorithms import ALGORITHMS, load
+    from rlcli.algorithms import ALGORITHMS, SUMMARIES, load
 
     rows = []
     for name in ALGORITHMS:
         module = load(name)
+        summary, _, takes = SUMMARIES[name].partition(": ")
         rows.append(
             {
                 "name": name,
                 "sources": list(module.SOURCES),
                 "on_policy": module.ON_POLICY,
-                "actions": list(module.ACTIONS),
-                "help": (module.Config.__doc__ or "").splitlines()[0],
+                "summary": summary,
+                "takes": takes,
             }
         )
     text = console.table(
-        ["algorithm", "learns from", "actions", "what it is"],
-        [[r["name"], ", ".join(r["sources"]), ", ".join(r["actions"]), r["help"]] for r in rows],
+        ["algorithm", "what it is", "learns from, acts with"],
+        [[row["name"], row["summary"], row["takes"]] for row in rows],
     )
     console.result("algorithms", {"algorithms": rows}, text)
 
@@ -50,8 +52,10 @@ def show(
 ) -> None:
     """Every option of one algorithm: type, default, where the default comes from."""
     console.configure(json=json)
-    from rlcli.algorithms import load
+    from rlcli.algorithms import ALGORITHMS, load
 
+    if name not in ALGORITHMS:
+        raise UsageError(f"there is no algorithm {name!r}; {nearest(name, ALGORITHMS)}")
     config = load(name).Config
     defaults = to_dict(config())
     rows = [
