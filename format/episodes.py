@@ -24,7 +24,11 @@ _TRUNCATED = ("next", "truncated")
 
 
 class _Buffer:
-    """Rows of one stream that are not written yet, and its unfinished episode."""
+    """Rows of one stream that are not written yet, and its unfinished episode.
+
+    What follows from the rest is filled in for all rows at once by `complete`. Until then `terminated` and
+    `truncated` are False but where an episode ended, and `parts` says which rows belong to which episode.
+    """
 
     def __init__(self, schema_columns: list[tuple[Key, np.dtype[Any], tuple[int, ...]]], rows: int) -> None:
         self.arrays = [np.zeros((rows, *shape), dtype) for _, dtype, shape in schema_columns]
@@ -40,11 +44,26 @@ class _Buffer:
             )
         )  # fmt: skip
         self.rows = 0  # in the arrays
+        self.parts: list[tuple[int, int, int]] = []  # of each part of an episode: first row, its step, number
         self.ends: list[tuple[int, dict[str, Any]]] = []  # (rows before the end, arguments of end_episode)
         self.length = 0  # steps of the unfinished episode
         self.number = 0
         self.has_number = False  # `number` is that of the next step's episode
         self.seed: int | None = None
+
+    def complete(self, rows: int) -> None:
+        """Fills in `done`, `is_init`, `episode` and `step` of the first `rows` rows."""
+        first, step, number = np.array(self.parts, np.int64).T
+        lengths = np.diff(first, append=rows)
+        np.subtract(np.arange(rows), np.repeat(first - step, lengths), out=self.step[:rows])
+        self.episode[:rows] = np.repeat(number, lengths)
+        np.equal(self.step[:rows], 0, out=self.is_init[:rows])
+        np.logical_or(self.terminated[:rows], self.truncated[:rows], out=self.done[:rows])
+
+    def clear(self) -> None:
+        """Forgets rows that were written."""
+        self.terminated[:] = self.truncated[:] = False
+        self.parts.clear()
 
 
 class EpisodeWriter:
@@ -84,8 +103,8 @@ class EpisodeWriter:
     def begin(self, stream: int, seed: int | None) -> None:
         """The seed of the episode that starts with the stream's next step.
 
-        The episode gets its number here, so that numbers follow the order of these calls whatever the order in
-        which streams hand over their rows. Without this call it gets one at its first step.
+        The episode gets its number here, so that numbers follow the order of these calls whatever the order
+        in which streams hand over their rows. Without this call it gets one at its first step.
         """
         b = self._buffers[stream]
         b.seed = seed
@@ -123,18 +142,12 @@ class EpisodeWriter:
         for name, value in extra.items():
             self._put(by_key, (name,), value, at)
         b.reward[at] = reward
-        b.terminated[at] = terminated
-        b.truncated[at] = truncated
-        b.done[at] = done = terminated or truncated
-        length = b.length
-        if not length:
-            self._start(b)
-        b.is_init[at] = not length
-        b.episode[at] = b.number
-        b.step[at] = length
-        b.length = length + 1
+        if not b.length or not at:
+            self._start_part(b)
+        b.length += 1
         b.rows = at + 1
-        if done:
+        if terminated or truncated:
+            b.terminated[at], b.truncated[at] = terminated, truncated
             self._end(b, terminated=terminated, truncated=truncated, cut=False, final=next_observation)
 
     def add_rows(self, stream: int, columns: Mapping[Key, Array]) -> None:
@@ -154,11 +167,10 @@ class EpisodeWriter:
         while done < total:
             if b.rows == self.chunk_rows:
                 self.flush()
-            if not b.length:
-                self._start(b)
+            if not b.length or not b.rows:
+                self._start_part(b)
             count = min(total - done, self.chunk_rows - b.rows)
             rows = slice(b.rows, b.rows + count)
-            b.terminated[rows] = b.truncated[rows] = False
             for key, values in columns.items():
                 target = b.by_key[key][rows]
                 part = values[done : done + count]
@@ -168,11 +180,6 @@ class EpisodeWriter:
                         f"column {key} is {values.dtype}{values.shape}, expected {target.dtype}{shape}"
                     )
                 target[...] = part.reshape(target.shape)
-            b.done[rows] = b.terminated[rows] | b.truncated[rows]
-            b.is_init[rows] = False
-            b.is_init[b.rows] = not b.length
-            b.episode[rows] = b.number
-            b.step[rows] = np.arange(b.length, b.length + count)
             b.length += count
             b.rows += count
             done += count
@@ -189,7 +196,7 @@ class EpisodeWriter:
             raise ValueError(f"stream {stream} has no unfinished episode")
         if b.rows:
             at = b.rows - 1
-            b.terminated[at], b.truncated[at], b.done[at] = terminated, truncated, terminated or truncated
+            b.terminated[at], b.truncated[at] = terminated, truncated
         elif terminated or truncated:
             raise ValueError("the last row was flushed as neither terminated nor truncated")
         self._end(b, terminated=terminated, truncated=truncated, cut=cut, final=final)
@@ -201,7 +208,9 @@ class EpisodeWriter:
             before = writer.streams[stream].rows
             if b.rows:
                 rows, b.rows = b.rows, 0
+                b.complete(rows)
                 writer.write_arrays(stream, [array[:rows] for array in b.arrays], rows)
+                b.clear()
             for at, arguments in b.ends:
                 writer.end_episode(stream, at=before + at, **arguments)
             b.ends.clear()
@@ -229,6 +238,10 @@ class EpisodeWriter:
             self.close()
         else:
             self.writer.abort()
+
+    def _start_part(self, b: _Buffer) -> None:
+        self._start(b)
+        b.parts.append((b.rows, b.length, b.number))
 
     def _start(self, b: _Buffer) -> None:
         if not b.has_number:
