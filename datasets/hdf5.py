@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli.datasets import hdf5_chunks
+from rlcli.datasets.hdf5_chunks import GzipChunks, is_gzip
 from rlcli.errors import CorruptError, InputError, ResourceError
 
 SLICE_BYTES = 64 << 20  # decoded bytes of all columns that are in memory at once
@@ -189,7 +189,7 @@ class Rows:
         self.parts = list(parts)
         self.dtype = self.parts[0].dtype.newbyteorder("=")
         self.shape = tuple(self.parts[0].shape[1:])
-        self.threaded = all(hdf5_chunks.can_read(part) for part in self.parts)
+        self.gzip = [GzipChunks(part) if is_gzip(part) else None for part in self.parts]
         self.starts = np.cumsum([0, *(part.shape[0] for part in self.parts)]).tolist()
 
     def __len__(self) -> int:
@@ -208,16 +208,17 @@ class Rows:
         """A fresh array `[stop - start, *shape]`. Raises `CorruptError` that names the column and rows."""
         return read_columns({"": self}, start, stop)[""]
 
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[h5py.Dataset, int, int, int]]:
-        """`(part, low, high, first)`: rows `low … high - 1` of a part are row `first` and on of the range."""
-        for part, begin in zip(self.parts, self.starts, strict=False):
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """`(n, low, high, first)`: rows `low … high - 1` of part n are row `first` and on of the range."""
+        for number, (part, begin) in enumerate(zip(self.parts, self.starts, strict=False)):
             low, high = max(start, begin), min(stop, begin + part.shape[0])
             if low < high:
-                yield part, low - begin, high - begin, low - start
+                yield number, low - begin, high - begin, low - start
 
     def write(self, start: int, values: NDArray[Any]) -> None:
         """The inverse of `read`: `values` become rows `start …`, cast to each dataset's own dtype."""
-        for part, low, high, first in self.pieces(start, start + len(values)):
+        for number, low, high, first in self.pieces(start, start + len(values)):
+            part = self.parts[number]
             piece = values[first : first + high - low].reshape(high - low, *self.shape)
             part.write_direct(
                 np.ascontiguousarray(piece.astype(part.dtype, copy=False)), dest_sel=np.s_[low:high]
@@ -229,11 +230,12 @@ def read_columns(columns: Mapping[str, Rows], start: int, stop: int) -> dict[str
     arrays = {name: np.empty((stop - start, *column.shape), column.dtype) for name, column in columns.items()}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for name, column in columns.items():
-            for part, low, high, first in column.pieces(start, stop):
+            for number, low, high, first in column.pieces(start, stop):
+                part, chunks = column.parts[number], column.gzip[number]
                 out = arrays[name][first : first + high - low]
                 with damage(Path(part.file.filename), f"{part.name} rows {low}..{high - 1}:"):
-                    if column.threaded:
-                        list(pool.map(_call, hdf5_chunks.tasks(part, low, high, out)))
+                    if chunks is not None:
+                        list(pool.map(_call, chunks.tasks(low, high, out)))
                     else:
                         part.read_direct(out, np.s_[low:high])
     return arrays

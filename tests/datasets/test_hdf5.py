@@ -82,7 +82,7 @@ def test_chunks_read_in_threads_are_what_hdf5_reads(tmp_path, dtype, filters):
         holes[20:30] = values[20:30]  # most chunks are never written
         for dataset in (stored, holes):
             rows = hdf5.Rows([dataset])
-            assert rows.threaded == (filters in ({}, {"shuffle": True}))
+            assert (rows.gzip[0] is not None) == (filters in ({}, {"shuffle": True}))
             for low, high in ((0, 53), (9, 31), (10, 20), (52, 53)):
                 read = rows.read(low, high)
                 assert read.dtype == np.dtype(dtype).newbyteorder("=")
