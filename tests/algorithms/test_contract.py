@@ -153,13 +153,10 @@ def test_importing_an_algorithm_loads_neither_torch_nor_numpy(name: str) -> None
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow  # one compilation each; `tests/pipeline/test_updates.py` has the one that always runs
 @pytest.mark.parametrize(
     ("name", "action"),
-    [
-        pytest.param(name, action, marks=[] if (name, action) == ("dqn", DISCRETE) else [pytest.mark.slow])
-        for name, action in CASES
-        if action not in (DEEP, FREE)
-    ],
+    [(name, action) for name, action in CASES if action not in (DEEP, FREE)],
     ids=lambda x: x if isinstance(x, str) else type(x).__name__,
 )
 def test_compiled_update_matches_eager(name: str, action: Spec) -> None:

@@ -61,6 +61,25 @@ def test_saved_generator_and_state_continue_with_the_same_bits() -> None:
         assert torch.equal(state[name], half_state[name])
 
 
+def test_compiled_updates_match_eager_ones_and_never_those_of_another_config() -> None:
+    data = transitions(0) | {"action": np.arange(16) % 2}
+    for gamma in (0.9, 0.1):
+        eager, state = runner(dqn, Discrete(2), dqn.Config(hidden=(8,), gamma=gamma))
+        chosen = Execution(compiled=True, matmul="highest", threads=1, reason="test")
+        compiled = UpdateRunner(dqn, eager.nets, eager.config, chosen, torch.Generator())
+        marker = execution.compiled_marker(dqn, eager.nets, eager.config)
+        assert not marker.exists()
+        one, other = state, state
+        for _ in range(3):
+            one, metrics = eager.update(one, data)
+            other, compiled_metrics = compiled.update(other, data)
+        torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(compiled_metrics, metrics, atol=1e-6, rtol=1e-5)
+        assert marker.exists()
+    smaller = transitions(0, size=8) | {"action": np.arange(8) % 2}
+    torch.testing.assert_close(compiled.update(state, smaller), eager.update(state, smaller))
+
+
 def rollout(nets: Any, state: Any, config: ppo.Config, num_steps: int, num_envs: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(3)
     observation = torch.randn(num_steps, num_envs, 3, generator=generator)
