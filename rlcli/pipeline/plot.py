@@ -34,6 +34,8 @@ def learning_curve(run_paths: Sequence[str | Path], out: str | Path) -> Path:
     axes = figure.add_subplot()
     for index, (name, lines) in enumerate(curves.items()):
         _draw(axes, name, lines, color=f"C{index}")
+    if axes.get_ylim()[0] > 0:
+        axes.set_ylim(bottom=0)  # a curve that starts high should look high
     axes.set_xlabel("environment steps (online) or updates (from a dataset)")
     axes.set_ylabel("score: undiscounted return of an episode")
     axes.grid(alpha=0.3)
