@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli import _native
-from rlcli.errors import CorruptError, InputError
-from rlcli.format import digests, manifest, snapshot
+from rlcli.errors import CorruptError, InputError, nearest
+from rlcli.format import digests, interop, manifest, snapshot
 from rlcli.format.checking import Checker
 from rlcli.format.episode_table import Episodes, StreamEpisodes, read_episodes
 from rlcli.format.keys import Key
@@ -256,6 +256,26 @@ class Dataset:
                 high = min(stop - int(first) - mapped.entry.first, rows)
                 if low < high:
                     self._checker.rows(mapped, key, low, high)
+
+    def open_segment(self, name: str) -> Any:
+        """A segment's stored columns as a `tensordict.TensorDict` of its committed rows, for other libraries.
+
+        Sizes (and with `check="touch"` hashes) are compared first, because the plain loader grows files that are too
+        short. Do not write to it. Raises `InputError` for a name that is not there, `CorruptError` for damage.
+        """
+        known = [
+            (m, r)
+            for s in self._streams
+            for m, r in zip(s.mapped, s.rows, strict=True)
+            if m.entry.name == name
+        ]
+        if not known:
+            choices = nearest(name, (segment.name for segment in self.segments))
+            raise InputError(f"{self.path}: no segment {name!r}; {choices}")
+        ((mapped, rows),) = known
+        if self._checker is not None:
+            self._checker.everything(mapped)
+        return interop.load_segment(mapped, rows)
 
     def refresh(self) -> None:
         """Moves on to what is committed now. Cheap when little was.

@@ -129,29 +129,30 @@ class Writer:
         temporary = path.with_name(f".{path.name}.tmp-{uuids.uuid4().hex}")
         lock = -1
         try:
-            for folder in FOLDERS:
-                files.make_folder(temporary / folder)
-            dataset = uuids.uuid4().hex
-            identity = {
-                "magic": "rl-dataset", "format": manifest.FORMAT, "uuid": dataset,
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "writer": f"rl {__version__}",
-                "byteorder": "little",
-            }  # fmt: skip
-            durable = durability != "process"
-            data = strictjson.dump_checked(identity)
-            files.write_new(temporary / "dataset.json", data, durable=durable)
-            first = Manifest(
-                dataset=dataset, generation=1, parent=None, schema=schema, spec=spec, lineage=[lineage],
-                extra={**(extra or {}), **({"segment_rows": segment_rows} if segment_rows else {})},
-                streams=tuple(
-                    {"id": manifest.stream_id(n), "owner": _owner(durability)} for n in range(num_streams)
-                ),
-            )  # fmt: skip
-            first = manifest.publish(temporary, first, durable=durable)
-            lock = files.lock(temporary / "dataset.json", what=path)
-            if durable:
-                files.sync_folder(temporary)
-            files.rename_new(temporary, path)
+            with files.resources(path):
+                for folder in FOLDERS:
+                    files.make_folder(temporary / folder)
+                dataset = uuids.uuid4().hex
+                identity = {
+                    "magic": "rl-dataset", "format": manifest.FORMAT, "uuid": dataset,
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "writer": f"rl {__version__}",
+                    "byteorder": "little",
+                }  # fmt: skip
+                durable = durability != "process"
+                data = strictjson.dump_checked(identity)
+                files.write_new(temporary / "dataset.json", data, durable=durable)
+                first = Manifest(
+                    dataset=dataset, generation=1, parent=None, schema=schema, spec=spec, lineage=[lineage],
+                    extra={**(extra or {}), **({"segment_rows": segment_rows} if segment_rows else {})},
+                    streams=tuple(
+                        {"id": manifest.stream_id(n), "owner": _owner(durability)} for n in range(num_streams)
+                    ),
+                )  # fmt: skip
+                first = manifest.publish(temporary, first, durable=durable)
+                lock = files.lock(temporary / "dataset.json", what=path)
+                if durable:
+                    files.sync_folder(temporary)
+                files.rename_new(temporary, path)
         except BaseException:
             if lock >= 0:
                 files.close(lock)
