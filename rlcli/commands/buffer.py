@@ -50,7 +50,7 @@ def list_datasets(
     "datasets" is the list.
     """
     console.configure(json=json)
-    from rlcli.pipeline.buffer import list_datasets
+    from rlcli.pipeline.buffer_list import list_datasets
 
     given = paths or [Path(".")]
     lines = sys.stdin.read().splitlines() if Path("-") in given else []

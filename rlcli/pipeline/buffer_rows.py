@@ -198,7 +198,8 @@ def _fit(columns: list[_Column], width: int) -> str:
     cells = zip(*(column.cells() for column in columns), strict=True)
     text = console.table([column.name for column in columns], [list(row) for row in cells])
     if left_out:
-        text += f"\n(no room for {', '.join(left_out)}; see --keys and --json)"
+        names = left_out[0] + (f" and {len(left_out) - 1} more" if len(left_out) > 1 else "")
+        text += f"\n(no room for {names}; see --keys and --json)"
     return text
 
 

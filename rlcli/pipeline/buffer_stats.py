@@ -17,8 +17,8 @@ from rlcli.format.episode_table import Episodes
 from rlcli.format.schema import Column
 from rlcli.format.semantic_rules import spec_leaves
 from rlcli.format.spans import as_numbers
-from rlcli.format.specs import Box, Discrete, Leaf, MultiDiscrete
-from rlcli.pipeline.moments import IntegerCounts, Moments
+from rlcli.pipeline.coverage import coverage_of
+from rlcli.pipeline.moments import Moments
 
 Array = NDArray[Any]
 
@@ -27,9 +27,7 @@ QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "
 SHOWN_QUANTILES = ("min", "p25", "median", "p75", "max")
 LISTED_ELEMENTS = 1024  # per column, in JSON
 SHOWN_ELEMENTS = 20  # per column, in text
-MAX_ACTIONS = 1 << 16  # larger action sets get no histogram
 MAX_BINS = 10
-NEAR_BOUND = 1e-3  # of the range
 _BOOKKEEPING = {("episode",), ("step",), ("is_init",), ("next", "done")}
 
 
@@ -40,14 +38,14 @@ def stats(path: Path) -> tuple[dict[str, Any], str]:
     Raises `CorruptError` when reading finds damaged bytes.
     """
     with Dataset.open(path) as dataset:
-        columns, coverage = [], []
+        columns, actions = [], []
         specs, _ = spec_leaves(dataset)
         total = dataset.num_rows * dataset.schema.row_bytes
         with console.progress(total, "reading", "B") as bar:
             for column in dataset.schema.plain:
                 moments = Moments(_num_elements(column))
                 spec = specs.get(column.key) if column.key[0] == "action" else None
-                cover = None if spec is None else _Coverage.of(spec)
+                cover = None if spec is None else coverage_of(spec)
                 for values in _parts(dataset, column):
                     moments.add(values)
                     if cover is not None:
@@ -55,13 +53,13 @@ def stats(path: Path) -> tuple[dict[str, Any], str]:
                     bar.advance(len(values) * column.row_bytes)
                 columns.append(_column_facts(column, moments))
                 if cover is not None:
-                    coverage.append({"key": "/".join(column.key), **cover.facts(moments.rows)})
+                    actions.append({"key": "/".join(column.key), **cover.facts()})
         table = dataset.episodes
         facts: dict[str, Any] = {
             "path": path,
             "rows": dataset.num_rows,
             "columns": columns,
-            "actions": coverage,
+            "actions": actions,
             **episode_quantiles(table),
         }
         return facts, _text(facts, table)
@@ -151,67 +149,6 @@ def _column_facts(column: Column, moments: Moments) -> dict[str, Any]:
             "inf": moments.inf,
         }
     return facts
-
-
-class _Coverage:
-    """How the actions of one leaf cover what its spec allows."""
-
-    @staticmethod
-    def of(spec: Leaf) -> _Coverage | None:
-        match spec:
-            case Discrete(n, start) if n <= MAX_ACTIONS:
-                return _Counts([IntegerCounts(start, n)])
-            case MultiDiscrete(nvec) if max(nvec) <= MAX_ACTIONS:
-                return _Counts([IntegerCounts(0, n) for n in nvec])
-            case Box() if np.isfinite(spec.bounds()).all():
-                return _AtBounds(spec)
-        return None
-
-    def add(self, values: Array) -> None:
-        raise NotImplementedError
-
-    def facts(self, rows: int) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class _Counts(_Coverage):
-    def __init__(self, parts: list[IntegerCounts]) -> None:
-        self.parts = parts
-
-    def add(self, values: Array) -> None:
-        for index, part in enumerate(self.parts):
-            part.add(values[:, index])
-
-    def facts(self, rows: int) -> dict[str, Any]:
-        return {
-            "kind": "counts",
-            "parts": [
-                {"start": part.start, "counts": part.counts.tolist(), "outside": part.outside}
-                for part in self.parts
-            ],
-        }
-
-
-class _AtBounds(_Coverage):
-    def __init__(self, spec: Box) -> None:
-        low, high = (bound.reshape(-1).astype(np.float64) for bound in spec.bounds())
-        margin = (high - low) * NEAR_BOUND
-        self.low, self.high, self.near_low, self.near_high = low, high, low + margin, high - margin
-        self.counts = np.zeros((3, len(low)), np.int64)
-
-    def add(self, values: Array) -> None:
-        at_low, at_high = values <= self.near_low, values >= self.near_high
-        outside = (values < self.low) | (values > self.high)
-        self.counts += [part.sum(axis=0) for part in (at_low, at_high, outside)]
-
-    def facts(self, rows: int) -> dict[str, Any]:
-        shares = self.counts / max(rows, 1)
-        return {
-            "kind": "bounds",
-            "low": self.low,
-            "high": self.high,
-            **dict(zip(("at_low", "at_high", "outside"), shares, strict=True)),
-        }
 
 
 def _ends(table: Episodes) -> list[str]:

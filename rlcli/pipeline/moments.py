@@ -88,19 +88,3 @@ class Moments:
         least, most = low.min(axis=0), high.max(axis=0)
         self.min = least if self.min is None else np.minimum(self.min, least)
         self.max = most if self.max is None else np.maximum(self.max, most)
-
-
-class IntegerCounts:
-    """How often each of the integers `start … start + size - 1` occurred, and how many others did."""
-
-    def __init__(self, start: int, size: int) -> None:
-        self.start = start
-        self.counts = np.zeros(size, np.int64)
-        self.outside = 0
-
-    def add(self, values: Array) -> None:
-        """`values` `[rows]`, integers."""
-        index = values.astype(np.int64) - self.start
-        inside = index[(index >= 0) & (index < len(self.counts))]
-        self.counts += np.bincount(inside, minlength=len(self.counts))
-        self.outside += len(values) - len(inside)

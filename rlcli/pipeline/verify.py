@@ -153,21 +153,26 @@ def _text(entry: dict[str, Any]) -> str:
 def _line(problem: dict[str, Any]) -> str:
     """`FILE: message (block 0, row 3, episode 1)`."""
     where = []
-    if problem["block"] is not None:
+    if problem["block"] is not None and not problem["message"].startswith("block "):
         where.append(f"block {problem['block']}")
     if problem["rows"]:
         first, last = problem["rows"]
         where.append(f"row {first:,}" if first == last else f"rows {first:,} to {last:,}")
         if problem.get("count") and problem["count"] != last - first + 1:
             where[-1] = f"{problem['count']:,} of {where[-1]}"
-    episodes = problem["episodes"]
-    if episodes:
-        some = ", ".join(map(str, episodes[:SHOWN_EPISODES])) + (
-            f" … {episodes[-1]}" if len(episodes) > SHOWN_EPISODES else ""
-        )
-        where.append(f"episode{'s' if len(episodes) > 1 else ''} {some}")
+    if problem["episodes"]:
+        where.append(_episodes(problem["episodes"]))
     file = f"{problem['file']}: " if problem["file"] else ""
     return f"{file}{problem['message']}" + (f" ({', '.join(where)})" if where else "")
+
+
+def _episodes(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"episode {numbers[0]}"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"episodes {numbers[0]} to {numbers[-1]}"
+    more = f" … {numbers[-1]}" if len(numbers) > SHOWN_EPISODES else ""
+    return f"episodes {', '.join(map(str, numbers[:SHOWN_EPISODES]))}{more}"
 
 
 def _plural(count: int, noun: str) -> str:
