@@ -22,7 +22,23 @@ _STREAM = re.compile(r"w([0-9]{2,5})")
 _SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _OWN = frozenset(
-    ["magic", "format", "dataset", "generation", "oldest", "parent", "features", "kind", "schema", "spec", "lineage", "extra", "streams", "segments", "check"]
+    [
+        "magic",
+        "format",
+        "dataset",
+        "generation",
+        "oldest",
+        "parent",
+        "features",
+        "kind",
+        "schema",
+        "spec",
+        "lineage",
+        "extra",
+        "streams",
+        "segments",
+        "check",
+    ]
 )
 
 
@@ -69,6 +85,7 @@ class Manifest:
     streams: tuple[dict[str, Any], ...]
     segments: tuple[Segment, ...] = ()
     unknown: dict[str, Any] = field(default_factory=dict)
+    ro_compat: tuple[str, ...] = ()
     compat: tuple[str, ...] = ()
     sha256: str = ""
 
@@ -82,7 +99,7 @@ class Manifest:
             "parent": self.parent,
             "features": {
                 "incompat": ["derived"] if self.schema.derived else [],
-                "ro_compat": [],
+                "ro_compat": list(self.ro_compat),
                 "compat": list(self.compat),
             },
             "kind": "log",
@@ -184,8 +201,8 @@ def load(root: Path, dataset: str, generation: int) -> Manifest:
             extra=value["extra"],
             streams=tuple(value["streams"]),
             segments=tuple(_segment(entry) for entry in value["segments"]),
-            unknown={k: v for k, v in value.items() if k not in _OWN}
-            | ({"features": value["features"]} if value["features"]["ro_compat"] else {}),
+            unknown={k: v for k, v in value.items() if k not in _OWN},
+            ro_compat=tuple(value["features"]["ro_compat"]),
             compat=tuple(value["features"]["compat"]),
             sha256=hashlib.sha256(data).hexdigest(),
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcli.errors import CorruptError, UsageError
+from rlcli.errors import CorruptError, IncompatibleError, UsageError
 from rlcli.format import files, manifest, snapshot
 from rlcli.format.checking import commit_hash
 from rlcli.format.episode_table import episode_arrays, read_episodes, select, to_records
@@ -94,6 +94,11 @@ def take_over(
 
     `rewind` is the number of rows each stream keeps; its unfinished episodes go on. Without it they are cut.
     """
+    if newest.ro_compat:
+        names = ", ".join(newest.ro_compat)
+        raise IncompatibleError(
+            f"{root}: writing it needs {names}, which this release does not know; upgrade rl"
+        )
     report = RecoveryReport(root)
     for folder in FOLDERS:
         files.make_folder(root / folder)  # an empty one does not survive a clone
