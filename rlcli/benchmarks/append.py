@@ -68,7 +68,8 @@ class _Ours:
     """Appending to a dataset that `prepare` makes anew each time."""
 
     def __init__(self, path: Path, batches: list[Any], durability: Durability) -> None:
-        self.path, self.batches, self.durability = path, batches, durability
+        self.path, self.batches = path, batches
+        self.durability: Durability = durability
         self.writer: Writer | None = None
 
     def prepare(self) -> None:
@@ -123,7 +124,7 @@ def _write_hdf5(path: Path, batches: list[Any]) -> None:
         rows = 0
         for batch in batches:
             for key, value in batch.items():
-                dataset = file["/".join(key)]
+                dataset: Any = file["/".join(key)]
                 dataset.resize(rows + BATCH, axis=0)
                 dataset[rows:] = value
             rows += BATCH

@@ -108,6 +108,7 @@ def _write_flat(folder: Path, num_rows: int) -> dict[str, Any]:
             rows["next/observation"] = np.roll(rows["observation"], -1, axis=0)
             for name, value in rows.items():
                 maps[name][start : start + EPISODE] = value
-                file[name.replace("/", ".")][start : start + EPISODE] = value
+                dataset: Any = file[name.replace("/", ".")]
+                dataset[start : start + EPISODE] = value
                 whole.write(value.tobytes())
     return {"npy": list(npy.values()), "hdf5": folder / "flat.hdf5", "block": folder / "block"}

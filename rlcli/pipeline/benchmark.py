@@ -145,7 +145,7 @@ def _summary(
     item: Item, rates: list[dict[str, float]], loads: list[float], measured: int, proved: str | None
 ) -> dict[str, Any]:
     ours = next(arm.name for arm in item.arms if arm.role == "ours")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for arm in item.arms:
         values = [rate[arm.name] for rate in rates]
         low, middle, high = _quartiles(values)
