@@ -83,12 +83,16 @@ class ConverterModule(Protocol):
 
     def detect(self, path: Path) -> str | None:
         """None if `path` is of this format, otherwise why not, as a clause. Raises if it cannot be read."""
+        ...
 
     def open_source(self, path: Path, options: Options) -> AbstractContextManager[Source]:
         """The file, ready to read. Raises `InputError` for missing keys or lengths that disagree."""
+        ...
 
     def export(self, dataset: Dataset, out: Path, advance: Advance) -> dict[str, Any]:
         """Write `dataset` to the new file `out`; returns what there is to report."""
+        ...
 
     def compare(self, path: Path, dataset: Dataset, advance: Advance) -> dict[str, Any]:
         """`{"problems": [sentence, ...], "rows": n, "sums": {...}}`: how they differ, both read anew."""
+        ...

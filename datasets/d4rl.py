@@ -19,7 +19,6 @@ Where episodes end is in `d4rl_episodes.py`, environments and reference scores a
 from __future__ import annotations
 
 import base64
-import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -39,10 +38,11 @@ from rlcli.datasets.d4rl_episodes import Ends, Rule, Splitter
 from rlcli.datasets.d4rl_export import export, write_file
 from rlcli.datasets.d4rl_layout import Layout, find_layout
 from rlcli.datasets.d4rl_scan import ends_of, look_through
+from rlcli.datasets.d4rl_specs import nested, specs_of
 from rlcli.errors import IncompatibleError, InputError, UsageError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema, ted_schema
-from rlcli.format.specs import Box, Composite, Discrete, Spec, leaves, spec_from_json
+from rlcli.format.specs import Spec
 
 __all__ = ["SPLITS", "D4RLSource", "compare", "detect", "export", "open_source", "write_file"]
 
@@ -106,54 +106,20 @@ class D4RLSource:
         self.scan = look_through(layout, self.rule)
         self.not_finite = {"observations": 0, "actions": 0, "rewards": 0}
         self._pending: dict[str, NDArray[Any]] | None = None
-        observation, action = self._specs(file)
+        observation, action, told = specs_of(file, layout, self.scan, env)
         self.keys = self._keys()
         self.schema = self._schema(observation, action)
         self.spec: dict[str, Any] = {
             "env": None if env is None else env.to_json(),
             "observation": observation.to_json(),
             "action": action.to_json(),
+            **told,
         }
         if env is not None and env.reference is not None:
             self.spec["reference_scores"] = {"min": env.reference[0], "max": env.reference[1]}
         self.record = self._record(file)
 
     # -- the schema ------------------------------------------------------------------------------------
-
-    def _specs(self, file: h5py.File) -> tuple[Spec, Spec]:
-        """Specs from the file's own `rl_spec` attribute where it fits, otherwise from the data."""
-        observation = self._spec_of("observations", "observation")
-        action = self._spec_of("actions", "action")
-        try:
-            told = json.loads(file.attrs["rl_spec"])
-            told_specs = spec_from_json(told["observation"]), spec_from_json(told["action"])
-        except (KeyError, TypeError, ValueError, IncompatibleError):
-            return observation, action
-        fits = all(
-            {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(mine).items()}
-            == {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(theirs).items()}
-            for mine, theirs in zip((observation, action), told_specs, strict=True)
-        )
-        return told_specs if fits else (observation, action)
-
-    def _spec_of(self, name: str, kind: str) -> Spec:
-        def build(node: Any) -> Spec:
-            return Composite({k: build(v) for k, v in node.items()}) if isinstance(node, dict) else node
-
-        columns = self.layout.columns
-        return build(
-            _nested({path: self._leaf_spec(columns[path], kind) for path in self.layout.names(name)})
-        )
-
-    def _leaf_spec(self, column: hdf5.Rows, kind: str) -> Spec:
-        low, high = self.scan.action_range
-        if kind == "action":
-            if column.dtype.kind in "iu" and np.prod(column.shape) == 1 and low >= 0:
-                return Discrete(int(high) + 1)
-            known = self.env is not None and self.env.library == "d4rl"
-            if known and column.dtype.kind == "f" and low >= -1 and high <= 1:
-                return Box(column.shape, str(column.dtype), -1.0, 1.0)
-        return Box(column.shape, str(column.dtype))
 
     def _keys(self) -> dict[str, Key]:
         """File key -> dataset key, one to one."""
@@ -228,7 +194,7 @@ class D4RLSource:
         first = 0
         last_row = int(ends.rows[-1]) if len(ends.rows) else -1
         for row in ends.rows.tolist():
-            final = _nested({name: arrays[name][row] for name in finals}) if finals else None
+            final = nested({name: arrays[name][row] for name in finals}) if finals else None
             cut = ends.cut and row == last_row
             end = End(bool(ends.terminated[row]), bool(ends.truncated[row]), cut, final)
             yield Part({key: value[first : row + 1] for key, value in values.items()}, end)
@@ -244,9 +210,8 @@ class D4RLSource:
         inside = np.ones(size, np.bool_)
         inside[ends] = False
         for name, of in following.items():
-            if self._pending is not None and not np.array_equal(
-                _bits(self._pending[name]), _bits(arrays[of][:1])
-            ):
+            before = self._pending
+            if before is not None and (_bits(before[name]) != _bits(arrays[of][:1])).any():
                 raise LayoutMismatch
             equal = (_bits(arrays[name][:-1]) == _bits(arrays[of][1:])).all(axis=1)
             if not equal[inside[:-1]].all():
@@ -276,22 +241,10 @@ class D4RLSource:
             "length_one_episodes": scan.length_one,
             "not_finite": {name: count for name, count in self.not_finite.items() if count},
             "episode_ends": self.rule.names(),
-            "env": None if self.env is None else self.env.id,
+            "env": (self.spec["env"] or {}).get("id"),
             "reference_scores": self.spec.get("reference_scores"),
             "other": self.layout.others,
         }
-
-
-def _nested(values: Mapping[str, Any]) -> Any:
-    """`{"top/a": x, "top/b/c": y}` as `{"a": x, "b": {"c": y}}`; `{"top": x}` as x."""
-    nested: dict[str, Any] = {}
-    for path, value in values.items():
-        *parents, last = path.split("/")[1:] or [""]
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return nested.get("", nested)
 
 
 _FLAGS = {("next", "terminated"), ("next", "truncated"), ("next", "reward")}

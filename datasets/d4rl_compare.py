@@ -97,17 +97,17 @@ def _pairs(file: h5py.File, dataset: Dataset) -> Iterator[tuple[str, list[h5py.D
         yield name, _parts(file, name), key if key in known else None
 
 
-def _prefixes(file: h5py.File) -> list[str]:
+def _prefixes(file: Any) -> list[str]:
     if "observations" in file or "virtual" not in file:
         return [""]
     return [f"virtual/{chunk}/" for chunk in sorted(file["virtual"], key=int)]
 
 
-def _parts(file: h5py.File, name: str) -> list[h5py.Dataset]:
+def _parts(file: Any, name: str) -> list[h5py.Dataset]:
     return [file[prefix + name] for prefix in _prefixes(file)]
 
 
-def _row_names(file: h5py.File) -> list[str]:
+def _row_names(file: Any) -> list[str]:
     base = file[_prefixes(file)[0] or "/"]
     rows = next(item.shape[0] for name, item in hdf5.walk(base) if name.startswith("rewards"))
     return [

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance
+from rlcli.datasets.hdf5_output import creating
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -38,7 +38,7 @@ def write_file(path: Path, values: Mapping[str, Any], *, compression: str | None
     Arrays are chunked and compressed as in the published files; single values are stored as they are.
     Raises `FileExistsError` if `path` is there.
     """
-    with hdf5.creating(path) as output:
+    with creating(path) as output:
         for name, value in values.items():
             array = np.asarray(value)
             output.file.create_dataset(name, data=array, compression=compression if array.ndim else None)
@@ -62,7 +62,7 @@ def export(dataset: Dataset, out: Path, advance: Advance) -> dict[str, Any]:
     Raises `ResourceError` when the disk is full.
     """
     record = source_record(dataset)
-    with hdf5.creating(out) as output:
+    with creating(out) as output:
         file = output.file
         if record is not None:
             columns, report = _original(dataset, record, file)
@@ -100,7 +100,7 @@ def episode_ends(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def _original(
-    dataset: Dataset, record: Mapping[str, Any], file: h5py.File
+    dataset: Dataset, record: Mapping[str, Any], file: Any
 ) -> tuple[dict[str, hdf5.Rows], dict[str, Any]]:
     prefixes, keys = record["prefixes"], record["columns"]
     same = dataset.num_rows == record["num_rows"]
@@ -116,7 +116,7 @@ def _original(
     return columns, {"original": True, "columns": {name: tuple(key) for name, key in keys.items()}}
 
 
-def _new(dataset: Dataset, file: h5py.File) -> tuple[dict[str, hdf5.Rows], dict[str, Any]]:
+def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], dict[str, Any]]:
     names: dict[str, Key] = {}
     omitted = []
     unknown = len(dataset.unknown_next)

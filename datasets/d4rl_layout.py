@@ -174,7 +174,7 @@ def _described(dataset: h5py.Dataset) -> str:
 
 def _shown(dataset: h5py.Dataset) -> Any:
     """A small value as JSON, a larger one as its dtype and shape."""
-    if dataset.shape is None or dataset.size > 16 or dataset.dtype.kind not in "biufSO":
+    if dataset.shape is None or (dataset.size or 0) > 16 or dataset.dtype.kind not in "biufSO":
         return _described(dataset)
     value = np.asarray(dataset[()]).tolist()
 

@@ -46,8 +46,9 @@ def look_through(layout: Layout, rule: Rule) -> Scan:
         _note_flags(scan, arrays, ends)
         for name in actions:
             if arrays[name].dtype.kind in "iuf":
-                low, high = scan.action_range
-                scan.action_range = min(low, float(arrays[name].min())), max(high, float(arrays[name].max()))
+                low, high = scan.action_range  # NaN stays NaN: then nothing is known of the range
+                lowest, highest = np.minimum(low, arrays[name].min()), np.maximum(high, arrays[name].max())
+                scan.action_range = float(lowest), float(highest)
         lengths = np.diff(ends.rows, prepend=-1 - open_rows)
         open_rows = stop - start - 1 - int(ends.rows[-1]) if len(ends.rows) else open_rows + stop - start
         scan.episodes += len(lengths)

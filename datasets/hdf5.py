@@ -1,7 +1,7 @@
 """HDF5 files in bounded memory: opening, walking, rows in slices, and a copy of everything but the rows.
 
-Nothing here knows a dataset layout. Damage found by the HDF5 library becomes `CorruptError`, a full disk
-`ResourceError`; both name the file.
+Nothing here knows a dataset layout. Damage found by the HDF5 library becomes `CorruptError`, which names the
+file. Writing files is in `hdf5_output.py`, gzip by several threads in `hdf5_chunks.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.hdf5_chunks import GzipChunks, is_gzip
-from rlcli.errors import CorruptError, InputError, ResourceError
+from rlcli.errors import CorruptError, InputError
 
 SLICE_BYTES = 64 << 20  # decoded bytes of all columns that are in memory at once
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
@@ -53,34 +53,6 @@ def reading(path: Path) -> Iterator[h5py.File]:
         file.close()
 
 
-class Output:
-    """A new HDF5 file being written: `file` is h5py's, `check` raises once the disk was full."""
-
-    def __init__(self, file: h5py.File, disk: _Disk) -> None:
-        self.file = file
-        self._disk = disk
-
-    def check(self) -> None:
-        """Raises `ResourceError` if something could not be written. Call it after every few megabytes."""
-        if self._disk.error is not None:
-            reason = os.strerror(self._disk.error.errno or 0)
-            raise ResourceError(f"{self._disk.path}: {reason}", path=self._disk.path) from self._disk.error
-
-
-@contextmanager
-def creating(path: Path) -> Iterator[Output]:
-    """A new file, synced at the end. Raises `FileExistsError`, or `ResourceError` when the disk is full."""
-    disk = _Disk(path)
-    try:
-        with h5py.File(disk, "w") as file:
-            output = Output(file, disk)
-            yield output
-        output.check()
-        disk.sync()
-    finally:
-        disk.close()
-
-
 @contextmanager
 def damage(path: Path, what: str = "") -> Iterator[None]:
     """Turns what the HDF5 library says about broken bytes into a `CorruptError` that names `what`."""
@@ -92,78 +64,6 @@ def damage(path: Path, what: str = "") -> Iterator[None]:
         reason = re.sub(r"(Unable to|Can't) (synchronously )?(open file|read data)", "", str(err))
         where = f" {what}" if what else ""
         raise CorruptError(f"{path}:{where} damaged HDF5: {reason.strip(' ()')}", path=path) from err
-
-
-class _Disk:
-    """The file below HDF5, which does not survive a failed write: closing it then crashes the process.
-
-    So HDF5 never sees one. After the first failure writes go to memory, reads see them, and `error` is set.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.error: OSError | None = None
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._at = 0
-        self._end = 0
-        self._kept: list[tuple[int, bytes]] = []
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int) -> bytes:
-        """h5py takes an object with this method for a file, and calls `readinto`."""
-        data = bytearray(size)
-        self.readinto(data)
-        return bytes(data)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = os.pread(self._fd, len(view), self._at)
-        view[: len(data)] = data
-        view[len(data) :] = bytes(len(view) - len(data))
-        for start, kept in self._kept:
-            low, high = max(start, self._at), min(start + len(kept), self._at + len(view))
-            if low < high:
-                view[low - self._at : high - self._at] = kept[low - start : high - start]
-        self._at += len(view)
-        return len(view)
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        done = 0
-        while done < len(view) and self.error is None:
-            try:
-                done += os.pwrite(self._fd, view[done:], self._at + done)
-            except OSError as err:
-                self.error = err
-        if done < len(view):
-            self._kept.append((self._at + done, bytes(view[done:])))
-        self._at += len(view)
-        self._end = max(self._end, self._at)
-        return len(view)
-
-    def truncate(self, size: int) -> int:
-        self._end = size
-        if self.error is None:
-            try:
-                os.ftruncate(self._fd, size)
-            except OSError as err:
-                self.error = err
-        return size
-
-    def flush(self) -> None:
-        """Nothing is buffered here."""
-
-    def sync(self) -> None:
-        os.fsync(self._fd)
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 def walk(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
@@ -273,9 +173,7 @@ def revive(image: bytes, out: h5py.File, rows: Collection[str], num_rows: int | 
         _copy(source, out, "", frozenset(rows), num_rows)
 
 
-def _copy(
-    source: h5py.Group, target: h5py.Group, prefix: str, rows: frozenset[str], num_rows: int | None
-) -> None:
+def _copy(source: Any, target: Any, prefix: str, rows: frozenset[str], num_rows: int | None) -> None:
     if prefix.count("/") > _MAX_DEPTH:
         raise InputError(_TOO_DEEP)
     _copy_attributes(source, target)
@@ -292,7 +190,7 @@ def _copy(
             source.copy(name, target, name)
 
 
-def _create_like(source: h5py.Dataset, target: h5py.Group, name: str, num_rows: int | None) -> None:
+def _create_like(source: Any, target: Any, name: str, num_rows: int | None) -> None:
     """A dataset with the source's type, space, chunks and filters, and no values."""
     properties = source.id.get_create_plist()
     if source.is_virtual or source.external:  # its values lie elsewhere; here they get a place of their own

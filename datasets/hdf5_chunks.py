@@ -30,7 +30,7 @@ class GzipChunks:
         self._dataset = dataset
         self._id = dataset.id
         self._shape: tuple[int, ...] = dataset.shape
-        self._chunk: tuple[int, ...] = dataset.chunks
+        self._chunk: tuple[int, ...] = dataset.chunks or ()
         self._dtype: np.dtype[Any] = dataset.dtype
         self._fill = dataset.fillvalue
         self._filters = _filters(dataset)

@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,6 @@ def convert(
         raise InputError(f"{src}: no such file or folder", path=src)
     if os.path.lexists(out):
         raise UsageError(f"{out}: exists already; nothing is overwritten", path=out)
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"{out.absolute().parent}: no such folder for the output", path=out)
     if (src / "dataset.json").exists():
         to = to or registry.format_of_output(out)
         if to is None:
@@ -202,8 +200,13 @@ def _check(module: ConverterModule, file: Path, dataset: Path, stop: console.Sto
 
 @contextmanager
 def _unfinished(out: Path) -> Iterator[Path]:
-    """A free name beside `out` for the output while it grows; what is left there at the end is removed."""
+    """A free name beside `out` for the output while it grows, in a folder that is made if need be.
+
+    What is left there at the end is removed, and made folders with it.
+    """
     temporary = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
     finally:
@@ -211,6 +214,9 @@ def _unfinished(out: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # not empty: the output is there
+                folder.rmdir()
 
 
 def _publish(temporary: Path, out: Path) -> None:

@@ -99,6 +99,11 @@ def test_json_reports_what_was_converted(source, out, capsys):
     assert len(report["source"]["sha256"]) == 64
 
 
+def test_folders_on_the_way_are_made(source, out, capsys):
+    assert run(["convert", str(source), str(out / "data" / "hopper"), "-q"]) == 0
+    assert os.listdir(out / "data") == ["hopper"]
+
+
 def test_there_and_back(source, out, tmp_path, capsys):
     assert run(["convert", str(source), str(out), "-q"]) == 0
     assert run(["convert", str(out), str(tmp_path / "back.h5"), "--check", "-q"]) == 0
@@ -125,7 +130,8 @@ def test_list_names_formats_and_directions(capsys):
         (["{short}", "{out}"], ExitCode.CORRUPT, "truncated"),
         (["{keys}", "{out}"], ExitCode.INPUT, "no rewards, terminals (found actions, observations)"),
         (["{source}", "{source}"], ExitCode.USAGE, "exists already"),
-        (["{source}", "{out}/deeper/ds"], ExitCode.INPUT, "no such folder"),
+        (["{text}", "{out}/deeper/ds", "--from", "d4rl"], ExitCode.INPUT, "not an HDF5 file"),
+        (["{source}", "{text}/ds"], ExitCode.INPUT, "text"),
         (["{source}", "{out}.hdf5"], ExitCode.USAGE, "is not a dataset"),
         (["{source}", "{out}", "--from", "d4lr"], ExitCode.USAGE, "did you mean 'd4rl'"),
         (["{source}", "{out}", "--env-id", "hoper-medium-v2"], ExitCode.USAGE, "'hopper-medium-v2'"),
@@ -236,7 +242,11 @@ def collected(tmp_path):
     writer = Writer.create(
         tmp_path / "collected",
         ted_schema(observation, action),
-        spec={"env": None, "observation": observation.to_json(), "action": action.to_json()},
+        spec={
+            "env": {"library": "gymnasium", "id": "CartPole-v1", "kwargs": {}, "max_episode_steps": 500},
+            "observation": observation.to_json(),
+            "action": action.to_json(),
+        },
         lineage={"op": "test"},
         num_streams=2,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlcli.datasets import hdf5
+from rlcli.datasets.hdf5_output import creating
 from rlcli.errors import CorruptError, InputError, ResourceError
 
 
@@ -43,7 +44,7 @@ def test_a_skeleton_brings_everything_back_when_its_rows_are_written(tmp_path, s
     with hdf5.reading(strange) as file:
         image = hdf5.skeleton(file, rows)
         values = {name: hdf5.Rows([file[name]]).read(0, 6) for name in rows}
-    with hdf5.creating(again) as output:
+    with creating(again) as output:
         hdf5.revive(image, output.file, rows)
         for name in rows:
             hdf5.Rows([output.file[name]]).write(0, values[name])
@@ -150,7 +151,7 @@ def test_a_disk_that_fills_at_any_moment_is_a_clean_error(tmp_path, monkeypatch,
     values = np.random.default_rng(0).random((2000, 10))
 
     def write():
-        with hdf5.creating(tmp_path / "x.hdf5") as output:
+        with creating(tmp_path / "x.hdf5") as output:
             for name in ("a", "b", "c"):
                 output.file.create_dataset(name, data=values, compression="gzip", chunks=(100, 10))
                 output.check()
@@ -161,6 +162,6 @@ def test_a_disk_that_fills_at_any_moment_is_a_clean_error(tmp_path, monkeypatch,
 
 def test_a_new_file_does_not_replace_another(tmp_path):
     (tmp_path / "x.hdf5").write_text("mine")
-    with pytest.raises(FileExistsError), hdf5.creating(tmp_path / "x.hdf5"):
+    with pytest.raises(FileExistsError), creating(tmp_path / "x.hdf5"):
         pass
     assert (tmp_path / "x.hdf5").read_text() == "mine"
