@@ -17,6 +17,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import Box
+from rlcli.format.trees import write_meta
 from rlcli.format.writer import Writer
 
 
@@ -77,6 +78,23 @@ def test_verify_finds_wrong_meaning_in_intact_bytes(rl: Callable[..., Any], tmp_
     facts = json.loads(rl("verify", tmp_path / "d", "--semantics", "--json").out)["datasets"][0]
     assert facts["num_problems"] == len(facts["problems"]) == 60
     assert facts["warnings"][0]["count"] == 60
+
+
+def test_a_seal_under_way_is_no_damage(
+    rl: Callable[..., Any], tmp_path: Path, fill: Callable[..., Any]
+) -> None:
+    """The true number of rows stands in meta.json before the last rows are committed."""
+    path = tmp_path / "data"
+    writer = fill(path, close=False, rows=(10, 6))
+    leaves = [(column.key, column.dtype, column.shape) for column in writer.schema.plain]
+    columns = path / "segments" / "w01-000000000000"
+    write_meta(columns, leaves, 9, durable=False)
+    assert rl("verify", path).code == 0
+    write_meta(columns, leaves, 5, durable=False)  # fewer than are committed
+    ended = rl("verify", path)
+    assert ended.code == 4
+    assert "segments/w01-000000000000/meta.json: differs from the schema" in ended.out
+    writer.abort()
 
 
 def damages(path: Path) -> Iterator[tuple[str, str, Callable[[], None]]]:
