@@ -206,7 +206,10 @@ def _unfinished(out: Path) -> Iterator[Path]:
     """
     temporary = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
     made = [folder for folder in out.absolute().parents if not folder.exists()]
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as err:
+        raise InputError(f"{out}: {err.filename} is a file, expected a folder", path=out) from err
     try:
         yield temporary
     finally:
