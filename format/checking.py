@@ -1,4 +1,7 @@
-"""Compares data with its hashes when it is first touched, so that no flipped bit is handed out. SPEC.md 7 and 8."""
+"""Compares data with its hashes when it is first touched, so that no flipped bit is handed out.
+
+SPEC.md 7 and 8.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,9 @@ class Checker:
             self._compare(mapped, "finals", key, mapped.finals[position][: mapped.entry.finals], None)
 
     def rows(self, mapped: MappedSegment, key: Key, low: int, high: int) -> None:
-        """Compares the blocks that hold rows `low … high` of a segment's column, and all its finals if derived."""
+        """Compares the blocks that hold rows `low … high` of a segment's column, and all its finals if
+        derived.
+        """
         column = self._schema.column(key)
         if not mapped.entry.sealed:
             self._compare_commits(mapped)

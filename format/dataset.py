@@ -1,4 +1,5 @@
-"""Reading a dataset: its description, its episodes, contiguous rows, random rows, and what is committed later.
+"""Reading a dataset: its description, its episodes, contiguous rows, random rows, and what is committed
+later.
 
 Everything is checked before it is believed; nothing is ever written. SPEC.md sections 4 to 9 and 11.
 """
@@ -44,10 +45,11 @@ class _Stream:
 
 
 class Dataset:
-    """A snapshot of a dataset, moved on by `refresh`. Logical rows number its streams' rows one after the other.
+    """A snapshot of a dataset, moved on by `refresh`. Logical rows number its streams' rows one after the
+    other.
 
-    With `check="touch"` no byte is returned whose hash was not compared before; with `"none"` only structure and
-    sizes are. Gathering may run in several threads; `refresh` beside it is safe for checks of `"none"`.
+    With `check="touch"` no byte is returned whose hash was not compared before; with `"none"` only structure
+    and sizes are. Gathering may run in several threads; `refresh` beside it is safe for checks of `"none"`.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Dataset:
     ) -> Dataset:
         """The newest snapshot at `path`.
 
-        Raises `InputError` if it is no dataset, `IncompatibleError` for another version, `CorruptError` naming the
-        file where something is wrong. `single_range=False` maps each segment for itself, which is slower.
+        Raises `InputError` if it is no dataset, `IncompatibleError` for another version, `CorruptError`
+        naming the file where something is wrong. `single_range=False` maps each segment for itself, which is
+        slower.
         """
         path = Path(path)
         found = snapshot.load(path)
@@ -182,8 +185,9 @@ class Dataset:
 
     @property
     def unknown_next(self) -> Rows:
-        """Logical rows whose next observation is unknown, ascending: unless it is stored, these are episode ends
-        without a final value, and the newest row of an unfinished episode."""
+        """Logical rows whose next observation is unknown, ascending: unless it is stored, these are episode
+        ends without a final value, and the newest row of an unfinished episode.
+        """
         if not self.schema.derived:
             return np.zeros(0, np.int64)
         parts = [
@@ -219,8 +223,8 @@ class Dataset:
     ) -> dict[str, Any]:
         """The values at `rows` `[B]` as a nested dict of arrays `[B, *shape]`: fresh ones, or those of `out`.
 
-        `keys` defaults to every column. Unknown next values are zero; see `unknown_next`. Raises `IndexError` for a
-        row that is not committed.
+        `keys` defaults to every column. Unknown next values are zero; see `unknown_next`. Raises `IndexError`
+        for a row that is not committed.
         """
         wanted = None if keys is None else tuple(keys)
         plan = self._plans.get(wanted) or self._plan(wanted)
@@ -260,8 +264,9 @@ class Dataset:
     def open_segment(self, name: str) -> Any:
         """A segment's stored columns as a `tensordict.TensorDict` of its committed rows, for other libraries.
 
-        Sizes (and with `check="touch"` hashes) are compared first, because the plain loader grows files that are too
-        short. Do not write to it. Raises `InputError` for a name that is not there, `CorruptError` for damage.
+        Sizes (and with `check="touch"` hashes) are compared first, because the plain loader grows files that
+        are too short. Do not write to it. Raises `InputError` for a name that is not there, `CorruptError`
+        for damage.
         """
         known = [
             (m, r)
@@ -378,8 +383,8 @@ class Dataset:
         state = journal.state
         if (state.rows, len(state.episodes), state.finals) != (entry.rows, entry.episodes, entry.finals):
             raise CorruptError(
-                f"{journal.path}: {state.rows} rows, {len(state.episodes)} episodes, the manifest says {entry.rows} "
-                f"and {entry.episodes}",
+                f"{journal.path}: {state.rows} rows, {len(state.episodes)} episodes, the manifest says "
+                f"{entry.rows} and {entry.episodes}",
                 path=journal.path,
             )
         stream.episodes.seal()

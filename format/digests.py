@@ -1,4 +1,7 @@
-"""Digests that name content: the same rows give the same digest, wherever and whenever written. SPEC.md section 9."""
+"""Digests that name content: the same rows give the same digest, wherever and whenever written.
+
+SPEC.md section 9.
+"""
 
 from __future__ import annotations
 

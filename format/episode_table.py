@@ -1,4 +1,7 @@
-"""Episodes of a dataset as arrays, from sealed segments' trees and open segments' journals. SPEC.md sections 7 and 8."""
+"""Episodes of a dataset as arrays, from sealed segments' trees and open segments' journals.
+
+SPEC.md sections 7 and 8.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ _FLAGS = ("terminated", "truncated", "cut", "has_final")  # bit 0, 1, …
 class Episodes:
     """One element per episode that has an end, in logical order.
 
-    `start` is its first logical row, `length` its rows, `return_` the undiscounted sum of its rewards, `seed` −1 where it
-    is unknown, `number` what the `episode` column says. `cut`: its end was not seen.
+    `start` is its first logical row, `length` its rows, `return_` the undiscounted sum of its rewards, `seed`
+    −1 where it is unknown, `number` what the `episode` column says. `cut`: its end was not seen.
     """
 
     start: Array
@@ -93,8 +96,9 @@ class StreamEpisodes:
 
 
 def read_episodes(paths: SegmentPaths, entry: Segment) -> dict[str, Array]:
-    """The episodes tree of a sealed segment. Raises `CorruptError` naming a file that is missing, short or long,
-    or says what cannot be."""
+    """The episodes tree of a sealed segment. Raises `CorruptError` naming a file that is missing, short or
+    long, or says what cannot be.
+    """
     if not entry.episodes:
         return episode_arrays([])
     arrays = {}

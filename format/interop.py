@@ -13,8 +13,8 @@ from rlcli.format.mapping import MappedSegment
 def load_segment(mapped: MappedSegment, rows: int) -> Any:
     """`TensorDict.load_memmap` of a segment, cut to its committed rows.
 
-    Every file's size and every `meta.json` are compared first: the loader grows a file that is shorter than its
-    `meta.json` says and zeroes its first byte.
+    Every file's size and every `meta.json` are compared first: the loader grows a file that is shorter than
+    its `meta.json` says and zeroes its first byte.
     """
     entry, schema, folder = mapped.entry, mapped.schema, mapped.paths.columns
     leaves = [(column.key, column.dtype, column.shape) for column in schema.plain]

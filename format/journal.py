@@ -32,7 +32,9 @@ class Episode(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """One rows record: rows `first … first + rows` of the segment, `finals` of the segment before and after it."""
+    """One rows record: rows `first … first + rows` of the segment, `finals` of the segment before and after
+    it.
+    """
 
     first: int
     rows: int

@@ -24,7 +24,22 @@ _DEVICES = frozenset(
 #: Stored dtype -> numpy dtype of the same bytes. bfloat16 has no numpy type; its bits are uint16.
 DTYPES: dict[str, np.dtype[np.generic]] = {
     name: np.dtype("uint16" if name == "bfloat16" else name).newbyteorder("=")
-    for name in ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64"]
+    for name in [
+        "bool",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+        "complex64",
+    ]
 }
 
 
@@ -46,7 +61,7 @@ def check_key(key: Iterable[str]) -> Key:
 
 
 def check_keys(keys: Iterable[Key]) -> None:
-    """Raises `IncompatibleError` if two keys are equal, nest into each other or differ by letter case only."""
+    """Raises `IncompatibleError` if two keys are equal, nest or differ by letter case only."""
     spelled: dict[Key, Key] = {}
     leaves: set[Key] = set()
     nodes: set[Key] = set()

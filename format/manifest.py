@@ -213,7 +213,9 @@ def load(root: Path, dataset: str, generation: int) -> Manifest:
 
 
 def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
-    """The newest generation, with the hashes of the last `chain` ones checked. Never falls back to an older one."""
+    """The newest generation, with the hashes of the last `chain` ones checked. Never falls back to an older
+    one.
+    """
     numbers = generations(root)
     if not numbers:
         raise CorruptError(f"{root / 'manifests'}: no manifest", path=root / "manifests")

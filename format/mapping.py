@@ -1,4 +1,7 @@
-"""Segments' files as memory: side by side in one address range where they fit, each for itself where not. SPEC.md section 5."""
+"""Segments' files as memory: side by side in one address range where they fit, each for itself where not.
+
+SPEC.md section 5.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class MappedSegment:
         self.final_addresses: list[int] = []
 
     def map_finals(self, count: int) -> None:
-        """Makes the first `count` finals readable. Raises `CorruptError` if a file is shorter than they are."""
+        """Makes the first `count` finals readable. Raises `CorruptError` if a file is too short."""
         derived = self.schema.derived
         if not count:
             return
@@ -49,7 +52,7 @@ class MappedSegment:
                     raise files.wrong_size(path, found, f"at least {size}")
             try:
                 if position == len(self.finals):
-                    # Every row may have a final. What lies beyond the file's end is not touched before it has grown.
+                    # Every row may have a final; what is not in the file yet is not touched yet.
                     length = size if self.entry.sealed else self.entry.alloc * column.row_bytes
                     address_range = _native.AddressRange(_pages(length))
                     self.final_addresses.append(address_range.map_file(fd, 0, length))

@@ -1,7 +1,8 @@
-"""Taking over a dataset: sealing what a killed writer left, at its last commit or at an earlier row. SPEC.md section 10.
+"""Taking over a dataset: sealing what a killed writer left, at its last commit or at an earlier row. SPEC.md
+section 10.
 
-Committed data are never changed in place: where a sealed segment must become shorter, a shorter copy takes its place
-in the next manifest.
+Committed data are never changed in place: where a sealed segment must become shorter, a shorter copy takes
+its place in the next manifest.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Unfinished:
 
 @dataclass
 class RecoveryReport:
-    """What taking over did. `sealed` are segments that a killed writer had left open, `rows` the rows kept."""
+    """What taking over did. `sealed`: segments a killed writer had left open; `rows`: how many were kept."""
 
     path: Path
     generation: int = 0
@@ -64,9 +65,9 @@ class RecoveryReport:
 def recover(path: str | Path) -> RecoveryReport:
     """Seals a dataset whose writer was killed, and releases it. A sound, sealed dataset stays as it is.
 
-    Unlike a writer that appends, this also accepts an open journal with a damaged end, cut after its last whole
-    commit, and a newest manifest that is missing. Raises `BusyError` while a writer is at work, `CorruptError` if sealed
-    data are damaged: those are not repaired.
+    Unlike a writer that appends, this also accepts an open journal with a damaged end, cut after its last
+    whole commit, and a newest manifest that is missing. Raises `BusyError` while a writer is at work,
+    `CorruptError` if sealed data are damaged: those are not repaired.
     """
     root = Path(path)
     identity = manifest.load_identity(root)
@@ -152,9 +153,14 @@ def _publish(
     final = [seals[entry.name][0] if entry.name in seals else entry for entry in entries]
     own = []
     if not report.is_clean:
-        own = [{"op": "recover" if rewind is None else "rewind", "sealed": report.sealed,
-                "shortened": report.shortened, "dropped": report.dropped,
-                "rows": [sum(e.rows for e in final if e.stream == n) for n in range(len(newest.streams))]}]  # fmt: skip
+        own = [
+            {
+                "op": "recover" if rewind is None else "rewind",
+                "sealed": report.sealed,
+                "shortened": report.shortened,
+                "dropped": report.dropped,
+            }
+        ]
 
     def append_seals() -> None:
         for _, writer, records in seals.values():
@@ -291,7 +297,9 @@ class _StreamState:
         self.entries[-1] = writer.entry
 
     def _keep_open(self, last: Segment, kept: list[Episode], keep: int, journal: Journal | None) -> None:
-        """The next writer goes on in this segment, or in a copy: the unfinished episode may end with its last row."""
+        """The next writer goes on in this segment, or in a copy: the unfinished episode may end with its last
+        row.
+        """
         whole = journal is not None and journal.rows == keep - last.first
         if journal is not None and whole and journal.boot == files.boot_id():
             self.live = SegmentWriter.resume(self.root, last, self.schema, journal)
@@ -326,10 +334,15 @@ class _StreamState:
         mapped = StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
         finals = sum(episode.flags >> 3 for episode in records)
         mapped.map_finals(finals if not entry.sealed else entry.finals)
+        name = free_name(self.root, entry.stream, entry.first)
         copy = SegmentWriter.create(
-            self.root, Segment(free_name(self.root, entry.stream, entry.first), entry.stream, entry.first, entry.alloc),
-            self.schema, dataset=self.newest.dataset, boot=files.boot_id(), generation=self.newest.generation + 1,
-        )  # fmt: skip
+            self.root,
+            Segment(name, entry.stream, entry.first, entry.alloc),
+            self.schema,
+            dataset=self.newest.dataset,
+            boot=files.boot_id(),
+            generation=self.newest.generation + 1,
+        )
         copy.write([array[:rows] for array in mapped.columns], rows)
         for k in range(finals):
             pairs = zip(self.schema.derived, mapped.finals, strict=True)
@@ -369,7 +382,7 @@ class _StreamState:
 
 
 def _trusted(mapped: MappedSegment, journal: Journal) -> int:
-    """How many commits survived a power cut: up to the last durable one, and on while the hashes are right."""
+    """How many commits survived a power cut: to the last durable one, and on while hashes are right."""
     count = max((n + 1 for n, commit in enumerate(journal.commits) if commit.durable), default=0)
     while (
         count < len(journal.commits)

@@ -1,7 +1,7 @@
 """The state of a dataset at one moment: its newest manifest and the journals of its open segments.
 
-This is what every reader, `verify` and `recover` begin with, and where a lost newest manifest is noticed. SPEC.md
-sections 4, 7 and 8.
+This is what every reader, `verify` and `recover` begin with, and where a lost newest manifest is noticed.
+SPEC.md sections 4, 7 and 8.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class OpenJournal:
     def advance(self) -> bool:
         """Reads what was committed since the last call; returns whether there was anything.
 
-        Raises `CorruptError` for a tail that stays invalid: a writer that is at work finishes within milliseconds.
+        Raises `CorruptError` for a tail that stays invalid: a writer that is at work finishes within
+        milliseconds.
         """
         before = self.state.offset
         data = os.pread(self.fd, 1 << 16, before)
@@ -128,7 +129,9 @@ def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) ->
 
 
 def unlisted_generation(path: Path, newest: Manifest) -> int | None:
-    """The generation above the newest that a journal with rows, which no manifest lists, belongs to; else None."""
+    """The generation above the newest that a journal with rows, which no manifest lists, belongs to; else
+    None.
+    """
     try:
         data = files.read(path)
     except CorruptError:

@@ -1,4 +1,7 @@
-"""JSON files that say whether they are whole: strict parsing, and a SHA-256 of the file inside it. SPEC.md section 2."""
+"""JSON files that say whether they are whole: strict parsing, and a SHA-256 of the file inside it.
+
+SPEC.md section 2.
+"""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def _zeros(size: int) -> str:
 
 
 def of_file(fd: int, size: int, used: int) -> FileSum:
-    """Sums of a file of `size` bytes whose bytes from `used` on are known to be zero; `content` is of the used ones."""
+    """Sums of a file of `size` bytes whose bytes from `used` on are known to be zero; `content` is of the
+    used ones.
+    """
     content = xxhash.xxh3_128()
     blocks = []
     buffer = memoryview(bytearray(min(BLOCK, max(size, 1))))

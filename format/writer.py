@@ -24,10 +24,9 @@ from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED,
 from rlcli.format.keys import Key
 from rlcli.format.layout import FOLDERS, SegmentPaths, choose_alloc, free_name
 from rlcli.format.manifest import Manifest, Segment
-from rlcli.format.recover import Unfinished
 from rlcli.format.schema import Schema
 from rlcli.format.segment import SegmentWriter
-from rlcli.format.values import add_in_order
+from rlcli.format.stream import Stream
 
 Durability = Literal["process", "interval", "commit"]
 Array = np.ndarray[Any, Any]
@@ -35,54 +34,11 @@ INTERVAL_SECONDS = 1.0
 REWARD = ("next", "reward")
 
 
-class Stream:
-    """What the writer knows of one stream: its open segments and its unfinished episode."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.segments: list[SegmentWriter] = []  # the first may be published; all but the last are full
-        self.rows = 0
-        self.previous_alloc: int | None = None
-        self.episode_start = 0
-        self.unfinished: Unfinished | None = None  # what the stream was resumed with
-        self._carry = 0.0
-        self._tail: Array = np.zeros((0, 1))
-        self._tail_start = 0
-
-    @property
-    def committed(self) -> int:
-        """Committed rows of the whole stream."""
-        first = self.segments[0] if self.segments else None
-        return self.rows if first is None else first.entry.first + first.committed
-
-    def resume(self, episode: Unfinished, segment: SegmentWriter) -> None:
-        """Goes on with an episode whose rows are committed already, in the segment that holds the last."""
-        self.segments = [segment]
-        self.rows = segment.entry.first + segment.rows
-        self.episode_start = episode.start
-        self.unfinished = episode
-        self._carry = episode.return_
-        self._tail_start = self.rows
-
-    def add_rewards(self, rewards: Array) -> None:
-        """Rewards of the rows just written, `[rows, …]`."""
-        self._carry = add_in_order(self._carry, self._tail)
-        self._tail = rewards.astype(np.float64).reshape(len(rewards), -1)
-        self._tail_start = self.rows - len(rewards)
-
-    def take_return(self, at: int) -> float:
-        """The return of the episode that ends before row `at`, which lies in or after the last write."""
-        split = at - self._tail_start
-        total = add_in_order(self._carry, self._tail[:split])
-        self._carry, self._tail, self._tail_start = 0.0, self._tail[split:], at
-        return total
-
-
 class Writer:
     """Appends rows; `commit` makes them visible. One writer per dataset at a time. Not thread-safe.
 
-    As a context manager it closes (seals) at the end, and aborts when an exception leaves the block. After any
-    error of its own it refuses further work; what was committed stays.
+    As a context manager it closes (seals) at the end, and aborts when an exception leaves the block. After
+    any error of its own it refuses further work; what was committed stays.
     """
 
     def __init__(self, path: Path, lock: int, newest: Manifest, durability: Durability) -> None:
@@ -118,7 +74,9 @@ class Writer:
         segment_rows: int | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Writer:
-        """A new dataset, which appears at `path` whole or not at all. Raises `UsageError` if something is there."""
+        """A new dataset, which appears at `path` whole or not at all. Raises `UsageError` if something is
+        there.
+        """
         path = Path(path)
         if os.path.lexists(path):
             raise UsageError(
@@ -134,10 +92,13 @@ class Writer:
                     files.make_folder(temporary / folder)
                 dataset = uuids.uuid4().hex
                 identity = {
-                    "magic": "rl-dataset", "format": manifest.FORMAT, "uuid": dataset,
-                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "writer": f"rl {__version__}",
+                    "magic": "rl-dataset",
+                    "format": manifest.FORMAT,
+                    "uuid": dataset,
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "writer": f"rl {__version__}",
                     "byteorder": "little",
-                }  # fmt: skip
+                }
                 durable = durability != "process"
                 data = strictjson.dump_checked(identity)
                 files.write_new(temporary / "dataset.json", data, durable=durable)
@@ -171,9 +132,9 @@ class Writer:
     ) -> Writer:
         """A writer that goes on after the committed rows, recovering what a killed one left.
 
-        An unfinished episode of a killed writer is marked as cut. With `rewind`, the number of rows per stream to
-        keep, rows beyond are dropped and the episodes that were unfinished there go on.
-        Raises `BusyError` while another writer has the dataset, `CorruptError` if it is damaged, `UsageError` if
+        An unfinished episode of a killed writer is marked as cut. With `rewind`, the number of rows per
+        stream to keep, rows beyond are dropped and the episodes that were unfinished there go on. Raises
+        `BusyError` while another writer has the dataset, `CorruptError` if it is damaged, `UsageError` if
         `rewind` asks for rows that are not there.
         """
         path = Path(path)
@@ -296,7 +257,8 @@ class Writer:
 
         `final` has the value that follows the last row for every stored column that a derived one shifts,
         keyed by the stored column. Without it the next value of the last row is unknown. `number` defaults to
-        one more than the last. Rows of the episode's last write may already be committed; earlier writes' may not be its end.
+        one more than the last. Rows of the episode's last write may already be committed; earlier writes' may
+        not be its end.
         """
         if self._state != "usable":
             raise ValueError(f"{self.path}: the writer is {self._state}")

@@ -1,7 +1,7 @@
 """A reader of the format written from SPEC.md alone: numpy, json and xxhash, nothing of rlcli.
-
 `read(path)` checks every hash and returns what the dataset holds. Slow and simple; it raises ValueError.
 """
+# ruff: noqa: B905, E501
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def journal(path, segment, uuid):
         need((magic, stream, sequence) == (b"RLJ1", segment["stream"], number), f"{path}: record {number}")
         need(struct.unpack("<I", record[56:60])[0] == crc and seal is None, f"{path}: chain at {number}")
         crc = struct.unpack("<I", record[60:])[0]
-        a, b, c, d, e = struct.unpack("<5Q", record[16:56])
+        a, b, c, _, e = struct.unpack("<5Q", record[16:56])
         if number == 0:
             need(kind == 0 and record[16:32].hex() == uuid, f"{path}: header")
         elif kind == 1:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 
 def kill_at_random(command: Sequence[str | Path], *, delay: tuple[float, float], rng: random.Random) -> bool:
-    """Runs a command, kills it with SIGKILL after a random number of seconds; returns whether it was still alive.
+    """Runs a command, kills it with SIGKILL after a random number of seconds; returns whether it was still
+    alive.
 
     The clock starts when the command has written its first line to stdout, or has ended.
     """
@@ -33,7 +34,8 @@ def kill_at_random(command: Sequence[str | Path], *, delay: tuple[float, float],
 
 
 def fork_and_kill(work: Callable[[], None], *, delay: tuple[float, float], rng: random.Random) -> bool:
-    """Runs `work` in a forked child and kills it after a random number of seconds; returns whether it was alive.
+    """Runs `work` in a forked child and kills it after a random number of seconds; returns whether it was
+    alive.
 
     Far quicker than a new interpreter. The clock starts at the fork. `work` should not return by itself.
     """

@@ -62,19 +62,29 @@ class Model:
         if not open_:
             self.numbers += 1
         step = Step(
-            value_of(self.spec, self.rng), int(self.rng.integers(4)), float(np.float32(self.rng.normal())),
-            end == "terminated", end in ("truncated", "unknown"), None,
-            steps[-1].episode if open_ else self.numbers - 1, steps[-1].step + 1 if open_ else 0,
-        )  # fmt: skip
+            value_of(self.spec, self.rng),
+            int(self.rng.integers(4)),
+            float(np.float32(self.rng.normal())),
+            end == "terminated",
+            end in ("truncated", "unknown"),
+            None,
+            steps[-1].episode if open_ else self.numbers - 1,
+            steps[-1].step + 1 if open_ else 0,
+        )
         if open_:
             steps[-1].next_observation = step.observation
         if end in ("terminated", "truncated"):
             step.next_observation = value_of(self.spec, self.rng)
         steps.append(step)
         self.writer.add(
-            stream, observation=step.observation, action=step.action, reward=step.reward,
-            terminated=step.terminated, truncated=step.truncated, next_observation=step.next_observation,
-        )  # fmt: skip
+            stream,
+            observation=step.observation,
+            action=step.action,
+            reward=step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            next_observation=step.next_observation,
+        )
 
 
 def create(path: Path, spec: Spec = FLAT, *, chunk_rows: int = 1024, seed: int = 0, **options: Any) -> Model:

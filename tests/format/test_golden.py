@@ -1,4 +1,7 @@
-"""Every dataset that a release ever wrote reads as it did then, with our reader and with one made from SPEC.md."""
+"""Every dataset that a release ever wrote reads as it did then, with our reader and with one made from
+
+SPEC.md.
+"""
 
 from __future__ import annotations
 

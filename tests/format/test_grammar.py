@@ -27,8 +27,17 @@ from rlcli.format.writer import Writer
 
 
 @pytest.mark.parametrize(
-    "key", [("observation",), ("next", "reward"), ("a.b", "c+d=e@f-g_h"), ("0",), ("x" * 63,), ("a",) * 16, ("combat",)]
-)  # fmt: skip
+    "key",
+    [
+        ("observation",),
+        ("next", "reward"),
+        ("a.b", "c+d=e@f-g_h"),
+        ("0",),
+        ("x" * 63,),
+        ("a",) * 16,
+        ("combat",),
+    ],
+)
 def test_good_keys(key: tuple[str, ...]) -> None:
     assert check_key(key) == key
 
@@ -36,11 +45,29 @@ def test_good_keys(key: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        (), ("",), ("a b",), ("a/b",), ("..",), (".a",), ("a.",), ("é",), ("x" * 64,), ("a",) * 17, ("shape",),
-        ("a", "device"), ("_type",), ("a.shape",), ("a.MEMMAP",), ("meta.json",), ("con",), ("Com1.x",), ("a\n",),
-        ("a\0",), ("-a",),
+        (),
+        ("",),
+        ("a b",),
+        ("a/b",),
+        ("..",),
+        (".a",),
+        ("a.",),
+        ("é",),
+        ("x" * 64,),
+        ("a",) * 17,
+        ("shape",),
+        ("a", "device"),
+        ("_type",),
+        ("a.shape",),
+        ("a.MEMMAP",),
+        ("meta.json",),
+        ("con",),
+        ("Com1.x",),
+        ("a\n",),
+        ("a\0",),
+        ("-a",),
     ],
-)  # fmt: skip
+)
 def test_bad_keys(key: tuple[str, ...]) -> None:
     with pytest.raises(IncompatibleError):
         check_key(key)
@@ -80,12 +107,19 @@ def test_a_schema_survives_json() -> None:
 @pytest.mark.parametrize(
     "columns",
     [
-        [], [Column(("a",), "float8")], [Column(("a",), "int8", (0,))], [Column(("a",), "int8", (1 << 41,))],
+        [],
+        [Column(("a",), "float8")],
+        [Column(("a",), "int8", (0,))],
+        [Column(("a",), "int8", (1 << 41,))],
         [Column(("b",), "int8", (), "derived", ("a",))],
         [Column(("a",), "int8"), Column(("b",), "int16", (), "derived", ("a",))],
-        [Column(("a",), "int8"), Column(("b",), "int8", (), "derived", ("a",)), Column(("c",), "int8", (), "derived", ("b",))],
+        [
+            Column(("a",), "int8"),
+            Column(("b",), "int8", (), "derived", ("a",)),
+            Column(("c",), "int8", (), "derived", ("b",)),
+        ],
     ],
-)  # fmt: skip
+)
 def test_schemas_that_cannot_be(columns: list[Column]) -> None:
     with pytest.raises(IncompatibleError):
         Schema(tuple(columns))
@@ -93,9 +127,19 @@ def test_schemas_that_cannot_be(columns: list[Column]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": 1, "a": 2}', '{"a": NaN}', '{"a": Infinity}', '{"a": 1e999}', '{"a": 9007199254740993}', "[1]", '{"a": }',
-     '{"a": ' + "[" * 40 + "]" * 40 + "}", "[" * 100_000, '{"a": 1' + "0" * 10_000 + "}"],
-)  # fmt: skip
+    [
+        '{"a": 1, "a": 2}',
+        '{"a": NaN}',
+        '{"a": Infinity}',
+        '{"a": 1e999}',
+        '{"a": 9007199254740993}',
+        "[1]",
+        '{"a": }',
+        '{"a": ' + "[" * 40 + "]" * 40 + "}",
+        "[" * 100_000,
+        '{"a": 1' + "0" * 10_000 + "}",
+    ],
+)
 def test_json_that_is_not_strict(text: str) -> None:
     with pytest.raises(CorruptError, match=r"x\.json"):
         strictjson.load(text.encode(), Path("x.json"))
@@ -128,27 +172,55 @@ def _rewrite(path: Path, **changes: Any) -> None:
 
 def _segment(**changes: Any) -> dict[str, Any]:
     return {
-        "name": "w00-000000000000", "stream": 0, "first": 0, "alloc": 16, "state": "sealed", "rows": 5, "episodes": 0,
-        "finals": 0, "bytes": 1, "sums": "0" * 64, "content": "0" * 64, **changes,
-    }  # fmt: skip
+        "name": "w00-000000000000",
+        "stream": 0,
+        "first": 0,
+        "alloc": 16,
+        "state": "sealed",
+        "rows": 5,
+        "episodes": 0,
+        "finals": 0,
+        "bytes": 1,
+        "sums": "0" * 64,
+        "content": "0" * 64,
+        **changes,
+    }
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"segments": [_segment(name="../../etc")]}, {"segments": [_segment(name="w01-000000000000")]},
-        {"segments": [_segment(first=1)]}, {"segments": [_segment(rows=17)]}, {"segments": [_segment(rows=0)]},
-        {"segments": [_segment(stream=1)]}, {"segments": [_segment(alloc=1 << 60)]}, {"segments": [_segment(alloc=-1)]},
-        {"segments": [_segment(rows=True)]}, {"segments": [_segment(sums="x")]}, {"segments": [_segment(state="half")]},
-        {"segments": [_segment(state="open"), _segment(name="w00-000000000005", first=5)]}, {"segments": [{}]},
-        {"segments": [_segment()]}, {"segments": [_segment(alloc=1 << 39)]}, {"segments": 7}, {"streams": [{"id": "x"}]},
-        {"kind": "window"}, {"format": [2, 0]}, {"features": {"incompat": ["heap"], "ro_compat": [], "compat": []}},
-        {"schema": {"columns": []}}, {"schema": {"columns": [{"key": ["a/b"], "encoding": "plain", "dtype": "int8", "shape": []}]}},
+        {"segments": [_segment(name="../../etc")]},
+        {"segments": [_segment(name="w01-000000000000")]},
+        {"segments": [_segment(first=1)]},
+        {"segments": [_segment(rows=17)]},
+        {"segments": [_segment(rows=0)]},
+        {"segments": [_segment(stream=1)]},
+        {"segments": [_segment(alloc=1 << 60)]},
+        {"segments": [_segment(alloc=-1)]},
+        {"segments": [_segment(rows=True)]},
+        {"segments": [_segment(sums="x")]},
+        {"segments": [_segment(state="half")]},
+        {"segments": [_segment(state="open"), _segment(name="w00-000000000005", first=5)]},
+        {"segments": [{}]},
+        {"segments": [_segment()]},
+        {"segments": [_segment(alloc=1 << 39)]},
+        {"segments": 7},
+        {"streams": [{"id": "x"}]},
+        {"kind": "window"},
+        {"format": [2, 0]},
+        {"features": {"incompat": ["heap"], "ro_compat": [], "compat": []}},
+        {"schema": {"columns": []}},
+        {"schema": {"columns": [{"key": ["a/b"], "encoding": "plain", "dtype": "int8", "shape": []}]}},
         {"schema": {"columns": [{"key": ["a"], "encoding": "plain", "dtype": "int8", "shape": [1.5]}]}},
-        {"schema": {"columns": [{"key": ["a"], "encoding": "zip"}]}}, {"generation": 9}, {"dataset": "0" * 32}, {"spec": []},
-        {"magic": "x"}, {"lineage": None, "schema": None},
+        {"schema": {"columns": [{"key": ["a"], "encoding": "zip"}]}},
+        {"generation": 9},
+        {"dataset": "0" * 32},
+        {"spec": []},
+        {"magic": "x"},
+        {"lineage": None, "schema": None},
     ],
-)  # fmt: skip
+)
 def test_lying_manifests_fail_cleanly(tmp_path: Path, changes: dict[str, Any]) -> None:
     m.small(tmp_path / "ds", num_streams=1, steps=5, segment_rows=16)
     _rewrite(tmp_path / "ds", **changes)
@@ -202,8 +274,12 @@ def test_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
     schema = ted_schema(Box((2,)), Discrete(2))
     with Writer.create(tmp_path / "ds", schema, spec={}, lineage={}) as writer:
         good = {c.key: np.zeros((3, *c.shape), c.numpy) for c in schema.plain}
-        for key, value in ((("action",), np.zeros(3, np.int32)), (("action",), np.zeros(2, np.int64)),
-                           (("observation",), np.zeros((3, 3), np.float32)), (("new",), np.zeros(3))):  # fmt: skip
+        for key, value in (
+            (("action",), np.zeros(3, np.int32)),
+            (("action",), np.zeros(2, np.int64)),
+            (("observation",), np.zeros((3, 3), np.float32)),
+            (("new",), np.zeros(3)),
+        ):
             with pytest.raises(ValueError):
                 writer.write(0, {**good, key: value})
         with pytest.raises(ValueError):

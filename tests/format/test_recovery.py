@@ -27,9 +27,14 @@ EPISODE = 7
 def _add(writer: EpisodeWriter, stream: int, t: int) -> None:
     """Row t of a stream is a function of t, so that any prefix can be checked."""
     writer.add(
-        stream, observation=np.full(3, t + 1000 * stream, np.float32), action=t % 4, reward=float(t), terminated=False,
-        truncated=t % EPISODE == EPISODE - 1, next_observation=np.full(3, -t, np.float32),
-    )  # fmt: skip
+        stream,
+        observation=np.full(3, t + 1000 * stream, np.float32),
+        action=t % 4,
+        reward=float(t),
+        terminated=False,
+        truncated=t % EPISODE == EPISODE - 1,
+        next_observation=np.full(3, -t, np.float32),
+    )
 
 
 def _write_for_ever(path: Path, published: Path) -> None:
@@ -120,8 +125,15 @@ def test_uncommitted_rows_are_gone(tmp_path: Path) -> None:
     model.writer.writer.abort()
     m.check(Dataset.open(tmp_path / "ds"), model, [10])
     with EpisodeWriter(Writer.append(tmp_path / "ds", lineage={"op": "more"})) as writer:
-        writer.add(0, observation=[1, 2, 3], action=0, reward=0, terminated=True, truncated=False,
-                   next_observation=[4, 5, 6])  # fmt: skip
+        writer.add(
+            0,
+            observation=[1, 2, 3],
+            action=0,
+            reward=0,
+            terminated=True,
+            truncated=False,
+            next_observation=[4, 5, 6],
+        )
     dataset = Dataset.open(tmp_path / "ds")
     assert dataset.num_rows == 11
     assert dataset.read(("next", "observation"), 9).tolist() == [[0, 0, 0], [4, 5, 6]]

@@ -95,8 +95,15 @@ def test_early_sealed_segments_join(tmp_path: Path) -> None:
 def test_plain_layout_stores_next_observations(tmp_path: Path) -> None:
     schema = m.schema_of(m.FLAT, next_observation="plain")
     writer = EpisodeWriter(Writer.create(tmp_path / "ds", schema, spec={}, lineage={}))
-    writer.add(0, observation=[1, 2, 3], action=1, reward=0, terminated=False, truncated=False,
-               next_observation=[7, 8, 9])  # fmt: skip
+    writer.add(
+        0,
+        observation=[1, 2, 3],
+        action=1,
+        reward=0,
+        terminated=False,
+        truncated=False,
+        next_observation=[7, 8, 9],
+    )
     writer.close()
     dataset = Dataset.open(tmp_path / "ds")
     assert dataset.read(("next", "observation")).tolist() == [[7, 8, 9]]

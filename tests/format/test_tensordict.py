@@ -73,7 +73,7 @@ def test_an_open_segment_loads_at_its_full_size_and_is_not_changed(tmp_path: Pat
 def test_open_segment_looks_before_it_loads(tmp_path: Path) -> None:
     m.small(tmp_path / "ds", num_streams=1, steps=10)
     dataset = Dataset.open(tmp_path / "ds")
-    with pytest.raises(InputError, match="did you mean|known"):
+    with pytest.raises(InputError, match=r"did you mean|known"):
         dataset.open_segment("w00-00000000001")
     name = dataset.segments[0].name
     column = tmp_path / "ds" / "segments" / name / "action.memmap"

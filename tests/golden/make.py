@@ -45,11 +45,16 @@ def derived(path: Path, *, finish: str = "close") -> None:
     schema = ted_schema(spec, Discrete(3), extra=[Column(("log_prob",), "float32")])
     writer = EpisodeWriter(
         Writer.create(
-            path, schema, spec={"env": None, "observation": spec.to_json(), "action": Discrete(3).to_json()},
-            lineage=LINEAGE, num_streams=2, segment_rows=16, extra={"note": "golden"},
+            path,
+            schema,
+            spec={"env": None, "observation": spec.to_json(), "action": Discrete(3).to_json()},
+            lineage=LINEAGE,
+            num_streams=2,
+            segment_rows=16,
+            extra={"note": "golden"},
         ),
         chunk_rows=5,
-    )  # fmt: skip
+    )
 
     def value() -> dict[str, Any]:
         return {"image": rng.integers(0, 255, (2, 2)).astype(np.uint8), "speed": rng.normal()}
@@ -59,9 +64,15 @@ def derived(path: Path, *, finish: str = "close") -> None:
         for stream in range(2):
             end = t % (6 + stream) == 5
             writer.add(
-                stream, observation=value(), action=t % 3, reward=float(np.float32(0.1 * t)), terminated=end and stream == 0,
-                truncated=end and stream == 1, next_observation=None if t == 12 else value(), log_prob=-0.5 * t,
-            )  # fmt: skip
+                stream,
+                observation=value(),
+                action=t % 3,
+                reward=float(np.float32(0.1 * t)),
+                terminated=end and stream == 0,
+                truncated=end and stream == 1,
+                next_observation=None if t == 12 else value(),
+                log_prob=-0.5 * t,
+            )
     if finish == "close":
         writer.close({0: value()})
     else:
@@ -91,13 +102,19 @@ def expectation(path: Path) -> dict[str, Any]:
         for column in dataset.schema.columns:
             array = dataset.read(column.key)
             columns["/".join(column.key)] = {
-                "dtype": column.dtype, "shape": list(array.shape), "xxh3_128": xxhash.xxh3_128_hexdigest(array.tobytes()),
-            }  # fmt: skip
+                "dtype": column.dtype,
+                "shape": list(array.shape),
+                "xxh3_128": xxhash.xxh3_128_hexdigest(array.tobytes()),
+            }
         episodes = {name: values.tolist() for name, values in vars(dataset.episodes).items()}
         return {
-            "rows": dataset.stream_rows, "state": dataset.state, "digest": dataset.digest,
-            "unknown_next": dataset.unknown_next.tolist(), "episodes": episodes, "columns": columns,
-        }  # fmt: skip
+            "rows": dataset.stream_rows,
+            "state": dataset.state,
+            "digest": dataset.digest,
+            "unknown_next": dataset.unknown_next.tolist(),
+            "episodes": episodes,
+            "columns": columns,
+        }
 
 
 def main(folder: Path) -> None:
