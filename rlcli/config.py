@@ -149,7 +149,8 @@ def resolve(
     flags: Mapping[str, Any] | None = None,
 ) -> ConfigT:
     """An instance of `config` from default < `file` < `sets` < `flags`; see `resolve_sections`."""
-    return resolve_sections({"": config}, file=file, sets=sets, flags=flags)[""]  # type: ignore[no-any-return]
+    resolved: ConfigT = resolve_sections({"": config}, file=file, sets=sets, flags=flags)[""]
+    return resolved
 
 
 def resolve_sections(
@@ -161,8 +162,8 @@ def resolve_sections(
 ) -> dict[str, Any]:
     """One instance per section, from default < `file` < `sets` < `flags`.
 
-    Option names are distinct over sections. `file` is TOML with the option names as keys, at top level or under
-    their `[section]`. `sets` are `key=value` strings. `flags` maps names to parsed values; None means "not
+    Option names are distinct over sections. `file` is TOML with the option names as keys, at top level or
+    under their `[section]`. `sets` are `key=value` strings. `flags` maps names to parsed values; None means "not
     given". Raises `UsageError` for an unknown key, a value of the wrong type or outside its bounds;
     `InputError` for a file that cannot be read.
     """

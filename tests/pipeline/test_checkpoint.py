@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,10 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
         changed = bytearray(original)
         changed[position] ^= 0x10
         file.write_bytes(changed)
-        try:
+        if name.endswith(".json") and original[position : position + 1].isspace():
+            continue  # white space between tokens says nothing
+        with pytest.raises(CorruptError, match=re.escape(str(tmp_path))):
             checkpoint.load_tensors(checkpoint.find(tmp_path)[0])
-        except CorruptError as err:
-            assert str(tmp_path) in str(err)
-            continue
-        assert changed[position] in b" \n0", "only white space of the JSON may change unnoticed"
 
 
 def test_best_is_the_highest_score_and_last_the_newest(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ class SeedEnv:
 
     observation_spec = Box((2,))
     action_spec = Discrete(3)
-    spec_json = {"library": "python", "id": "test", "kwargs": {}, "max_episode_steps": None}
+    spec_json: ClassVar = {"library": "python", "id": "test", "kwargs": {}, "max_episode_steps": None}
 
     def reset(self, seed: int) -> Any:
         self.seed, self.steps = seed, 0

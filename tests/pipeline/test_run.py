@@ -49,7 +49,7 @@ def test_every_changed_byte_of_run_json_is_noticed(tmp_path: Path) -> None:
 def test_what_is_not_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run at"):
         open_run(tmp_path / "absent")
-    with pytest.raises(InputError, match="no run.json"):
+    with pytest.raises(InputError, match=r"no run\.json"):
         open_run(tmp_path)
 
 

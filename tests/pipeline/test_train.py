@@ -83,10 +83,8 @@ def test_killed_and_resumed_equals_uninterrupted(algorithm: str, tmp_path: Path,
     straight, resumed = last_checkpoint(tmp_path / "straight"), last_checkpoint(tmp_path / "cut")
     assert before < resumed["step"] == straight["step"], "the kill came too late to prove anything"
     assert resumed["digest"] == straight["digest"]
-    steps = [
-        [json.loads(line)["step"] for line in open(tmp_path / name / "metrics.jsonl")]
-        for name in ("straight", "cut")
-    ]
+    reported = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("straight", "cut")]
+    steps = [[json.loads(line)["step"] for line in lines] for lines in reported]
     assert steps[0] == steps[1]
 
 
