@@ -18,11 +18,11 @@ Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
 def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `rl buffer info | ls | head | stats | verify`."""
     group = typer.Typer(help=BUFFER_HELP, no_args_is_help=True, rich_markup_mode=None)
-    group.command("info")(info)
-    group.command("ls")(list_datasets)
-    group.command("head")(head)
-    group.command("stats")(stats)
-    group.command("verify")(verify)
+    group.command("info", short_help="What a dataset is and what made it.")(info)
+    group.command("ls", short_help="The datasets below some folders.")(list_datasets)
+    group.command("head", short_help="The first rows.")(head)
+    group.command("stats", short_help="What the numbers look like.")(stats)
+    group.command("verify", short_help="Prove that datasets are sound, or say where not.")(verify)
     app.add_typer(group, name="buffer", help=BUFFER_HELP)
 
 
@@ -40,7 +40,7 @@ def info(dataset: Dataset, json: console.Json = False) -> None:
 def list_datasets(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH…", help="Folders; - reads them from standard input. [default: .]"),
+        typer.Argument(metavar="PATH", help="Folders; - reads them from standard input. [default: .]"),
     ] = None,
     json: console.Json = False,
 ) -> None:
@@ -95,7 +95,7 @@ def stats(
 
 
 def verify(
-    datasets: Annotated[list[Path], typer.Argument(metavar="DS…", help="Datasets.")],
+    datasets: Annotated[list[Path], typer.Argument(metavar="DS", help="Datasets.")],
     fast: Annotated[
         bool, typer.Option("--fast", help="Only sizes, manifests and small files; columns are not read.")
     ] = False,

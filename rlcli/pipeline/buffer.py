@@ -186,7 +186,7 @@ def _state_text(facts: dict[str, Any]) -> str:
         return state
     who = {
         "live": f"process {writer['pid']} is writing",
-        "dead": f"its writer (process {writer['pid']}) is gone; appending goes on after its last commit",
+        "dead": f"its writer, process {writer['pid']}, is gone; appending recovers",
         "elsewhere": f"opened by process {writer['pid']} on {writer['host']}",
     }
     return f"{state}: {who[writer['status']]}"

@@ -31,8 +31,11 @@ def head(
 
     `keys` is a comma-separated list such as `action,next/reward`; a name with columns below it means all of
     them. Without it the table leaves out what follows from the rest (next observations, is_init, done); the
-    facts never do. Unknown next values are None. Raises `UsageError` for an unknown key or episode.
+    facts never do. Unknown next values are None. Raises `UsageError` for an unknown key or
+    episode.
     """
+    if num_rows < 0:
+        raise UsageError(f"--rows must not be negative, got {num_rows}")
     with Dataset.open(path) as dataset:
         known = [column.key for column in dataset.schema.columns]
         chosen = None if keys is None else _choose(dataset, keys)

@@ -88,7 +88,15 @@ def stats_by_episode(path: Path) -> tuple[dict[str, Any], str]:
     text = console.table(
         ["episode", "stream", "first row", "length", "return", "end", "seed"],
         [
-            [r["number"], r["stream"], r["first_row"], r["length"], r["return"], end, str(r["seed"] or "–")]
+            [
+                r["number"],
+                r["stream"],
+                r["first_row"],
+                r["length"],
+                r["return"],
+                end,
+                "–" if r["seed"] is None else str(r["seed"]),
+            ]
             for r, end in zip(rows, ends, strict=True)
         ],
     )

@@ -52,6 +52,8 @@ def test_a_newer_format_is_exit_5(rl: Callable[..., Any], copy: Path, command: s
 def test_a_wrong_combination_is_exit_2(rl: Callable[..., Any], sealed: Path) -> None:
     assert rl("verify", sealed, "--fast", "--deep").code == 2
     assert rl("head", sealed, "-n", "lots").code == 2
+    assert rl("head", sealed, "-n", "-1").code == 2
+    assert rl("head", sealed, "-n", "0", "--json").json["rows"] == []
     assert rl("verify").code == 2
 
 

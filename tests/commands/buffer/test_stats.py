@@ -120,7 +120,9 @@ def test_stats_by_episode_is_the_episode_table(rl: Callable[..., Any], sealed: P
     assert [e["length"] for e in facts["episodes"]] == table.length.tolist()
     assert [e["seed"] for e in facts["episodes"]] == table.seed.tolist()
     assert [e["cut"] for e in facts["episodes"]] == table.cut.tolist()
-    assert len(rl("stats", sealed, "--by", "episode").out.splitlines()) == 12
+    lines = rl("stats", sealed, "--by", "episode").out.splitlines()
+    assert len(lines) == 12
+    assert lines[2].split() == ["0", "0", "0", "7", "7", "terminated", "0"]  # a seed of 0 is one
     assert rl("stats", sealed, "--by", "moon").code == 2
 
 
