@@ -96,10 +96,8 @@ def conform(values: Any, spec: Spec, n: int, where: str) -> Batch:
 
 
 def singles(batch: Batch) -> list[Any]:
-    """One value per row: `int` where rows are whole-number scalars, else views (dictionaries of them)."""
+    """One value per row: NumPy scalars where rows have no axis, else views (dictionaries of these)."""
     if isinstance(batch, dict):
         columns = {name: singles(child) for name, child in batch.items()}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    if batch.ndim == 1 and batch.dtype.kind in "iu":
-        return batch.tolist()  # type: ignore[no-any-return]
     return list(batch)

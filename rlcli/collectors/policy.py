@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +60,11 @@ class RandomPolicy:
             if self._next == self._rounds or envs != self._envs:
                 self._fill(envs)
             start, self._next = self._next, self._rounds
-            if isinstance(self._block, np.ndarray) and isinstance(self._spec, Discrete):
-                yield from self._block[start:].tolist()
+            if isinstance(
+                self._spec, Discrete
+            ):  # all at once: this is the fast case of the fastest environments
+                flat = list(self._block[start:].reshape(-1))
+                yield from (flat[index : index + envs] for index in range(0, len(flat), envs))
             else:
                 yield from (singles(row(self._block, index)) for index in range(start, self._rounds))
 
@@ -109,7 +112,7 @@ def load_policy(name: str, observation_spec: Spec, action_spec: Spec, *, seed: i
     found: Any = load_reference(name)
     if inspect.isclass(found):
         try:
-            make: Callable[..., Any] = found
+            make = cast("Callable[..., Any]", found)
             found = make(observation_spec=observation_spec, action_spec=action_spec, seed=seed)
         except TypeError as err:
             takes = "observation_spec, action_spec and seed by keyword"

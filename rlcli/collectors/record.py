@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -25,6 +26,7 @@ from rlcli.format.specs import Key
 
 _PART_BYTES = 4 << 20
 _TICK_SECONDS = 0.5  # how much work a kill can cost, and how often progress is told
+_BURST_SECONDS, _MAX_BURST = 0.01, 256  # how late a tick may be seen, unless rounds suddenly take longer
 
 
 class Sink(Protocol):
@@ -163,24 +165,44 @@ class _Recording:
         return Recorded(self.steps, self.episodes)
 
     def _run(self, active: list[_Lane], remaining: int) -> None:
-        if not active or not remaining:
-            return
-        observation, part_rows, stop, clock = self.observation, self.part_rows, self.stop, time.monotonic
-        flat = isinstance(observation, np.ndarray) and isinstance(self.lanes[0].action, np.ndarray)
-        observed = not isinstance(self.policy, RandomPolicy)
+        """Step `active` until `remaining` rows are recorded, quotas are used up, or a stop is requested."""
+        clock, stop, source = time.monotonic, self.stop, self._actions()
         for lane in active[:remaining]:
             self._reset(lane)
-        fresh = self.fresh
-        next_tick = clock() + _TICK_SECONDS
-        for actions in self._actions():
+        now = clock()
+        next_tick, burst = now + _TICK_SECONDS, 1
+        while active and remaining and not stop.requested:
             if remaining < len(active):
                 active = active[:remaining]
-                fresh[:] = [lane for lane in fresh if lane in active]
+                self.fresh = [lane for lane in self.fresh if lane in active]
+            rounds = self._burst(active, islice(source, min(burst, remaining // len(active))))
+            self.steps += rounds * len(active)
+            remaining -= rounds * len(active)
+            active = [lane for lane in active if lane.quota]
+            before, now = now, clock()
+            if now - before < _BURST_SECONDS / 2:
+                burst = min(2 * burst, _MAX_BURST)
+            elif now - before > _BURST_SECONDS:
+                burst = max(1, burst // 2)
+            if now >= next_tick:
+                self._tick(active)
+                next_tick = clock() + _TICK_SECONDS
+
+    def _burst(self, active: list[_Lane], source: Iterator[list[Any]]) -> int:
+        """A round for each element of `source`, or until a stop or an environment that is through; how many.
+
+        The hot loop: only what every step needs is in it, clock and counters are looked at once per burst.
+        """
+        observation, part_rows, fresh, stop = self.observation, self.part_rows, self.fresh, self.stop
+        flat = isinstance(observation, np.ndarray) and isinstance(active[0].action, np.ndarray)
+        observed = not isinstance(self.policy, RandomPolicy)
+        rounds = 0
+        exhausted = False
+        for actions in source:
             if fresh:
                 for lane in fresh:
                     self.sink.begin(lane.index, lane.seed)
                 fresh.clear()
-            exhausted = False
             for lane in active:
                 index, size = lane.index, lane.size
                 action = actions[index]
@@ -203,20 +225,18 @@ class _Recording:
                     put(observation, index, value)
                 if size == part_rows:
                     self._continue(lane)
-            self.steps += len(active)
-            remaining -= len(active)
-            if exhausted:
-                active = [lane for lane in active if lane.quota]
-            if not active or not remaining or stop.requested:
+            rounds += 1
+            if exhausted or stop.requested:
                 break
-            if clock() >= next_tick:
-                self._tick(active)
-                next_tick = clock() + _TICK_SECONDS
+        return rounds
 
     def _actions(self) -> Iterator[list[Any]]:
-        """For each round, one action per environment."""
-        if isinstance(self.policy, RandomPolicy):  # looks at nothing, so it can be asked ahead
-            yield from self.policy.rounds(len(self.lanes))
+        """For each round, one action per environment. Random ones see nothing, so they are drawn ahead."""
+        if isinstance(self.policy, RandomPolicy):
+            return self.policy.rounds(len(self.lanes))
+        return self._answers()
+
+    def _answers(self) -> Iterator[list[Any]]:
         while True:
             yield singles(self.policy(self.observation))
 

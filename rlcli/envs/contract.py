@@ -27,14 +27,17 @@ class Env(Protocol):
     @property
     def observation_spec(self) -> Spec:
         """What `reset` and `step` return as observations."""
+        ...
 
     @property
     def action_spec(self) -> Spec:
         """What `step` takes."""
+        ...
 
     @property
     def spec_json(self) -> dict[str, Any]:
         """`library`, `id`, `kwargs`, `max_episode_steps`: strict JSON, enough to make it again."""
+        ...
 
     def reset(self, seed: int) -> Any:
         """Start an episode and return its first observation; the same seed gives the same episode."""
@@ -42,9 +45,11 @@ class Env(Protocol):
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:
         """`(observation, reward, terminated, truncated)` after one step.
 
-        `action` is an `int` for a discrete spec, else an array of the spec's shape and dtype (or a dictionary
-        of these). A `Box` action outside its bounds is clipped by the environment, not by the caller.
+        `action` is a NumPy integer for a discrete spec, as Gymnasium's `sample` gives it, else an array of
+        the spec's shape and dtype (or a dictionary of these). A `Box` action outside its bounds is clipped by
+        the environment, not by the caller.
         """
+        ...
 
     def render(self) -> Any:
         """One RGB image `[H, W, 3]` uint8, or None if the environment was made without a render mode."""

@@ -42,6 +42,7 @@ from rlcli.pipeline.behaviour import behaviour_policy
 from rlcli.pipeline.run import unique_path
 from rlcli.plugins import is_reference
 
+_CHUNK_BYTES = 1 << 19  # rows written and committed at a time: fewer, larger writes cost less per row
 _POLICY_DOMAIN = 1  # keeps the policy's random numbers apart from the episode seeds
 
 
@@ -248,7 +249,11 @@ def _record(
 ) -> Recorded:
     """Record into `writer` and close it, also when an environment fails."""
     unit, total = ("steps", options.steps) if options.steps is not None else ("episodes", options.episodes)
-    with _closing(EpisodeWriter(writer)) as sink, console.progress(total, "collect", unit) as bar:
+    chunk_rows = max(64, min(8192, _CHUNK_BYTES // writer.schema.row_bytes))
+    with (
+        _closing(EpisodeWriter(writer, chunk_rows=chunk_rows)) as sink,
+        console.progress(total, "collect", unit) as bar,
+    ):
         told = 0
 
         def progress(steps: int, episodes: int) -> None:

@@ -122,9 +122,10 @@ def test_an_episode_longer_than_a_part_is_one_episode(monkeypatch: pytest.Monkey
 def test_ticks_commit_without_changing_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(module, "_TICK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_MAX_BURST", 1)
     rows, _ = _record(2, steps=50, kwargs={"length": 4}, progress=lambda *done: told.append(done))
-    assert rows.flushes == 25  # one per round but the last, and the end
-    assert told == [(2 * n, 2 * (n // 4)) for n in range(1, 25)]
+    assert rows.flushes == 26  # one per round and one at the end
+    assert told == [(2 * n, 2 * (n // 4)) for n in range(1, 26)]
     _check(rows, 0, length=4)
 
 
