@@ -163,8 +163,8 @@ def resolve_sections(
     """One instance per section, from default < `file` < `sets` < `flags`.
 
     Option names are distinct over sections. `file` is TOML with the option names as keys, at top level or
-    under their `[section]`. `sets` are `key=value` strings. `flags` maps names to parsed values; None means "not
-    given". Raises `UsageError` for an unknown key, a value of the wrong type or outside its bounds;
+    under their `[section]`. `sets` are `key=value` strings. `flags` maps names to parsed values; None means
+    "not given". Raises `UsageError` for an unknown key, a value of the wrong type or outside its bounds;
     `InputError` for a file that cannot be read.
     """
     known = {option.name: option for config in configs.values() for option in options(config)}

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlcli import console
 from rlcli.collectors.nested import Batch, allocate, put, row, singles
+from rlcli.datasets.d4rl_envs import normalized_score
 from rlcli.envs import make
 from rlcli.envs.contract import Env
 from rlcli.errors import ConditionFalse, IncompatibleError, UsageError, nearest
@@ -128,7 +129,7 @@ def summary(episodes: Sequence[Episode], reference: tuple[float, float] | None) 
         "min": float(scores.min()),
         "max": float(scores.max()),
         "length": float(np.mean([episode.length for episode in episodes])),
-        "normalised": None if reference is None else statistics.normalised(float(scores.mean()), reference),
+        "normalised": None if reference is None else 100 * normalized_score(float(scores.mean()), reference),
         "per_episode": [asdict(episode) for episode in episodes],
     }
 

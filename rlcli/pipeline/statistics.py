@@ -38,9 +38,3 @@ def bootstrap_interval(
     estimates = statistic(values[draws])
     low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def normalised(score: float, reference: tuple[float, float]) -> float:
-    """D4RL's score: 0 is the random policy's return, 100 the expert's (Fu et al., 2020, section 5)."""
-    low, high = reference
-    return 100.0 * (score - low) / (high - low)

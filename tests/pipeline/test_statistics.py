@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlcli.pipeline.statistics import bootstrap_interval, iqm, normalised
+from rlcli.pipeline.statistics import bootstrap_interval, iqm
 
 
 def test_iqm_is_the_mean_of_the_middle_half() -> None:
@@ -34,8 +34,3 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
 
 def test_interval_of_constant_scores_is_a_point() -> None:
     assert bootstrap_interval([7.0] * 5) == (7.0, 7.0)
-
-
-def test_normalised_scores_of_two_published_trajectories() -> None:
-    assert normalised(4669.48025, (-280.178953, 12135.0)) == pytest.approx(39.8678, abs=1e-3)
-    assert normalised(1465.18446, (-20.272305, 3234.3)) == pytest.approx(45.6421, abs=1e-3)
