@@ -19,7 +19,7 @@ from rlcli.format import digests, interop, manifest, snapshot
 from rlcli.format.checking import Checker
 from rlcli.format.episode_table import Episodes, StreamEpisodes, read_episodes
 from rlcli.format.keys import Key
-from rlcli.format.layout import MAX_ROWS
+from rlcli.format.layout import MANY_ROWS
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.mapping import MappedSegment, StreamMap
 from rlcli.format.schema import Schema
@@ -311,7 +311,7 @@ class Dataset:
             if number == len(self._streams):
                 capacity = sum(entry.alloc for entry in entries)
                 if newest.streams[number].get("owner"):
-                    capacity += max(capacity, 4 * MAX_ROWS)
+                    capacity += max(capacity, 4 * MANY_ROWS)
                 segments = StreamMap(
                     self.path, self.schema, capacity=capacity, single_range=self._single_range
                 )

@@ -9,15 +9,21 @@ from rlcli.format.schema import Schema
 
 FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
 FIRST_ROWS = 4096
-MAX_ROWS = 65_536
+MANY_ROWS = 65_536
+MANY_BYTES = 64 << 20
 MAX_BYTES = 1 << 30
 
 
 def choose_alloc(schema: Schema, previous: int | None, segment_rows: int | None) -> int:
-    """How many rows the next segment of a stream gets: doubling, or always `segment_rows`."""
+    """How many rows the next segment of a stream gets: always `segment_rows`, or doubling until it is large.
+
+    Large is 65,536 rows or 64 MiB, whichever is more, and never above 1 GiB.
+    """
     if segment_rows is not None:
         return segment_rows
-    rows = FIRST_ROWS if previous is None else min(max(previous, FIRST_ROWS // 2) * 2, MAX_ROWS)
+    rows = FIRST_ROWS if previous is None else previous
+    if previous is not None and (rows < MANY_ROWS or 2 * rows * schema.row_bytes <= MANY_BYTES):
+        rows = max(2 * rows, FIRST_ROWS)
     while rows > 1 and rows * schema.row_bytes > MAX_BYTES:
         rows //= 2
     return rows
