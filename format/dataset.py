@@ -366,7 +366,7 @@ class Dataset:
             mapped.map_finals(state.finals)
             ends = [episode.first + episode.rows - 1 for episode in new]
             finals = mapped.end_addresses([bool(episode.flags >> 3) for episode in new], known)
-            live += new
+            stream.episodes.add_live(new)
         stream.rows[-1] = state.rows
         self._table.advance(number, stream.num_rows, ends, finals)
         if self._checker is not None:

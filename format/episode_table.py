@@ -13,7 +13,7 @@ import numpy as np
 
 from rlcli.errors import CorruptError
 from rlcli.format import files
-from rlcli.format.journal import Episode
+from rlcli.format.journal import HAS_FINAL, Episode
 from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Segment
@@ -65,6 +65,8 @@ class StreamEpisodes:
     def __init__(self) -> None:
         self.sealed: list[dict[str, Array]] = []
         self.live: list[Episode] = []
+        self._unknown: list[int] = []  # ends without a final
+        self._last = -1  # the last end
 
     @property
     def count(self) -> int:
@@ -72,6 +74,17 @@ class StreamEpisodes:
 
     def add_sealed(self, arrays: dict[str, Array]) -> None:
         self.sealed.append(arrays)
+        ends = arrays["start"] + arrays["length"] - 1
+        self._unknown += ends[~arrays["has_final"]].tolist()
+        self._last = int(ends[-1]) if len(ends) else self._last
+
+    def add_live(self, records: Sequence[Episode]) -> None:
+        """Records that the open segment's journal has got."""
+        self.live += records
+        for episode in records:
+            self._last = episode.first + episode.rows - 1
+            if not episode.flags & HAS_FINAL:
+                self._unknown.append(self._last)
 
     def seal(self) -> None:
         self.sealed.append(episode_arrays(self.live))
@@ -87,12 +100,8 @@ class StreamEpisodes:
 
     def unknown_next(self, num_rows: int) -> Array:
         """Stream rows whose successor is unknown."""
-        arrays = self.arrays()
-        ends = arrays["start"] + arrays["length"] - 1
-        unknown = ends[~arrays["has_final"]]
-        if num_rows and (not len(ends) or ends[-1] < num_rows - 1):
-            unknown = np.append(unknown, num_rows - 1)
-        return unknown
+        tail = [num_rows - 1] if num_rows and self._last < num_rows - 1 else []
+        return np.array(self._unknown + tail, np.int64)
 
 
 def read_episodes(paths: SegmentPaths, entry: Segment) -> dict[str, Array]:
