@@ -35,7 +35,9 @@ def items(setting: Setting) -> Iterator[Item]:
 
 def _dqn(setting: Setting) -> Item:
     sizes = (4, 64, 64, 2)
-    config = dqn.Config(double=False)  # SB3 and torchrl's default are plain DQN: equal work
+    config = dqn.Config(  # double=False as SB3 and torchrl have it: equal work
+        double=False, hidden=(64, 64), batch_size=128, lr=1e-3, tau=1.0, target_every=500, max_grad_norm=10.0
+    )
     nets = dqn.build(Box((4,)), Discrete(2), config)
     batch = _batch(np.random.default_rng(0), config.batch_size, 4, None)
     plain = PlainDQN(sizes, double=False, max_grad_norm=config.max_grad_norm)
@@ -65,7 +67,7 @@ def _dqn(setting: Setting) -> Item:
 
 def _sac(setting: Setting) -> Item:
     num_observations, num_actions, hidden = 17, 6, (256, 256)
-    config = sac.Config(hidden=hidden, batch_size=256)
+    config = sac.Config(hidden=hidden, batch_size=256, lr=1e-3)
     box = Box((num_actions,), low=-1.0, high=1.0)
     nets = sac.build(Box((num_observations,)), box, config)
     batch = _batch(np.random.default_rng(0), 256, num_observations, num_actions)
