@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import struct
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +233,28 @@ def _create(path: Path) -> Writer:
     return Writer.create(
         path, m.schema_of(m.FLAT), spec={}, lineage={}, segment_rows=16, durability="process"
     )
+
+
+def test_a_reader_beside_a_running_writer_sees_only_whole_commits(tmp_path: Path) -> None:
+    path, published = tmp_path / "ds", tmp_path / "told"
+    Writer.create(path, m.schema_of(m.FLAT), spec={}, lineage={}, num_streams=2, segment_rows=200).close()
+    published.write_bytes(bytes(16))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _write_for_ever(path, published)
+        finally:
+            os._exit(1)
+    try:
+        with Dataset.open(path) as dataset:
+            before = dataset.stream_rows
+            deadline = time.monotonic() + 0.8
+            while time.monotonic() < deadline or dataset.num_rows < 600:
+                dataset.refresh()
+                assert all(now >= then for now, then in zip(dataset.stream_rows, before, strict=True))
+                before = dataset.stream_rows
+                _check_rows(dataset)
+                assert Dataset.open(path).num_rows >= dataset.num_rows
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
