@@ -24,10 +24,11 @@ from rlcli.errors import UsageError
 Compile = Literal["auto", "on", "off"]
 Matmul = Literal["auto", "highest", "medium"]
 
-# Measured on two-core machines: a compiled update saves 0.3 ms (DQN) to 1 ms (SAC, IQL) of dispatch, the
-# first compilation takes 10 to 25 s and one found in the cache 2 to 5 s.
-COLD_UPDATES = 50_000
-WARM_UPDATES = 10_000
+# Measured on two-core machines: a compiled update saves 0.4 ms (DQN 2x64), 0.7 ms (BC 2x256) or 2 to 5 ms
+# (SAC, IQL 2x256); the first compilation takes 10 to 25 s and one found in the cache 2 to 5 s.
+COLD_UPDATES, COLD_UPDATES_LARGE = 50_000, 10_000
+WARM_UPDATES, WARM_UPDATES_LARGE = 10_000, 2_000
+LARGE = 256  # from this width on an update does enough to win compilation back sooner
 WIDE = 128  # narrower layers gain nothing from threads or from another matrix product
 EXACT = 1e-5  # largest error, relative to the largest entry, of a float32-level matrix product
 FASTER = 1.15  # speed-up that makes another matrix-product route worth its choice
@@ -132,7 +133,11 @@ def _weigh_compilation(
     if wanted == "on":
         return True, "compilation is switched on"
     is_cached = compiled_marker(algorithm, nets, config).exists()
-    needed = WARM_UPDATES if is_cached else COLD_UPDATES
+    is_large = max(config.hidden, default=1) >= LARGE
+    if is_cached:
+        needed = WARM_UPDATES_LARGE if is_large else WARM_UPDATES
+    else:
+        needed = COLD_UPDATES_LARGE if is_large else COLD_UPDATES
     state = "cached" if is_cached else "new"
     verdict = "pays" if num_updates >= needed else "does not pay"
     return num_updates >= needed, f"a {state} compilation {verdict} for {num_updates} updates (from {needed})"

@@ -160,6 +160,8 @@ def choose(num_updates: int, algorithm: Any = dqn, **options: Any) -> Execution:
 def test_long_runs_are_compiled_and_short_ones_are_not() -> None:
     assert not choose(execution.COLD_UPDATES - 1).compiled
     assert choose(execution.COLD_UPDATES).compiled
+    assert not choose(execution.COLD_UPDATES_LARGE - 1, sac).compiled
+    assert choose(execution.COLD_UPDATES_LARGE, sac).compiled
     assert choose(1, compile="on").compiled
     assert not choose(10**9, compile="off").compiled
 
