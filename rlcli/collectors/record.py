@@ -25,7 +25,7 @@ from rlcli.errors import InputError, ResourceError, RLError
 from rlcli.format.specs import Key
 
 _PART_BYTES = 4 << 20
-_TICK_SECONDS = 0.5  # how much work a kill can cost, and how often progress is told
+_TICK_SECONDS = 0.1  # how much work a kill can cost, and how often progress is told
 _BURST_SECONDS, _MAX_BURST = 0.01, 256  # how late a tick may be seen, unless rounds suddenly take longer
 
 

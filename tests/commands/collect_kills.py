@@ -142,7 +142,7 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             process = start([*words, "--steps", steps], Path("log"))
             if rng.random() < 0.75:  # else anywhere in creation or recovery
                 wait_for(lambda path=path, known=known: manifests(path) > known)  # type: ignore[misc]
-            time.sleep(rng.choice([rng.uniform(0, 0.01), rng.uniform(0, 0.05), rng.uniform(0, 0.2)]))
+            time.sleep(rng.choice([rng.uniform(0, 0.01), rng.uniform(0, 0.15), rng.uniform(0.1, 0.4)]))
             if path.exists() and rng.random() < 0.3:
                 with Dataset.open(path, check="none") as dataset:
                     before = dataset.stream_rows  # a reader saw these: they must not vanish

@@ -350,8 +350,8 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path: Path, signum
     )
     _wait_for_rows(tmp_path / "ds", 50)
     process.send_signal(signum)
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, out) == (128 + signum, "")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (128 + signum, ""), err
     assert "Traceback" not in err
     _check_counting(tmp_path / "ds")
     with Dataset.open(tmp_path / "ds") as dataset:
@@ -376,21 +376,21 @@ def test_a_second_signal_stops_at_once_and_the_last_commit_holds(tmp_path: Path)
     assert process.stderr is not None
     assert "once more" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=20)
+    process.wait(timeout=60)
     assert process.returncode == -signal.SIGTERM
     with Dataset.open(tmp_path / "ds") as dataset:
         assert dataset.num_rows >= 2
 
 
 def _wait_for_rows(path: Path, rows: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if path.exists():
             with Dataset.open(path, check="none") as dataset:
                 if dataset.num_rows >= rows:
                     return
         time.sleep(0.01)
-    raise AssertionError(f"{path} has no {rows} rows after 20 s")
+    raise AssertionError(f"{path} has no {rows} rows after 60 s")
 
 
 @pytest.mark.parametrize("policy", ["random", SCRIPTED])
