@@ -55,5 +55,5 @@ def behaviour_policy(
     from rlcli.pipeline.run import open_run
 
     trained, identity = policy_from_run(path, which=checkpoint, deterministic=deterministic, seed=seed)
-    check_same_specs(open_run(path).info["spec"], env, f"the run {name}")
+    check_same_specs(open_run(path).info["spec"], env, f"the run at {name}")
     return trained, {"name": name, **identity, "deterministic": deterministic}

@@ -76,7 +76,8 @@ class Collected:
 
     def to_json(self) -> dict[str, Any]:
         """For `rl collect --json`."""
-        return {**asdict(self), "dataset": str(self.path), "path": str(self.path)}
+        values = {**asdict(self), "seconds": round(self.seconds, 3)}
+        return {"dataset": str(values.pop("path")), **values}
 
 
 def collect(out: Path | None, options: Options) -> Collected:

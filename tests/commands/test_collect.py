@@ -403,6 +403,27 @@ def test_collecting_needs_no_torch(tmp_path: Path, policy: str) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
+def test_a_trained_run_collects(collect: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--env", "CartPole-v1", "--steps", "60", "--learning-starts", "20", "--compile", "off", "-q"]
+    assert run(["train", "dqn", *words, "-o", "trained"]) == 0
+    capsys.readouterr()
+    reports = []
+    for extra in ([], [], ["--deterministic"]):
+        words = ["CartPole-v1", "--policy", "trained", "--steps", "300", "--num-envs", "2", *extra]
+        code, out, _ = collect(*words, "--json", "-q")
+        assert code == 0
+        reports.append(json.loads(out))
+    assert reports[0]["dataset"] == "data/CartPole-v1-trained-s0"
+    assert reports[0]["digest"] == reports[1]["digest"] != reports[2]["digest"]
+    with Dataset.open(reports[0]["dataset"]) as dataset:
+        (entry,) = dataset.lineage
+        assert entry["policy"]["algorithm"] == "dqn"
+        assert entry["parents"] == [{"run": "trained", "digest": entry["policy"]["digest"]}]
+    code, _, err = collect("Pendulum-v1", "--policy", "trained", "--steps", "5")
+    assert code == 5
+    assert "the run at trained was made with the observation" in err
+
+
 def test_the_bar_shows_only_on_a_terminal(tmp_path: Path) -> None:
     environment: Mapping[str, str] = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     parent, child = os.openpty()
