@@ -96,6 +96,10 @@ def share(value: str) -> float:
     return number
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"
+
+
 def text(report: dict[str, Any]) -> str:
     """The report for a person: a table per item and what was found."""
     machine = report["machine"]
@@ -113,7 +117,7 @@ def text(report: dict[str, Any]) -> str:
                     f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in arm["quartiles"]
                 ),
                 f"{arm['microseconds']:,.4g}",
-                f"{arm['ours_is_times']:.2f}x",
+                _times(arm["ours_is_times"]),
             ]
             for arm in item["arms"]
         ]
