@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from rlcli import console
 from rlcli.collectors.nested import Batch, allocate, put, row, singles
 from rlcli.datasets.d4rl_envs import normalized_score
-from rlcli.envs import make
 from rlcli.envs.contract import Env
 from rlcli.errors import ConditionFalse, IncompatibleError, UsageError, nearest
 from rlcli.format.specs import spec_from_json
@@ -185,19 +184,6 @@ class Gate:
 
     def __str__(self) -> str:
         return f"{self.name} {self.operator} {self.bound:g}"
-
-
-@contextmanager
-def environments(count: int, name: str, **kwargs: Any) -> Iterator[list[Env]]:
-    """`count` equal environments that are closed at the end."""
-    envs: list[Env] = []
-    try:
-        for _ in range(count):
-            envs.append(make(name, **kwargs))
-        yield envs
-    finally:
-        for env in envs:
-            env.close()
 
 
 def check_gates(gates: Sequence[Gate], reports: Sequence[Mapping[str, Any]]) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rlcli import console
-from rlcli.envs import name_of
+from rlcli.envs import make_many, name_of
 from rlcli.errors import IncompatibleError, UsageError
 from rlcli.pipeline import provenance
 from rlcli.pipeline.evaluate import (
     Recorder,
     check_same_specs,
-    environments,
     evaluation_seeds,
     rollouts,
     summary,
@@ -46,7 +45,7 @@ class Options:
 def evaluate_runs(runs: Sequence[Path], options: Options, *, report: Path | None = None) -> dict[str, Any]:
     """Evaluate each run on the same reset seeds; returns the report, written to `report` as well if given.
 
-    Raises what `policy_from_run` and `environments` raise, and `UsageError` for outputs that exist or for
+    Raises what `policy_from_run` and `make_many` raise, and `UsageError` for outputs that exist or for
     several runs with one output.
     """
     if len(runs) > 1 and (options.record or options.video):
@@ -80,7 +79,7 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     if options.video is not None:
         arguments["render_mode"] = "rgb_array"
     reference = spec.get("reference_scores")
-    with console.interruptible() as stop, environments(count, name, **arguments) as envs:
+    with console.interruptible() as stop, make_many(count, name, **arguments) as envs:
         check_same_specs(spec, envs[0], f"{path}")
         with (
             console.progress(options.episodes, f"eval {path}", "episodes") as bar,

@@ -16,9 +16,10 @@ import numpy as np
 
 from rlcli import console
 from rlcli.algorithms import load
+from rlcli.envs import make_many
 from rlcli.errors import UsageError
 from rlcli.pipeline import checkpoint
-from rlcli.pipeline.evaluate import environments, evaluation_seeds, rollouts
+from rlcli.pipeline.evaluate import evaluation_seeds, rollouts
 from rlcli.pipeline.inputs import Inputs, open_inputs, source_of
 from rlcli.pipeline.policy import NetworkPolicy
 from rlcli.pipeline.reports import Reporter
@@ -134,7 +135,7 @@ def evaluate(session: Session, inputs: Inputs) -> dict[str, float]:
     seeds = evaluation_seeds(session.settings.seed, session.settings.eval_episodes, purpose="training")
     policy = NetworkPolicy(session.algorithm, session.nets, session.state, session.config)
     count = min(len(seeds), MAX_EVALUATION_ENVS)
-    with environments(count, inputs.eval_env, **inputs.eval_env_args) as envs:
+    with make_many(count, inputs.eval_env, **inputs.eval_env_args) as envs:
         episodes = rollouts(policy, envs, seeds)
     scores = [episode.score for episode in episodes]
     return {
