@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
 from rlcli.errors import InputError, MissingExtraError, UsageError, nearest
@@ -18,23 +19,31 @@ def is_reference(name: str) -> bool:
     return bool(separator) and all(part.isidentifier() for part in parts)
 
 
-def load_reference(name: str) -> Any:
-    """The object that `module:attribute` names. The working directory is importable, as with `python -m`.
+def load_module(name: str) -> ModuleType:
+    """The module `name`. The working directory is searched too, as with `python -m`.
 
-    Raises `UsageError` if there is no such module or attribute, `InputError` if the module fails to import.
+    Raises `UsageError` if there is none, `InputError` if it fails to import.
     """
-    module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        target: Any = importlib.import_module(module_name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as err:
-        if err.name is not None and (module_name == err.name or module_name.startswith(err.name + ".")):
-            message = f"there is no module {module_name!r} (the working directory was searched too)"
+        if err.name is not None and (name == err.name or name.startswith(err.name + ".")):
+            message = f"there is no module {name!r} (the working directory was searched too)"
             raise UsageError(message) from err
-        raise InputError(f"importing {module_name!r} failed: {err}") from err
+        raise InputError(f"importing {name!r} failed: {err}") from err
     except Exception as err:  # foreign code: whatever it raises is shown in one line
-        raise InputError(f"importing {module_name!r} failed: {type(err).__name__}: {err}") from err
+        raise InputError(f"importing {name!r} failed: {type(err).__name__}: {err}") from err
+
+
+def load_reference(name: str) -> Any:
+    """The object that `module:attribute` names.
+
+    Raises what `load_module` raises, and `UsageError` if the module has no such attribute.
+    """
+    module_name, _, attribute = name.partition(":")
+    target: Any = load_module(module_name)
     for part in attribute.split("."):
         if not hasattr(target, part):
             names = [known for known in dir(target) if not known.startswith("_")]

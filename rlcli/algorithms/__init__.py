@@ -8,7 +8,11 @@ environment, a file or a logger. Importing this module or an algorithm's file im
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import entry_points
 from types import ModuleType
+
+from rlcli.errors import UsageError, nearest
+from rlcli.plugins import load_module
 
 ALGORITHMS: dict[str, str] = {
     "bc": "rlcli.algorithms.bc",
@@ -27,6 +31,35 @@ SUMMARIES: dict[str, str] = {
 }
 
 
+CONTRACT = (
+    "Config",
+    "SOURCES",
+    "ON_POLICY",
+    "COLUMNS",
+    "build",
+    "init",
+    "noise",
+    "update",
+    "act",
+    "act_noise",
+)
+
+
 def load(name: str) -> ModuleType:
-    """The module of a built-in algorithm. Raises `KeyError` for an unknown name."""
-    return importlib.import_module(ALGORITHMS[name])
+    """The module of an algorithm: built in, of an installed plugin, or the user's own module of this name.
+
+    Plugins are entry points of the group `rlcli.algorithms`. Raises `UsageError` for an unknown name or a
+    module that lacks a part of the contract, `InputError` if it fails to import.
+    """
+    if name in ALGORITHMS:
+        return importlib.import_module(ALGORITHMS[name])
+    plugins = {entry.name: entry.value for entry in entry_points(group="rlcli.algorithms")}
+    module_name = plugins.get(name, name)
+    try:
+        module = load_module(module_name)
+    except UsageError as err:
+        known = nearest(name, [*ALGORITHMS, *plugins])
+        raise UsageError(f"there is no algorithm {name!r}, nor a module of that name; {known}") from err
+    if missing := [part for part in CONTRACT if not hasattr(module, part)]:
+        raise UsageError(f"the module {module_name!r} is no algorithm: it has no {missing[0]}")
+    return module

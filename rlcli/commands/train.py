@@ -14,7 +14,6 @@ from rlcli.algorithms import ALGORITHMS, load
 from rlcli.config import Option, options, parse_value, resolve_sections, to_dict
 from rlcli.errors import UsageError
 from rlcli.pipeline.settings import Settings
-from rlcli.plugins import is_reference
 
 TRAIN_HELP = "Train an algorithm online (--env) or from datasets (--from-dataset)."
 
@@ -23,8 +22,7 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `rl train` with a command per built-in algorithm, and one for the user's own if it is named."""
     group = typer.Typer(help=TRAIN_HELP, no_args_is_help=True, rich_markup_mode=None)
     named = next((word for word in arguments[1:] if not word.startswith("-")), "")
-    names = [*ALGORITHMS, *([named] if is_reference(named) else [])]
-    for name in names:
+    for name in dict.fromkeys([*ALGORITHMS, *([named] if named else [])]):
         module = load(name)
         group.command(name, help=_help(name, module))(_command(name, module))
     app.add_typer(group, name="train", help=TRAIN_HELP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -161,6 +162,28 @@ def test_a_mistake_is_one_line_with_its_code(
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_module_of_ones_own_is_an_algorithm(tmp_path: Path, dataset: Path) -> None:
+    source = Path(importlib.import_module("rlcli.algorithms.bc").__file__ or "").read_text()
+    (tmp_path / "my_bc.py").write_text(source.replace('"""Behavioural cloning', '"""My own cloning'))
+    command = [sys.executable, "-m", "rlcli", "train", "my_bc"]
+    options = ["--from-dataset", str(dataset), "--updates", "50", "--hidden", "8", "-o", "run", *QUICK]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "run\n"
+    helped = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
+    )
+    assert "My own cloning" in helped.stdout
+    (tmp_path / "broken.py").write_text("Config = 1\n")
+    done = subprocess.run(
+        [*command[:-1], "broken"], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: the module 'broken' is no algorithm: it has no SOURCES\n",
+    )
 
 
 def test_resuming_with_another_option_is_refused(tmp_path: Path) -> None:
