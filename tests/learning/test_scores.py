@@ -1,4 +1,4 @@
-"""Does it learn? Five seeds per claim, through the commands: `pytest -m slow tests/learning -s` prints the scores.
+"""Does it learn? Five seeds per claim, through the commands; `pytest -m slow tests/learning -s` prints scores.
 
 A score is the mean over 20 fresh episodes of the checkpoint that training kept as best.
 """
@@ -84,7 +84,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_offline_training_reaches_the_behaviour(
     env: str, algorithm: str, kind: str, data: Path, tmp_path: Path
 ) -> None:
-    """From good data: as good as the behaviour. From a mixture, half of it random: IQL above the behaviour's mean."""
+    """Good data: as good as the behaviour. A mixture, half of it random: IQL above the behaviour's mean."""
     names = ["good"] if kind == "good" else ["good", "random"]
     sources = [option for name in names for option in ("--from-dataset", data / f"{env}-{name}")]
     means = [rl("buffer", "info", data / f"{env}-{name}")["return"]["mean"] for name in names]
