@@ -58,7 +58,10 @@ class GymnasiumEnv:
         return observation, reward, terminated, truncated  # type: ignore[return-value]
 
     def render(self) -> Any:
-        return self.env.render()
+        try:
+            return self.env.render()
+        except error.DependencyNotInstalled as err:
+            raise MissingExtraError("pygame", "video", needed_for=f"rendering {self._name}") from err
 
     def close(self) -> None:
         if not self._closed:

@@ -1,4 +1,4 @@
-"""Does it learn? Five seeds per claim, through the commands; `pytest -m slow tests/learning -s` prints scores.
+"""Does it learn? Five seeds per claim; `pytest -m slow tests/learning -s` prints the scores.
 
 A score is the mean over 20 fresh episodes of the checkpoint that training kept as best.
 """
