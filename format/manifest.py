@@ -174,6 +174,15 @@ def generations(root: Path) -> list[int]:
     return [int(match.group(1)) for match in found if match]
 
 
+def check_without_gap(root: Path, numbers: list[int]) -> None:
+    """Raises `CorruptError` naming the first generation that is not there, or that cannot be."""
+    for expected, found in enumerate(numbers, 1):
+        if found != expected:
+            path = path_of(root, min(found, expected))
+            what = "missing" if found > expected else "generations begin at 1"
+            raise CorruptError(f"{path}: {what}", path=path)
+
+
 def temporary_exists(root: Path, generation: int) -> bool:
     prefix = f".tmp-{generation}-"
     return any(name.startswith(prefix) for name in files.names(root / "manifests"))
@@ -219,10 +228,7 @@ def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
     numbers = generations(root)
     if not numbers:
         raise CorruptError(f"{root / 'manifests'}: no manifest", path=root / "manifests")
-    missing = set(range(1, numbers[-1] + 1)) - set(numbers)
-    if missing:
-        path = path_of(root, min(missing))
-        raise CorruptError(f"{path}: missing", path=path)
+    check_without_gap(root, numbers)
     newest = load(root, dataset, numbers[-1])
     child = newest
     for generation in numbers[-2 : -chain - 1 : -1]:

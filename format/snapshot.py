@@ -119,6 +119,8 @@ def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) ->
         if generation is not None:
             named[generation] = root / "journal" / name
     for generation, path in named.items():
+        if generation <= newest.generation:
+            raise CorruptError(f"{path}: sealed by generation {generation}, which says it is open", path=path)
         pending = manifest.temporary_exists(root, generation)
         if generation in manifest.generations(root):
             return False

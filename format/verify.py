@@ -125,9 +125,13 @@ class _Verifier:
             first += segment.rows if segment.sealed or journal is None else journal.rows
 
     def _check_chain(self, numbers: list[int]) -> None:
+        with self._noting():
+            manifest.check_without_gap(self.root, numbers)
         expected: Any = None
-        for generation in range(1, max(numbers, default=1) + 1):
+        for generation in numbers:
             path = manifest.path_of(self.root, generation)
+            if expected is not None and expected["generation"] != generation - 1:
+                expected = None  # the gap is reported already
             with self._noting():
                 value, data = strictjson.load_checked(path, "rl-manifest")
                 if expected is not None and value.get("parent") != expected:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import CorruptError, InputError, RLError
+from rlcli.format import manifest
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 
@@ -168,3 +169,27 @@ def test_an_open_dataset_that_is_damaged_is_not_read(tmp_path: Path) -> None:
                     m.read_everything(path)
         file.write_bytes(data)
     m.check(Dataset.open(path), model)
+
+
+def test_a_manifest_numbered_far_away_is_noticed_at_once(sound: Path) -> None:
+    """A reader that listed the missing numbers would run out of memory."""
+    stray = sound / "manifests" / f"{10**19:020d}.json"
+    stray.write_bytes(manifest.path_of(sound, 1).read_bytes())
+    missing = manifest.path_of(sound, manifest.generations(sound)[-2] + 1)
+    _assert_noticed(sound, missing)
+    stray.unlink()
+
+
+def test_an_open_segment_with_the_journal_of_a_sealed_one_is_noticed(tmp_path: Path) -> None:
+    """Its seal record names a generation that is there; waiting for a newer one would never end."""
+    path = tmp_path / "ds"
+    model = m.create(path, num_streams=1, segment_rows=8)
+    for _ in range(20):
+        model.add(0)
+    model.writer.flush()
+    model.writer.writer.abort()
+    sealed, _, last = sorted((path / "journal").iterdir())
+    last.write_bytes(sealed.read_bytes())
+    with pytest.raises(CorruptError, match=last.name):
+        Dataset.open(path)
+    assert [problem.file for problem in verify(path)] == [f"journal/{last.name}"]
