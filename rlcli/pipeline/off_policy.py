@@ -16,12 +16,12 @@ from rlcli.format.schema import ted_schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline import provenance
 from rlcli.pipeline.inputs import Inputs
-from rlcli.pipeline.session import Position, Session
+from rlcli.pipeline.session import Loop, Position, Session
 from rlcli.pipeline.updates import draw, tensors
 from rlcli.replay.uniform import Uniform
 
 
-class OffPolicy:
+class OffPolicy(Loop):
     """A round is `train_freq` environment steps, committed to the replay, and then the updates they earn."""
 
     def __init__(self, session: Session, inputs: Inputs, position: Position | None) -> None:
@@ -55,8 +55,13 @@ class OffPolicy:
         facts = {"random": self.random.state_dict(), "replay_rows": self.writer.writer.stream_rows}
         return Position(facts, {"collector": self.collector.state_dict()})
 
-    def close(self) -> None:
-        self.writer.close({0: row(self.collector.observation, 0)})
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """The replay is sealed at the end of the budget; before it stays as committed, for a resumed run."""
+        self.replay.close()
+        if kind is None:
+            self.writer.close({0: row(self.collector.observation, 0)})
+        else:
+            self.writer.writer.abort()
 
     def _step(self) -> None:
         moved = self.collector.step(self._act(self.collector.observation))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rlcli.pipeline.inputs import Inputs
-from rlcli.pipeline.session import Position, Session
+from rlcli.pipeline.session import Loop, Position, Session
 from rlcli.replay.uniform import Mixture, Uniform
 
 
-class Offline:
+class Offline(Loop):
     """Batches from one dataset or a weighted mixture, drawn with the session's generator."""
 
     def __init__(self, session: Session, inputs: Inputs, position: Position | None) -> None:
@@ -19,10 +19,3 @@ class Offline:
         session = self.session
         session.update(self.sampler.sample(session.config.batch_size, session.rng))
         session.step += 1
-
-    def position(self) -> Position:
-        """The session's own generator says it all."""
-        return Position({}, {})
-
-    def close(self) -> None:
-        """Datasets are read-only; nothing is left to do."""

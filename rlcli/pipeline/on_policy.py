@@ -11,11 +11,11 @@ import torch
 from rlcli.collectors.loop import Collector
 from rlcli.collectors.nested import Batch
 from rlcli.pipeline.inputs import Inputs
-from rlcli.pipeline.session import Position, Session
+from rlcli.pipeline.session import Loop, Position, Session
 from rlcli.pipeline.updates import draw, tensors
 
 
-class OnPolicy:
+class OnPolicy(Loop):
     """A round is one iteration: `num_steps` steps of each environment and the updates on them."""
 
     def __init__(self, session: Session, inputs: Inputs, position: Position | None) -> None:
@@ -34,9 +34,6 @@ class OnPolicy:
 
     def position(self) -> Position:
         return Position({}, {"collector": self.collector.state_dict()})
-
-    def close(self) -> None:
-        """The environments are the caller's."""
 
     @torch.no_grad()
     def _rollout(self, num_steps: int) -> dict[str, Any]:

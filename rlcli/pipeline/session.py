@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,14 +36,19 @@ class Position:
     arrays: Mapping[str, Any]
 
 
-class Loop(Protocol):
-    """A source of batches. `advance` runs one round: some steps, and the updates that follow them."""
+class Loop(AbstractContextManager["Loop"]):
+    """A source of batches. Leaving the context without an exception means that the budget is used up."""
 
-    def advance(self) -> None: ...
+    def advance(self) -> None:
+        """Run one round: some steps, and the updates that follow them."""
+        raise NotImplementedError
 
-    def position(self) -> Position: ...
+    def position(self) -> Position:
+        """Where the loop stands between two rounds, durably."""
+        return Position({}, {})
 
-    def close(self) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Release what is held."""
 
 
 @dataclass

@@ -60,11 +60,10 @@ def train(
             restored = None
         else:
             session, restored = continue_session(run, algorithm, settings, config, inputs)
-        loop = _loop_type(source, algorithm)(session, inputs, restored)
-        try:
+        if session.step >= session.total:
+            return _outcome(session, inputs, 0.0)
+        with _loop_type(source, algorithm)(session, inputs, restored) as loop:
             return _train(session, loop, inputs, stop)
-        finally:
-            loop.close()
 
 
 def _loop_type(source: str, algorithm: Any) -> Any:
@@ -114,6 +113,11 @@ def _train(session: Session, loop: Loop, inputs: Inputs, stop: console.Stop) -> 
             f"stopped at {session.step:,} of {total:,} {inputs.unit}; resumable",
             hint=f"go on with: {command}",
         )
+    return _outcome(session, inputs, time.monotonic() - started)
+
+
+def _outcome(session: Session, inputs: Inputs, seconds: float) -> dict[str, Any]:
+    run = session.run
     best = checkpoint.select(run.checkpoints, "best")
     last = checkpoint.select(run.checkpoints, "last")
     return {
@@ -122,7 +126,7 @@ def _train(session: Session, loop: Loop, inputs: Inputs, stop: console.Stop) -> 
         inputs.unit: session.step,
         "best": {"step": best.step, "score": best.score},
         "last": {"step": last.step, "score": last.score, "digest": last.digest},
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(seconds, 3),
     }
 
 

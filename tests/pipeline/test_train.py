@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from rlcli.format.dataset import Dataset
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ONLINE = {
@@ -56,6 +59,16 @@ def kill_after_a_checkpoint(run: Path, *arguments: str) -> None:
     process.communicate()
 
 
+def assert_same_rows(first: Path, second: Path) -> None:
+    """Equal rows and episodes; segments may be cut elsewhere."""
+    with Dataset.open(first) as one, Dataset.open(second) as other:
+        assert one.num_rows == other.num_rows
+        for column in one.schema.columns:
+            np.testing.assert_array_equal(one.read(column.key), other.read(column.key), str(column.key))
+        for name in ("start", "length", "return_", "terminated", "cut", "has_final", "seed", "number"):
+            np.testing.assert_array_equal(getattr(one.episodes, name), getattr(other.episodes, name), name)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "random"
@@ -87,6 +100,8 @@ def test_killed_and_resumed_equals_uninterrupted(algorithm: str, tmp_path: Path,
     reported = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("straight", "cut")]
     steps = [[json.loads(line)["step"] for line in lines] for lines in reported]
     assert steps[0] == steps[1]
+    if algorithm in ("dqn", "sac"):
+        assert_same_rows(tmp_path / "straight" / "replay", tmp_path / "cut" / "replay")
 
 
 def test_evaluation_does_not_touch_training(tmp_path: Path) -> None:
@@ -117,7 +132,41 @@ def test_sigterm_leaves_a_resumable_run_and_143(tmp_path: Path) -> None:
     assert "rl train dqn --resume -o" in err
     assert "Traceback" not in err
     assert last_checkpoint(tmp_path / "run")["step"] > 0
-    assert rl("buffer", "verify", "--semantics", str(tmp_path / "run" / "replay")).returncode == 0
+    rl("buffer", "verify", "--deep", "--semantics", str(tmp_path / "run" / "replay"))
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    options = [*ONLINE["dqn"], *QUICK, "--eval-every", "0", "--checkpoint-every", "700"]
+    rl("train", "dqn", *options, "-o", str(tmp_path / "straight"))
+    command = [
+        sys.executable,
+        "-m",
+        "rlcli",
+        "train",
+        "dqn",
+        *options,
+        "-o",
+        str(tmp_path / "cut"),
+        "--resume",
+    ]
+    codes = []
+    while not codes or codes[-1] == 143:
+        process = subprocess.Popen(
+            command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        lines = (tmp_path / "cut" / "metrics.jsonl").read_text().count("\n") if codes else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            file = tmp_path / "cut" / "metrics.jsonl"
+            if len(codes) < 2 and file.exists() and file.read_text().count("\n") > lines + 10:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.002)
+        codes.append(process.wait(60))
+    assert codes == [143, 143, 0]
+    states = [last_checkpoint(tmp_path / name)["digest"] for name in ("straight", "cut")]
+    assert states[0] == states[1]
+    assert_same_rows(tmp_path / "straight" / "replay", tmp_path / "cut" / "replay")
 
 
 def test_the_replay_of_online_training_is_a_sound_dataset_of_all_steps(tmp_path: Path) -> None:
