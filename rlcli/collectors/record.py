@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rlcli.collectors.nested import allocate, flatten, put, row, singles
 from rlcli.collectors.policy import Policy, RandomPolicy
 from rlcli.collectors.seeds import EpisodeSeeds
-from rlcli.envs.contract import Env
+from rlcli.envs.contract import Env, check_fits
 from rlcli.errors import InputError, ResourceError, RLError
 from rlcli.format.specs import Key
 
@@ -156,7 +156,7 @@ class _Recording:
             self._run([lane for lane in lanes if lane.quota], sys.maxsize if steps is None else steps)
         except (ResourceError, OSError, MemoryError):
             raise  # nothing more can be written; what was committed stays
-        except Exception as err:  # environments and policies are foreign code
+        except (Exception, SystemExit) as err:  # environments and policies are foreign code
             self._cut()  # what was recorded before is true and is kept
             if isinstance(err, RLError):
                 raise
@@ -212,15 +212,16 @@ class _Recording:
                     put(lane.action, size, action)
                 value, reward, terminated, truncated = lane.step(action)
                 lane.reward[size] = reward
-                lane.size = size = size + 1
+                size += 1
                 if terminated or truncated:
-                    self._end(lane, value, bool(terminated), bool(truncated))
+                    self._end(lane, size, value, bool(terminated), bool(truncated))
                     exhausted = exhausted or not lane.quota
                     continue
                 if flat:
                     lane.observation[size] = value
                 else:
                     put(lane.observation, size, value)
+                lane.size = size  # not before: a step whose observation does not fit is left out
                 if observed:
                     put(observation, index, value)
                 if size == part_rows:
@@ -247,7 +248,10 @@ class _Recording:
         put(lane.observation, 0, value)
         put(self.observation, lane.index, value)
 
-    def _end(self, lane: _Lane, final: Any, terminated: bool, truncated: bool) -> None:
+    def _end(self, lane: _Lane, size: int, final: Any, terminated: bool, truncated: bool) -> None:
+        env = lane.env
+        check_fits(final, env.observation_spec, f"{env.spec_json['id']}: the final observation")
+        lane.size = size
         lane.hand_over(self.sink)
         self.sink.end(lane.index, terminated=terminated, truncated=truncated, final=final)
         lane.has_rows = False
@@ -291,7 +295,7 @@ def _part_rows(env: Env) -> int:
     return max(1, min(1024, _PART_BYTES // max(1, row_bytes)))
 
 
-def _explain(err: Exception, lanes: Sequence[_Lane]) -> NoReturn:
+def _explain(err: BaseException, lanes: Sequence[_Lane]) -> NoReturn:
     """Foreign code failed: say what it raised, and where."""
     traceback = err.__traceback__
     while traceback is not None and traceback.tb_next is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rlcli import console
 from rlcli.errors import UsageError, nearest
 from rlcli.plugins import is_reference, load_reference
 
@@ -46,7 +47,9 @@ def make(name: str, /, **kwargs: Any) -> Env:
 
 @contextmanager
 def make_many(count: int, name: str, /, **kwargs: Any) -> Iterator[list[Env]]:
-    """`count` equal environments, closed at the end. Raises what `make` raises."""
+    """`count` equal environments, closed at the end; one that fails to close is a warning. Raises what `make`
+    raises.
+    """
     envs: list[Env] = []
     try:
         for _ in range(count):
@@ -54,7 +57,10 @@ def make_many(count: int, name: str, /, **kwargs: Any) -> Iterator[list[Env]]:
         yield envs
     finally:
         for env in envs:
-            env.close()
+            try:
+                env.close()
+            except Exception as err:  # noqa: BLE001 – foreign code, and what it was for is done
+                console.warn(f"closing {name} failed: {type(err).__name__}: {err}")
 
 
 def name_of(spec_json: dict[str, Any]) -> str:

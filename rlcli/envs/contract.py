@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from rlcli.errors import IncompatibleError
 from rlcli.format.specs import Composite, Spec
 
@@ -61,7 +63,8 @@ class Env(Protocol):
 def check_fits(value: Any, spec: Spec, where: str) -> None:
     """Raise `IncompatibleError` unless `value` has the nesting and the shapes of `spec`.
 
-    Meant for each reset, not each step: shapes are compared, values and dtypes are not.
+    Integers must also be in the range of their dtype; bounds and other dtypes are not compared. Meant
+    for the first and the last observation of an episode, not for each step.
     """
     if isinstance(spec, Composite):
         if not isinstance(value, Mapping) or set(value) != set(spec.fields):
@@ -76,3 +79,9 @@ def check_fits(value: Any, spec: Spec, where: str) -> None:
     if shape != spec.shape:
         found = f"of shape {tuple(shape)}" if shape is not None else f"a {type(value).__name__}"
         raise IncompatibleError(f"{where} is {found}, its spec says shape {spec.shape}")
+    if np.dtype(spec.dtype).kind in "iu":
+        array = np.asarray(value)
+        with np.errstate(invalid="ignore"):
+            fits = np.array_equal(array.astype(spec.dtype), array)
+        if not fits:
+            raise IncompatibleError(f"{where} has values that its dtype {spec.dtype} cannot hold")

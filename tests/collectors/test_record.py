@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -195,6 +196,33 @@ def test_an_environment_that_fails_keeps_what_was_recorded() -> None:
         _record(2, steps=100, rows=rows, kwargs={"fail_at": 3})
     assert [episode.length for episode in rows.episodes] == [3, 3]
     _check(rows, 0, length=5)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(3, np.zeros(3)), (3, "x"), (5, np.zeros(3)), (5, "x"), (5, None), (5, np.float32(1))],
+)  # at step 3 NumPy spreads one number over the row, and looking at each step would cost too much
+def test_an_observation_that_does_not_fit_leaves_its_step_out(at: int, value: Any) -> None:
+    env = make(COUNTING)
+    step = env.step
+
+    def broken(action: Any) -> Any:
+        seen, *rest = step(action)
+        return (value if seen[0] == at else seen), *rest
+
+    env.step = broken  # type: ignore[method-assign]
+    rows = Rows()
+    with pytest.raises((InputError, IncompatibleError), match="Counting"):
+        record([env], RandomPolicy(env.action_spec, 0), rows, seed=0, steps=20)
+    assert [episode.length for episode in rows.episodes] == [at - 1]
+    _check(rows, 0, length=5)
+
+
+def test_an_environment_that_exits_is_an_environment_that_fails() -> None:
+    env = make(COUNTING)
+    env.step = lambda action: sys.exit(0)  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="SystemExit"):
+        record([env], RandomPolicy(env.action_spec, 0), Rows(), seed=0, steps=20)
 
 
 def test_a_wrong_action_is_the_policys_fault() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlcli.envs import make, name_of
+from rlcli.envs import make, make_many, name_of
+from rlcli.envs.contract import check_fits
 from rlcli.envs.gymnasium import GymnasiumEnv, spec_of
 from rlcli.errors import IncompatibleError, InputError, MissingExtraError, UsageError
 from rlcli.format.specs import Box, Composite, Discrete, MultiBinary, MultiDiscrete
@@ -154,6 +155,22 @@ def test_wrong_observation_shape_is_named() -> None:
     env = GymnasiumEnv(inner, library="python", id="mine", kwargs={})
     with pytest.raises(IncompatibleError, match=r"shape \(2,\), its spec says shape \(7,\)"):
         env.reset(0)
+
+
+@pytest.mark.parametrize("value", [300, -1, 1.5, np.nan])
+def test_a_value_that_an_integer_observation_cannot_hold_is_named(value: float) -> None:
+    with pytest.raises(IncompatibleError, match="seen has values that its dtype uint8 cannot hold"):
+        check_fits(np.array([1, value]), Box((2,), "uint8"), "seen")
+    check_fits(np.array([1, 255]), Box((2,), "uint8"), "seen")
+
+
+def test_an_environment_that_fails_to_close_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Counting, "close", lambda self: 1 / 0)
+    with make_many(2, COUNTING) as envs:
+        envs[0].reset(0)
+    assert capsys.readouterr().err.count("ZeroDivisionError") == 2
 
 
 def test_render_mode_is_no_part_of_the_description() -> None:
