@@ -87,9 +87,12 @@ def open_journal(root: Path, dataset: str, entry: Segment) -> OpenJournal:
 
 
 def load(root: Path, *, chain: int = manifest.CHAIN) -> Snapshot:
-    """The newest state of the dataset. Raises `InputError`, `IncompatibleError` or `CorruptError`."""
+    """The newest state of the dataset. Raises `InputError`, `IncompatibleError` or `CorruptError`.
+
+    Beside a writer that publishes faster than this reads, it is a state that was the newest during the call.
+    """
     identity = manifest.load_identity(root)
-    while True:
+    for remaining in reversed(range(_RETRIES)):
         newest = manifest.load_newest(root, identity["uuid"], chain=chain)
         snapshot = Snapshot(identity, newest, {})
         try:
@@ -97,12 +100,13 @@ def load(root: Path, *, chain: int = manifest.CHAIN) -> Snapshot:
                 if not entry.sealed:
                     snapshot.journals[entry.name] = open_journal(root, newest.dataset, entry)
             seals = {j.path: j.state.sealed_by for j in snapshot.journals.values()}
-            if is_newest(root, newest, seals):
+            if is_newest(root, newest, seals) or not remaining:
                 return snapshot
         except BaseException:
             snapshot.close()
             raise
         snapshot.close()
+    raise AssertionError("the last try returns")
 
 
 def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) -> bool:

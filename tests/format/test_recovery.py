@@ -242,6 +242,7 @@ def test_a_reader_beside_a_running_writer_sees_only_whole_commits(tmp_path: Path
     pid = os.fork()
     if pid == 0:
         try:
+            signal.alarm(60)  # it must not outlive a test that is interrupted
             _write_for_ever(path, published)
         finally:
             os._exit(1)
