@@ -55,7 +55,7 @@ class Checker:
         entry = mapped.entry
         self._commits.pop(entry.name, None)
         self._done.clear()
-        found = sums.load(self._root, entry.name, entry.sums)
+        found = sums.load(self._root, entry)
         self._sums[entry.name] = found
         for name, expected in found.items():
             if name.endswith(".memmap") and name.split("/")[0] in ("segments", "finals"):

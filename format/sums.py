@@ -12,6 +12,7 @@ import xxhash
 
 from rlcli.errors import CorruptError
 from rlcli.format import files, strictjson
+from rlcli.format.manifest import Segment
 
 BLOCK = 1 << 20
 HASH = "xxh3-64"
@@ -86,11 +87,12 @@ def dump(segment: str, sums: dict[str, FileSum]) -> bytes:
     )
 
 
-def load(root: Path, segment: str, sha256: str) -> dict[str, FileSum]:
-    """The sums of a segment. Raises `CorruptError` unless the file is the one the manifest names."""
+def load(root: Path, entry: Segment) -> dict[str, FileSum]:
+    """The sums of a sealed segment. Raises `CorruptError` unless the file is the one the manifest names."""
+    segment = entry.name
     path = root / "sums" / f"{segment}.json"
     data = files.read(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != entry.sums:
         raise CorruptError(f"{path}: SHA-256 differs from the manifest's", path=path)
     value = strictjson.load(data, path)
     try:
@@ -102,11 +104,14 @@ def load(root: Path, segment: str, sha256: str) -> dict[str, FileSum]:
         ):
             raise CorruptError(f"{path}: not the sums of {segment} in {HASH} per {BLOCK} bytes", path=path)
         found = {str(k): FileSum(int(v["bytes"]), tuple(v["blocks"])) for k, v in value["files"].items()}
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise CorruptError(f"{path}: malformed ({err!r})", path=path) from err
-    for name, entry in found.items():
-        if len(entry.blocks) != -(-entry.bytes // BLOCK):
+    for name, file in found.items():
+        if len(file.blocks) != -(-file.bytes // BLOCK):
             raise CorruptError(
-                f"{path}: {name} has {len(entry.blocks)} blocks for {entry.bytes} bytes", path=path
+                f"{path}: {name} has {len(file.blocks)} blocks for {file.bytes} bytes", path=path
             )
+    total = sum(file.bytes for file in found.values())
+    if total != entry.bytes:
+        raise CorruptError(f"{path}: {total} bytes in all, the manifest says {entry.bytes}", path=path)
     return found

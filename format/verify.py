@@ -144,7 +144,7 @@ class _Verifier:
     def _check_sealed(self, newest: Manifest, entry: Segment, logical: int) -> None:
         found: dict[str, sums.FileSum] = {}
         with self._noting():
-            found = sums.load(self.root, entry.name, entry.sums)
+            found = sums.load(self.root, entry)
         expected = _expected_sizes(self.schema, entry)
         for name, size in expected.items():
             if found and name not in found:

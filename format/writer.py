@@ -410,6 +410,7 @@ class Writer:
             return
         self._state = "closed"
         for s in self.streams:
+            s.rows = s.committed
             for segment in s.segments:
                 segment.close()
                 if not segment.published:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 import sys
@@ -13,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import CorruptError, InputError, RLError
-from rlcli.format import manifest
+from rlcli.format import manifest, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 
@@ -193,3 +195,19 @@ def test_an_open_segment_with_the_journal_of_a_sealed_one_is_noticed(tmp_path: P
     with pytest.raises(CorruptError, match=last.name):
         Dataset.open(path)
     assert [problem.file for problem in verify(path)] == [f"journal/{last.name}"]
+
+
+@pytest.mark.parametrize("change", ["bytes", "files"])
+def test_sums_and_manifest_that_are_hashed_but_do_not_agree(sound: Path, tmp_path: Path, change: str) -> None:
+    shutil.copytree(sound, tmp_path / "ds")
+    path = manifest.path_of(tmp_path / "ds", manifest.generations(sound)[-1])
+    value = json.loads(path.read_bytes())
+    entry = value["segments"][0]
+    sums = tmp_path / "ds" / "sums" / f"{entry['name']}.json"
+    if change == "bytes":
+        entry["bytes"] += 1
+    else:
+        sums.write_bytes(json.dumps({**json.loads(sums.read_bytes()), "files": 100}).encode())
+        entry["sums"] = hashlib.sha256(sums.read_bytes()).hexdigest()
+    path.write_bytes(strictjson.dump_checked(value))
+    _assert_noticed(tmp_path / "ds", sums)

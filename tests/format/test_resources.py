@@ -140,3 +140,18 @@ def test_creating_without_space_leaves_nothing(
         m.create(tmp_path / "ds")
     file_size_limit(resource.RLIM_INFINITY)
     assert os.listdir(tmp_path) == []
+
+
+def test_rows_that_were_never_committed_are_not_counted(tmp_path: Path) -> None:
+    model = m.create(tmp_path / "ds", num_streams=2)
+    writer = model.writer.writer
+    m.fill(model, 40)
+    model.writer.flush()
+    rows = writer.stream_rows
+    m.fill(model, 40)
+    for stream, buffer in enumerate(model.writer._buffers):
+        buffer.complete(buffer.rows)
+        writer.write_arrays(stream, [array[: buffer.rows] for array in buffer.arrays], buffer.rows)
+    writer.abort()
+    assert writer.stream_rows == rows
+    assert Dataset.open(tmp_path / "ds").stream_rows == rows
