@@ -33,6 +33,8 @@ COMMANDS = {
 }
 
 _RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EFBIG}
+_PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PATH_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def build_app(wanted: str | None, arguments: list[str]) -> typer.Typer:
@@ -129,7 +131,7 @@ def _os_error(err: OSError) -> int:
     if err.errno in _RESOURCE_ERRNOS:
         console.error(ResourceError(f"{where}{reason}", path=err.filename))
         return ExitCode.RESOURCE
-    if isinstance(err, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
+    if isinstance(err, _PATH_ERRORS) or err.errno in _PATH_ERRNOS:
         console.error(InputError(f"{where}{reason}", path=err.filename))
         return ExitCode.INPUT
     return _bug(err)

@@ -27,6 +27,8 @@ def probe(what: str, json: console.Json = False, quiet: console.Quiet = False) -
     if what == "os-space": raise OSError(errno.ENOSPC, "No space left on device", "/data/x")
     if what == "os-missing": open("/nonexistent/x")
     if what == "os-directory": open("/")
+    if what == "os-readonly": raise OSError(errno.EROFS, "Read-only file system", "/ro/x")
+    if what == "os-long": open("x" * 300)
     if what == "os-odd": raise OSError(errno.EPROTO, "Protocol error")
     if what == "memory": raise MemoryError
     if what == "bug": raise KeyError("surprise")
@@ -104,6 +106,8 @@ def test_each_error_is_one_line_with_its_exit_code(launcher: list[str], what: st
         ("memory", 7, "out of memory"),
         ("os-missing", 3, "/nonexistent/x"),
         ("os-directory", 3, "Is a directory"),
+        ("os-readonly", 3, "/ro/x: Read-only file system"),
+        ("os-long", 3, "File name too long"),
         ("lines", 3, "first line second line"),
     ],
 )
