@@ -1,7 +1,7 @@
 """Time steps in, episodes out: what collecting, converting and online replay write through.
 
-It fills in what follows from the rest (`done`, `is_init`, `episode`, `step`), keeps the rows of each stream in
-preallocated arrays and writes them in chunks.
+It fills in what follows from the rest (`done`, `is_init`, `episode`, `step`), keeps the rows of each stream
+in preallocated arrays and writes them in chunks.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class EpisodeWriter:
     ) -> None:
         """Adds one step. Values are copied.
 
-        `next_observation` is needed where the episode ends (it becomes the exact final value), and in every step if
-        the schema stores next observations; where it is missing at an end, the row's next observation is unknown.
+        `next_observation` is needed where the episode ends (it becomes the exact final value), and in every
+        step if the schema stores next observations; where it is missing at an end, it is unknown.
         """
         b = self._buffers[stream]
         at = b.rows
@@ -187,7 +187,9 @@ class EpisodeWriter:
     def end(
         self, stream: int, *, terminated: bool, truncated: bool, final: Nested = None, cut: bool = False
     ) -> None:
-        """Ends the stream's episode after its last row, setting that row's flags; `final` is the observation after it.
+        """Ends the stream's episode after its last row, setting that row's flags.
+
+        `final` is the observation after that row.
 
         Raises `ValueError` if there is no step, or if the flags would change a row that was flushed.
         """

@@ -32,7 +32,6 @@ class RowTable:
     def num_rows(self) -> int: ...
 
 def punch_hole(fd: int, offset: int, size: int) -> int: ...
-
 def gae_float32(
     reward: NDArray[np.float32],
     value: NDArray[np.float32],
