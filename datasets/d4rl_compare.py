@@ -18,7 +18,7 @@ from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance
 from rlcli.datasets.d4rl_export import episode_ends, skeleton_of, source_record
 from rlcli.format.dataset import Dataset
-from rlcli.format.keys import Key
+from rlcli.format.keys import DTYPES, Key
 
 _SLICE_BYTES = 32 << 20
 
@@ -114,7 +114,9 @@ def _row_names(file: Any) -> list[str]:
         name
         for name, item in hdf5.walk(base)
         if item.shape and item.shape[0] == rows and not name.startswith("metadata/")
-        if item.dtype.kind in "biufc" and item.size and (not item.is_virtual or base.name != "/")
+        if str(item.dtype.newbyteorder("=")) in DTYPES
+        and item.size
+        and (not item.is_virtual or base.name != "/")
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -123,7 +124,18 @@ def _is_column(name: str, parts: list[h5py.Dataset | None], lengths: list[int]) 
             return False
         if part.is_virtual and not required:
             return False  # a view of other datasets; it is kept as the view that it is
+        _check_sources(part)
     return True
+
+
+def _check_sources(part: h5py.Dataset) -> None:
+    """Raises `InputError` if a view's file is missing: HDF5 would make up its values."""
+    if not part.is_virtual:
+        return
+    folder = Path(part.file.filename).parent
+    for name in {source.file_name for source in part.virtual_sources()} - {"."}:
+        if not any(path.is_file() for path in (folder / name, folder / Path(name).name, Path(name))):
+            raise InputError(f"{part.name} is a view of {name}, which is missing")
 
 
 def _check_flags(layout: Layout) -> None:

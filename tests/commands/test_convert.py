@@ -305,3 +305,23 @@ def test_help_is_instant_and_complete():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert all(flag in done.stdout for flag in ("--from", "--to", "--env-id", "--split", "--check", "--list"))
+
+
+def test_rows_of_a_dtype_that_no_column_has_are_kept_beside_them(source, out, tmp_path):
+    with h5py.File(source, "a") as file:
+        file["infos/phase"] = np.arange(300) * 1j  # complex128
+    assert run(["convert", str(source), str(out), "--check", "-q"]) == 0
+    assert run(["convert", str(out), str(tmp_path / "back.hdf5"), "-q"]) == 0
+    with h5py.File(tmp_path / "back.hdf5") as file:
+        assert file["infos/phase"][7] == 7j
+
+
+def test_a_view_of_a_missing_file_is_refused_instead_of_read_as_zeros(source, out, capsys):
+    layout = h5py.VirtualLayout((300, 4), "f4")
+    layout[:] = h5py.VirtualSource("elsewhere.hdf5", "observations", (300, 4))
+    with h5py.File(source, "a") as file:
+        del file["observations"]
+        file.create_virtual_dataset("observations", layout)
+    assert run(["convert", str(source), str(out), "-q"]) == ExitCode.INPUT
+    assert "/observations is a view of elsewhere.hdf5, which is missing" in one_error_line(capsys)
+    assert left(out) == []
