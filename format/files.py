@@ -246,6 +246,17 @@ def names(path: Path) -> list[str]:
         return []
 
 
+def linked_folders(path: Path) -> list[Path]:
+    """Symbolic links to folders below `path`, or `path` itself; names that begin with a dot are left out."""
+    if path.is_symlink():
+        return [path]
+    found = []
+    for folder, inside, _ in os.walk(path):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        found += [Path(folder) / name for name in inside if (Path(folder) / name).is_symlink()]
+    return found
+
+
 def lock(path: Path, *, what: object) -> int:
     """Takes the exclusive advisory lock of `path`; held until the descriptor is closed.
 

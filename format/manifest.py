@@ -272,8 +272,12 @@ def _check_structure(manifest: Manifest) -> None:
         match = _STREAM.fullmatch(stream["id"])
         if match is None or stream["id"] != stream_id(number):
             raise ValueError(f"stream {number} is called {stream['id']!r}")
+        if not isinstance(stream.get("owner"), dict | None):
+            raise ValueError(f"the owner of stream {number} must be null or an object")
     if not isinstance(manifest.spec, dict) or not isinstance(manifest.extra, dict):
         raise ValueError("spec and extra must be objects")
+    if not isinstance(manifest.lineage, list) or not all(isinstance(e, dict) for e in manifest.lineage):
+        raise ValueError("lineage must be a list of objects")
     before: Segment | None = None
     for segment in manifest.segments:
         match = _SEGMENT.fullmatch(segment.name)

@@ -21,7 +21,7 @@ from rlcli.format.checking import commit_hash
 from rlcli.format.episode_table import episode_arrays, read_episodes
 from rlcli.format.journal import Journal
 from rlcli.format.keys import path_of
-from rlcli.format.layout import SegmentPaths
+from rlcli.format.layout import FOLDERS, SegmentPaths
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.mapping import MappedSegment, StreamMap
 from rlcli.format.schema import Column, Schema
@@ -102,6 +102,9 @@ class _Verifier:
             self._add(Problem("dataset.json", err.message))
             return
         newest = None
+        for folder in FOLDERS:
+            for path in files.linked_folders(self.root / folder):
+                self.note(CorruptError(f"{path}: a symbolic link instead of a folder", path=path))
         with self._noting():
             self._check_chain(manifest.generations(self.root))
         with self._noting():

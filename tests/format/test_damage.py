@@ -211,3 +211,23 @@ def test_sums_and_manifest_that_are_hashed_but_do_not_agree(sound: Path, tmp_pat
         entry["sums"] = hashlib.sha256(sums.read_bytes()).hexdigest()
     path.write_bytes(strictjson.dump_checked(value))
     _assert_noticed(tmp_path / "ds", sums)
+
+
+@pytest.mark.parametrize("folder", ["manifests", "segments", "segments/w00-000000000000/next"])
+def test_verify_names_a_folder_that_is_a_link(sound: Path, tmp_path: Path, folder: str) -> None:
+    shutil.copytree(sound, tmp_path / "ds")
+    shutil.rmtree(tmp_path / "ds" / folder)
+    (tmp_path / "ds" / folder).symlink_to(sound / folder)
+    assert [problem.file for problem in verify(tmp_path / "ds")] == [folder]
+
+
+@pytest.mark.parametrize(("name", "value"), [("lineage", [1]), ("lineage", {}), ("owner", 7)])
+def test_a_hashed_manifest_with_values_of_the_wrong_kind_is_corrupt(
+    sound: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    shutil.copytree(sound, tmp_path / "ds")
+    path = manifest.path_of(tmp_path / "ds", manifest.generations(sound)[-1])
+    content = json.loads(path.read_bytes())
+    (content["streams"][0] if name == "owner" else content)[name] = value
+    path.write_bytes(strictjson.dump_checked(content))
+    _assert_noticed(tmp_path / "ds", path)
