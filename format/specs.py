@@ -159,8 +159,13 @@ def spec_from_json(value: Any) -> Spec:
             case "box":
                 dtype = str(np.dtype(value["dtype"]))
                 low, high = _bound_from_json(value["low"]), _bound_from_json(value["high"])
-                return Box(tuple(int(n) for n in value["shape"]), dtype, low, high)
+                shape = tuple(int(n) for n in value["shape"])
+                if any(isinstance(b, tuple) and len(b) != math.prod(shape) for b in (low, high)):
+                    raise ValueError(f"its bounds are not one number, or one for each of {shape}")
+                return Box(shape, dtype, low, high)
             case "discrete":
+                if int(value["n"]) < 1:
+                    raise ValueError(f"n is {value['n']}, expected at least 1")
                 return Discrete(int(value["n"]), int(value.get("start", 0)))
             case "multi_discrete":
                 return MultiDiscrete(tuple(int(n) for n in value["nvec"]))

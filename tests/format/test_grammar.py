@@ -22,7 +22,7 @@ from rlcli.format import manifest, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import check_key, check_keys
 from rlcli.format.schema import Column, Schema, ted_schema
-from rlcli.format.specs import Box, Composite, Discrete
+from rlcli.format.specs import Box, Composite, Discrete, spec_from_json
 from rlcli.format.writer import Writer
 
 
@@ -294,3 +294,16 @@ def test_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
         Dataset.open(tmp_path / "ds").gather(np.array([3]))
     with pytest.raises(IndexError):
         Dataset.open(tmp_path / "ds").read(("action",), 1, 4)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"type": "box", "shape": [2, 2], "dtype": "float32", "low": [0.0], "high": None},
+        {"type": "box", "shape": [2], "dtype": "float32", "low": None, "high": []},
+        {"type": "discrete", "n": 0},
+    ],
+)
+def test_a_spec_that_cannot_be_is_incompatible(value: dict[str, Any]) -> None:
+    with pytest.raises(IncompatibleError, match="malformed"):
+        spec_from_json(value)
