@@ -267,15 +267,23 @@ def _segment(entry: dict[str, Any]) -> Segment:
     return Segment(name=entry["name"], sealed=state == "sealed", **numbers, **hashes)
 
 
+def _is_count(value: Any, limit: int) -> bool:
+    return type(value) is int and 0 <= value < limit
+
+
 def _check_structure(manifest: Manifest) -> None:
     for number, stream in enumerate(manifest.streams):
         match = _STREAM.fullmatch(stream["id"])
         if match is None or stream["id"] != stream_id(number):
             raise ValueError(f"stream {number} is called {stream['id']!r}")
-        if not isinstance(stream.get("owner"), dict | None):
-            raise ValueError(f"the owner of stream {number} must be null or an object")
+        owner = stream.get("owner")
+        if owner is not None and not (isinstance(owner, dict) and _is_count(owner.get("pid"), 1 << 31)):
+            raise ValueError(f"the owner of stream {number} must be null or an object with a process number")
     if not isinstance(manifest.spec, dict) or not isinstance(manifest.extra, dict):
         raise ValueError("spec and extra must be objects")
+    env = manifest.spec.get("env")
+    if env is not None and not (isinstance(env, dict) and isinstance(env.get("id"), str)):
+        raise ValueError("spec.env must be null or an object with an id")
     if not isinstance(manifest.lineage, list) or not all(isinstance(e, dict) for e in manifest.lineage):
         raise ValueError("lineage must be a list of objects")
     before: Segment | None = None

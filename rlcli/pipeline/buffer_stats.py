@@ -235,7 +235,7 @@ def _quantile_text(name: str, summary: dict[str, Any], values: Array) -> str:
 
 def bars(title: str, labels: list[str], counts: list[int], *, width: int = 30) -> str:
     """A small histogram: label, bar, count, share."""
-    total, most = max(1, sum(counts)), max(1, *counts)
+    total, most = max(1, sum(counts)), max([1, *counts])
     label_width = max(len(label) for label in labels)
     count_width = max(len(f"{count:,}") for count in counts)
     lines = [title]

@@ -221,7 +221,18 @@ def test_verify_names_a_folder_that_is_a_link(sound: Path, tmp_path: Path, folde
     assert [problem.file for problem in verify(tmp_path / "ds")] == [folder]
 
 
-@pytest.mark.parametrize(("name", "value"), [("lineage", [1]), ("lineage", {}), ("owner", 7)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lineage", [1]),
+        ("lineage", {}),
+        ("owner", 7),
+        ("owner", {"host": "h", "pid": -1, "boot": "b"}),
+        ("owner", {"host": "h", "pid": 1 << 40, "boot": "b"}),
+        ("spec", {"env": 7}),
+        ("spec", {"env": {"library": "gymnasium"}}),
+    ],
+)
 def test_a_hashed_manifest_with_values_of_the_wrong_kind_is_corrupt(
     sound: Path, tmp_path: Path, name: str, value: object
 ) -> None:
