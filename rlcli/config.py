@@ -199,6 +199,10 @@ def _flat_toml(file: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             if key not in sections:
                 raise UsageError(f"{file}: unknown table [{key}]; {nearest(key, sections)}")
+            names = [option.name for option in options(sections[key])]
+            for name in value:
+                if name.replace("-", "_") not in names:
+                    raise UsageError(f"{file}: [{key}] has no option {name!r}; {nearest(name, names)}")
             flat.update(value)
         else:
             flat[key] = value
@@ -242,11 +246,9 @@ def to_toml(config: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """JSON is TOML but for infinity and the delete character, which JSON leaves as it is."""
+    """JSON is TOML but for the delete character, which JSON leaves as it is."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -273,6 +275,8 @@ def _from_toml(raw: Any, option: Option, where: str) -> Any:
             return float(raw)
         if kind is int and isinstance(raw, float) and raw.is_integer():
             return int(raw)
+        if type(raw) is int and abs(raw) >= 2**63:
+            raise ValueError(f"{raw} has more than 64 bits")
         choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         if raw in choices or (isinstance(kind, type) and type(raw) is kind):
             return raw
@@ -285,8 +289,8 @@ def _check_bounds(option: Option, value: Any) -> None:
     if value is None:
         return
     for item in value if isinstance(value, tuple) else (value,):
-        if isinstance(item, float) and math.isnan(item):
-            raise UsageError(f"{option.flag} is not a number (NaN)")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise UsageError(f"{option.flag} must be a finite number, got {item}")
         for name, bound in option.bounds.items():
             holds = {"ge": item >= bound, "gt": item > bound, "le": item <= bound, "lt": item < bound}[name]
             if not holds:

@@ -34,7 +34,7 @@ class Config:
     """Behavioural cloning: maximum likelihood of a dataset's actions (Pomerleau, 1989)."""
 
     lr: float = opt(1e-3, "Adam step size.", gt=0, source="measured on CartPole and Pendulum")
-    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of the actor.", source="IQL paper")
+    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of the actor.", ge=1, source="IQL paper")
     batch_size: int = opt(256, "Rows per update.", ge=1, source="IQL paper")
 
 

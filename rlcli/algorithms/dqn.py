@@ -48,7 +48,7 @@ class Config:
     lr: float = opt(1e-3, "Adam step size.", gt=0, source="measured on CartPole, 5 seeds")
     gamma: float = opt(0.99, "Discount per step.", ge=0, le=1, source="paper")
     hidden: tuple[int, ...] = opt(
-        (128, 128), "Hidden layer widths of the critic.", source="measured on CartPole, 5 seeds"
+        (128, 128), "Hidden layer widths of the critic.", ge=1, source="measured on CartPole, 5 seeds"
     )
     batch_size: int = opt(128, "Transitions per update.", ge=1, source="measured on CartPole, 5 seeds")
     double: bool = opt(

@@ -48,7 +48,7 @@ class Config:
     lr: float = opt(3e-4, "Adam step size of actor, critics and value.", gt=0, source="paper")
     gamma: float = opt(0.99, "Discount per step.", ge=0, le=1, source="paper")
     hidden: tuple[int, ...] = opt(
-        (256, 256), "Hidden layer widths of actor, critics and value.", source="paper"
+        (256, 256), "Hidden layer widths of actor, critics and value.", ge=1, source="paper"
     )
     batch_size: int = opt(256, "Transitions per update.", ge=1, source="paper")
     tau: float = opt(

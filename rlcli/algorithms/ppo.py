@@ -40,7 +40,9 @@ class Config:
     lr: float = opt(3e-4, "Adam step size.", gt=0, source="paper, MuJoCo")
     gamma: float = opt(0.99, "Discount per step.", ge=0, le=1, source="paper")
     lam: float = opt(0.95, "Weight of longer returns in the advantage (GAE).", ge=0, le=1, source="paper")
-    hidden: tuple[int, ...] = opt((64, 64), "Hidden layer widths of actor and critic, tanh.", source="paper")
+    hidden: tuple[int, ...] = opt(
+        (64, 64), "Hidden layer widths of actor and critic, tanh.", ge=1, source="paper"
+    )
     num_envs: int = opt(8, "Environments stepped together.", ge=1, source="SB3-zoo, CartPole")
     num_steps: int = opt(
         256, "Steps of each environment per iteration.", ge=1, source="paper: 2048 rows in all"

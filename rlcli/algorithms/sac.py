@@ -48,7 +48,9 @@ class Config:
         1e-3, "Adam step size of actor, critics and temperature.", gt=0, source="SB3-zoo, Pendulum"
     )
     gamma: float = opt(0.99, "Discount per step.", ge=0, le=1, source="paper")
-    hidden: tuple[int, ...] = opt((256, 256), "Hidden layer widths of actor and critics.", source="paper")
+    hidden: tuple[int, ...] = opt(
+        (256, 256), "Hidden layer widths of actor and critics.", ge=1, source="paper"
+    )
     batch_size: int = opt(256, "Transitions per update.", ge=1, source="paper")
     tau: float = opt(
         0.005, "Share of the critics that each update mixes into the targets.", gt=0, le=1, source="paper"

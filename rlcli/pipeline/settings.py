@@ -40,5 +40,5 @@ class Settings:
     matmul: Literal["auto", "highest", "medium"] = opt(
         "auto", "Matrix product route; auto takes the calibrated one."
     )
-    threads: int = opt(1, "CPU threads of torch; more pay for wide networks on idle cores.", ge=1)
+    threads: int = opt(1, "CPU threads of torch; more pay for wide networks on idle cores.", ge=1, le=1024)
     tensorboard: bool = opt(True, "Write TensorBoard events when the package is installed.")
