@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -68,6 +69,8 @@ def build_app(wanted: str | None, arguments: list[str]) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `rl` and exit the process with a documented code (`rlcli.errors.ExitCode`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a ?
     sys.exit(run(arguments))
 
 
@@ -114,6 +117,11 @@ def run(arguments: list[str]) -> int:
         return ExitCode.USAGE
     except typer.Abort:
         return ExitCode.INTERRUPTED
+    except RuntimeError as err:
+        if "can't allocate memory" not in str(err):
+            return _bug(err)
+        console.error(ResourceError("out of memory"))  # torch's way to say so
+        return ExitCode.RESOURCE
     except Exception as err:  # noqa: BLE001 - the last line of defence: a bug becomes a report, not a wall of text
         return _bug(err)
 

@@ -31,6 +31,7 @@ def probe(what: str, json: console.Json = False, quiet: console.Quiet = False) -
     if what == "os-long": open("x" * 300)
     if what == "os-odd": raise OSError(errno.EPROTO, "Protocol error")
     if what == "memory": raise MemoryError
+    if what == "torch-memory": raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
     if what == "bug": raise KeyError("surprise")
     if what == "extra": raise errors.MissingExtraError("mujoco", "mujoco", needed_for="Hopper-v5")
     if what == "lines": raise errors.InputError("first line\\nsecond line", hint="try again", path="/p")
@@ -104,6 +105,7 @@ def test_each_error_is_one_line_with_its_exit_code(launcher: list[str], what: st
         ("extra", 6, "pip install 'rlcli[mujoco]'"),
         ("os-space", 7, "/data/x: No space left on device"),
         ("memory", 7, "out of memory"),
+        ("torch-memory", 7, "out of memory"),
         ("os-missing", 3, "/nonexistent/x"),
         ("os-directory", 3, "Is a directory"),
         ("os-readonly", 3, "/ro/x: Read-only file system"),
@@ -168,6 +170,14 @@ def test_stdout_is_the_result_and_nothing_else(launcher: list[str]) -> None:
     assert done.stdout == "the/path\n"
     assert done.stderr == "a remark\nwarning: a warning\n"
     assert run(launcher, "probe", "say", "--quiet").stderr == "warning: a warning\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_a_character_is_no_bug(encoding: str) -> None:
+    command = [sys.executable, "-m", "rlcli", "algo", "list"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    assert b"????" in done.stdout
 
 
 def test_json_is_one_strict_object(launcher: list[str]) -> None:
