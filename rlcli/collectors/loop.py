@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rlcli.collectors.nested import Batch, allocate, copy, put, rows, same_bits, singles
 from rlcli.collectors.seeds import EpisodeSeeds
-from rlcli.envs.contract import Env
+from rlcli.envs.contract import Env, check_score, foreign
 from rlcli.errors import IncompatibleError
 
 _FIRST_LOG = 256  # actions the log of an episode has room for at first; it doubles
@@ -102,8 +102,9 @@ class Collector:
         done: list[int] = []
         for index, (env, choice) in enumerate(zip(self.envs, singles(action), strict=True)):
             self._log(index, choice)
-            value, reward[index], terminal, cut = env.step(choice)
-            put(following, index, value)
+            with foreign(env):
+                value, reward[index], terminal, cut = env.step(choice)
+                put(following, index, value)
             if terminal or cut:
                 terminated[index], truncated[index] = terminal, cut
                 done.append(index)
@@ -176,6 +177,7 @@ class Collector:
         number = self._numbers[index]
         seed = self._seeds[index][number]
         score, length = float(self._scores[index]), self._lengths[index]
+        check_score(score, self.envs[index])
         self._numbers[index] = number + 1
         self._reset(index)
         return Episode(index, number, seed, score, length, terminated, truncated)
@@ -184,7 +186,8 @@ class Collector:
         self._lengths[index] = 0
         self._scores[index] = 0.0
         seed = self._seeds[index][self._numbers[index]]
-        put(self._observation, index, self.envs[index].reset(seed))
+        with foreign(self.envs[index]):
+            put(self._observation, index, self.envs[index].reset(seed))
 
 
 def _concatenate(batches: list[Batch]) -> Batch:

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 from rlcli.collectors.nested import allocate, flatten, put, row, singles
 from rlcli.collectors.policy import Policy, RandomPolicy
 from rlcli.collectors.seeds import EpisodeSeeds
-from rlcli.envs.contract import Env, check_fits
-from rlcli.errors import InputError, ResourceError, RLError
+from rlcli.envs.contract import Env, check_fits, explain
+from rlcli.errors import ResourceError, RLError
 from rlcli.format.specs import Key
 
 _PART_BYTES = 4 << 20
@@ -160,7 +159,7 @@ class _Recording:
             self._cut()  # what was recorded before is true and is kept
             if isinstance(err, RLError):
                 raise
-            _explain(err, lanes)
+            raise explain(err, lanes[0].env) from err
         self._cut()
         return Recorded(self.steps, self.episodes)
 
@@ -293,15 +292,3 @@ def _part_rows(env: Env) -> int:
     """Rows per part: up to 1,024, fewer where rows are large."""
     row_bytes = sum(array.nbytes for _, array in flatten(allocate(env.observation_spec, 1), ()))
     return max(1, min(1024, _PART_BYTES // max(1, row_bytes)))
-
-
-def _explain(err: BaseException, lanes: Sequence[_Lane]) -> NoReturn:
-    """Foreign code failed: say what it raised, and where."""
-    traceback = err.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    where = ""
-    if traceback is not None:
-        where = f" at {Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
-    name = lanes[0].env.spec_json["id"]
-    raise InputError(f"{name} or its policy failed: {type(err).__name__}: {err}{where}") from err

@@ -7,12 +7,15 @@ one. Whoever steps an environment resets it, each time with a seed of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from rlcli.errors import IncompatibleError
+from rlcli.errors import IncompatibleError, InputError, RLError
 from rlcli.format.specs import Composite, Spec
 
 SEED_BITS = 31  # a seed of at most 31 bits is accepted by every library, int32 ones included
@@ -58,6 +61,35 @@ class Env(Protocol):
 
     def close(self) -> None:
         """Release what the environment holds; calling it twice does nothing."""
+
+
+def explain(err: BaseException, env: Env) -> InputError:
+    """One line for what foreign code raised, and where; `env` is the environment it came from."""
+    traceback = err.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = ""
+    if traceback is not None:
+        where = f" at {Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
+    name = env.spec_json["id"]
+    return InputError(f"{name} or its policy failed: {type(err).__name__}: {err}{where}")
+
+
+@contextmanager
+def foreign(env: Env) -> Iterator[None]:
+    """Whatever `env` raises inside is an `InputError` of one line; our own errors pass."""
+    try:
+        yield
+    except (RLError, MemoryError):
+        raise
+    except (Exception, SystemExit) as err:
+        raise explain(err, env) from err
+
+
+def check_score(score: float, env: Env) -> None:
+    """Raise `InputError` if an episode's rewards do not sum to a finite number."""
+    if not math.isfinite(score):
+        raise InputError(f"{env.spec_json['id']}: the rewards of an episode sum to {score}")
 
 
 def check_fits(value: Any, spec: Spec, where: str) -> None:

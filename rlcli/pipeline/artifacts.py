@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli import console
-from rlcli.errors import InputError
+from rlcli.errors import CorruptError, InputError
 from rlcli.pipeline.run import open_run
 
 
@@ -66,8 +66,12 @@ def _run(path: Path) -> tuple[str, dict[str, Any], str]:
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
-    content = json.loads((folder / "checkpoint.json").read_bytes())
-    return {"path": folder, **{name: content[name] for name in ("step", "score", "digest")}}
+    file = folder / "checkpoint.json"
+    try:
+        content = json.loads(file.read_bytes())
+        return {"path": folder, **{name: content[name] for name in ("step", "score", "digest")}}
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise CorruptError(f"{file} is damaged: {err}", path=file) from err
 
 
 def _document(path: Path) -> tuple[str, dict[str, Any], str]:

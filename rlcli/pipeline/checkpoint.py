@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from rlcli.errors import CorruptError, InputError
 from rlcli.pipeline.provenance import canonical, sha256, sha256_file
@@ -49,7 +50,7 @@ def save(
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
     try:
         state_file = temporary / "state.safetensors"
-        save_file(flatten(tensors), state_file)
+        state_file.write_bytes(to_bytes(flatten(tensors)))
         content: dict[str, Any] = {
             "rl": 1,
             "kind": "checkpoint",
@@ -129,7 +130,7 @@ def select(folder: Path, which: str) -> Checkpoint:
 
 
 def prune(folder: Path, *, keep_last: int, keep_best: int) -> None:
-    """Remove all but the newest `keep_last` and the `keep_best` of highest score."""
+    """Remove all but the newest `keep_last` and the `keep_best` of highest score; also what a kill left."""
     found = find(folder)
     scored = [(checkpoint.score, checkpoint.step) for checkpoint in found if checkpoint.score is not None]
     best = [step for _, step in sorted(scored, reverse=True)[:keep_best]]
@@ -137,6 +138,8 @@ def prune(folder: Path, *, keep_last: int, keep_best: int) -> None:
     for checkpoint in found:
         if checkpoint.step not in kept:
             shutil.rmtree(checkpoint.path)
+    for unfinished in folder.glob(".*-*"):
+        shutil.rmtree(unfinished)
 
 
 def flatten(tree: Tree, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 from rlcli import console
 from rlcli.collectors.nested import Batch, allocate, put, row, singles
 from rlcli.datasets.d4rl_envs import normalized_score
-from rlcli.envs.contract import Env
+from rlcli.envs.contract import Env, check_score, foreign
 from rlcli.errors import ConditionFalse, IncompatibleError, UsageError, nearest
 from rlcli.format.specs import spec_from_json
 from rlcli.pipeline import statistics
@@ -88,7 +88,8 @@ def rollouts(
         current[slot] = index = next(waiting, None)
         scores[slot], lengths[slot] = 0.0, 0
         if index is not None:
-            put(observations, slot, envs[slot].reset(seeds[index]))
+            with foreign(envs[slot]):
+                put(observations, slot, envs[slot].reset(seeds[index]))
             recorder.begin(slot, index, seeds[index])
 
     for slot in range(len(envs)):
@@ -99,13 +100,16 @@ def rollouts(
             index = current[slot]
             if index is None:
                 continue
-            outcome = env.step(actions[slot])
+            with foreign(env):
+                outcome = env.step(actions[slot])
             recorder.step(slot, env, row(observations, slot), actions[slot], outcome)
             observation, reward, terminated, truncated = outcome
-            put(observations, slot, observation)
-            scores[slot] += float(np.float32(reward))
+            with foreign(env):
+                put(observations, slot, observation)
+                scores[slot] += float(np.float32(reward))
             lengths[slot] += 1
             if terminated or truncated:
+                check_score(scores[slot], env)
                 episodes[index] = Episode(
                     seeds[index], scores[slot], lengths[slot], bool(terminated), bool(truncated)
                 )

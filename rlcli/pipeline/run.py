@@ -13,13 +13,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlcli.console import to_json
 from rlcli.errors import CorruptError, IncompatibleError, InputError, UsageError
+from rlcli.format.files import lock
 from rlcli.pipeline.provenance import canonical, sha256
 
 RUN_FORMAT = [1, 0]
@@ -48,6 +50,15 @@ class Run:
     @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else trains this run meanwhile. Raises `BusyError` if another process does already."""
+        descriptor = lock(self.path / "run.json", what=self.path)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every reported line, oldest first. A torn last line (killed writer) is left out."""
@@ -122,8 +133,12 @@ def unique_path(base: Path) -> Path:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`: readers see the old content or the new, also after a crash."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(path)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

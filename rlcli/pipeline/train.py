@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Set
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def train(
 
     With `resume`, a run at `out` goes on with its recorded options; those in `given` must agree with them.
     Raises `UsageError` for options that contradict each other, `IncompatibleError` for an algorithm that does
-    not fit the specs, `Interrupted` after a signal, when a checkpoint is on disk.
+    not fit the specs, `BusyError` for a run that is being trained, `Interrupted` after a signal, when a
+    checkpoint is on disk.
     """
     algorithm = load(name)
     if resume and out is None:
@@ -54,11 +56,15 @@ def train(
     if run is not None:
         settings, config = recorded_options(run, name, settings, config, given)
     source = source_of(name, algorithm, settings)
-    with console.interruptible() as stop, open_inputs(source, algorithm, settings, config) as inputs:
+    with ExitStack() as opened:
+        stop = opened.enter_context(console.interruptible())
+        inputs = opened.enter_context(open_inputs(source, algorithm, settings, config))
         if run is None:
             session = start_session(name, algorithm, settings, config, inputs, out)
             restored = None
+            opened.enter_context(session.run.held())
         else:
+            opened.enter_context(run.held())
             session, restored = continue_session(run, algorithm, settings, config, inputs)
         if session.step >= session.total:
             return _outcome(session, inputs, 0.0)

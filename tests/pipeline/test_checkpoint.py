@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -74,6 +75,26 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
     (tmp_path / ".tmp-abc").mkdir()
     (tmp_path / ".tmp-abc" / "state.safetensors").write_bytes(b"half")
     assert [found.step for found in checkpoint.find(tmp_path)] == [1]
+    checkpoint.prune(tmp_path, keep_last=1, keep_best=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000000001"]
+
+
+def test_a_full_disk_is_the_systems_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space"):
+        _save(tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_may_read_the_run_may_read_its_state(tmp_path: Path) -> None:
+    saved = _save(tmp_path, 1).path
+    modes = {path.name: path.stat().st_mode for path in saved.iterdir()}
+    assert modes["state.safetensors"] == modes["checkpoint.json"]
 
 
 def test_writing_a_step_again_replaces_it(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from rlcli.errors import CorruptError, IncompatibleError, InputError, UsageError
+from rlcli.pipeline.artifacts import describe
 from rlcli.pipeline.provenance import canonical, sha256
-from rlcli.pipeline.run import create_run, open_run, unique_path
+from rlcli.pipeline.run import create_run, open_run, unique_path, write_atomically
 
 
 def test_a_run_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -76,3 +79,24 @@ def test_unique_path_counts_up(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a-2").mkdir()
     assert unique_path(tmp_path / "a") == tmp_path / "a-3"
+
+
+def test_showing_a_run_with_a_damaged_checkpoint_names_the_file(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", {"algorithm": "bc", "source": "dataset"}, "")
+    (run.checkpoints / "000000000010").mkdir()
+    (run.checkpoints / "000000000010" / "checkpoint.json").write_text('{"step": 10')
+    with pytest.raises(CorruptError, match=r"000000000010/checkpoint\.json is damaged"):
+        describe(run.path)
+
+
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "file", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]

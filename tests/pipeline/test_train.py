@@ -190,6 +190,18 @@ def test_the_replay_of_online_training_is_a_sound_dataset_of_all_steps(tmp_path:
             "did you mean 'gamma'",
         ),
         (["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--gamma", "1.5"], 2, "must be ≤ 1"),
+        (["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--lr", "inf"], 2, "finite"),
+        (["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--hidden", "0"], 2, "must be ≥ 1"),
+        (
+            ["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--threads", "100000"],
+            2,
+            "must be ≤ 1024",
+        ),
+        (
+            ["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--hidden", "1e7,1e7"],
+            7,
+            "out of memory",
+        ),
         (["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--lrr", "1"], 2, "no such option"),
         (["train", "ppo", "--from-dataset", "nowhere", "--updates", "10"], 2, "cannot learn from a dataset"),
         (["train", "bc", "--env", "CartPole-v1", "--steps", "10"], 2, "cannot learn from an environment"),
@@ -211,6 +223,72 @@ def test_a_mistake_is_one_line_with_its_code(
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+BROKEN_ENV = """
+import gymnasium
+import numpy as np
+
+
+class Env(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.fault == "raises" and self.steps == 5:
+            raise KeyError("gone")
+        shape = 4 if self.fault == "shape" and self.steps == 5 else 3
+        reward = float("nan") if self.fault == "nan" else 1.0
+        return np.zeros(shape, np.float32), reward, self.steps == 10, False, {}
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("raises", "KeyError: 'gone' at broken_env.py"), ("shape", "shape (4,)"), ("nan", "nan")],
+)
+def test_an_environment_that_fails_is_named_and_no_bug_of_rl(
+    algorithm: str, fault: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_env.py").write_text(BROKEN_ENV)
+    command = [sys.executable, "-m", "rlcli", "train", algorithm, "--env", "broken_env:Env", "--steps", "100"]
+    options = ["--env-arg", f"fault={fault}", "--compile", "off", "--quiet", "-o", "run"]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error: broken_env:Env")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
+def test_a_run_has_one_trainer_at_a_time(algorithm: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", algorithm, "--env", "CartPole-v1", "--steps", "1000k", *QUICK, "-o", str(run)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "rlcli", *arguments],
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        done = rl("train", algorithm, "--resume", "-o", str(run), check=False)
+        process.send_signal(signal.SIGTERM)
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert process.returncode == 143
 
 
 def test_a_module_of_ones_own_is_an_algorithm(tmp_path: Path, dataset: Path) -> None:
