@@ -22,7 +22,8 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `rl train` with a command per built-in algorithm, and one for the user's own if it is named."""
     group = typer.Typer(help=TRAIN_HELP, no_args_is_help=True, rich_markup_mode=None)
     named = next((word for word in arguments[1:] if not word.startswith("-")), "")
-    for name in dict.fromkeys([*ALGORITHMS, *([named] if named else [])]):
+    names = [*ALGORITHMS] if named in ("", *ALGORITHMS) else [*ALGORITHMS, named]
+    for name in names:
         module = load(name)
         group.command(name, help=_help(name, module))(_command(name, module))
     app.add_typer(group, name="train", help=TRAIN_HELP)

@@ -53,6 +53,8 @@ def evaluate_runs(runs: Sequence[Path], options: Options, *, report: Path | None
     for path in (options.record, options.video, report):
         if path is not None and path.exists():
             raise UsageError(f"{path} exists already", hint="choose another path")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}")
     content: dict[str, Any] = {
         "created": provenance.now(),
         "command": provenance.command_line(),

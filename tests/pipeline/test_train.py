@@ -208,6 +208,7 @@ def test_the_replay_of_online_training_is_a_sound_dataset_of_all_steps(tmp_path:
         (["train", "bc", "--from-dataset", "nowhere", "--updates", "10"], 3, "nowhere"),
         (["train", "bc", "--from-dataset", ".", "--updates", "10"], 3, "not a dataset"),
         (["eval", "nowhere"], 3, "no run at nowhere"),
+        (["eval", "nowhere", "-o", "absent/report.json"], 2, "no folder absent"),
         (["eval", "nowhere", "--gate", "meann >= 4"], 2, "did you mean 'mean'"),
     ],
 )
