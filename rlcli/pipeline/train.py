@@ -7,9 +7,11 @@ bit-identical to one that was not.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Set
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from rlcli.pipeline.evaluate import evaluation_seeds, rollouts
 from rlcli.pipeline.inputs import Inputs, open_inputs, source_of
 from rlcli.pipeline.policy import NetworkPolicy
 from rlcli.pipeline.reports import Reporter
-from rlcli.pipeline.run import open_run
+from rlcli.pipeline.run import Run, open_run
 from rlcli.pipeline.session import Loop, Session, continue_session, recorded_options, start_session
 from rlcli.pipeline.settings import Settings
 
@@ -63,6 +65,7 @@ def train(
             session = start_session(name, algorithm, settings, config, inputs, out)
             restored = None
             opened.enter_context(session.run.held())
+            opened.push(partial(_drop_if_empty, session.run))
         else:
             opened.enter_context(run.held())
             session, restored = continue_session(run, algorithm, settings, config, inputs)
@@ -70,6 +73,12 @@ def train(
             return _outcome(session, inputs, 0.0)
         with _loop_type(source, algorithm)(session, inputs, restored) as loop:
             return _train(session, loop, inputs, stop)
+
+
+def _drop_if_empty(run: Run, kind: type[BaseException] | None, *error: object) -> None:
+    """A new run that failed before its first checkpoint leaves nothing that would block its name."""
+    if kind is not None and not checkpoint.find(run.checkpoints):
+        shutil.rmtree(run.path)
 
 
 def _loop_type(source: str, algorithm: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,20 @@ def test_a_run_has_one_trainer_at_a_time(algorithm: str, tmp_path: Path) -> None
     assert done.returncode == 75, done.stderr
     assert done.stderr.count("\n") == 1
     assert process.returncode == 143
+
+
+def test_a_start_that_fails_leaves_no_run(tmp_path: Path, dataset: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(dataset, damaged)
+    column = next(damaged.glob("segments/*/observation.memmap"))
+    content = bytearray(column.read_bytes())
+    content[100] ^= 1
+    column.write_bytes(content)
+    options = ["--updates", "50", "--hidden", "8", *QUICK, "-o", str(tmp_path / "run")]
+    done = rl("train", "bc", "--from-dataset", str(damaged), *options, check=False)
+    assert done.returncode == 4
+    assert "observation.memmap" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_module_of_ones_own_is_an_algorithm(tmp_path: Path, dataset: Path) -> None:
