@@ -34,7 +34,6 @@ def _count(text: str | int) -> int:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks on standard error.")]
-Count = Annotated[int, typer.Option(parser=_count, metavar="COUNT")]
 
 
 @dataclass
