@@ -6,12 +6,8 @@ output grows, lineage, checking, and that an interrupted or failed conversion le
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline import provenance
+from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
 
 _CHUNK_BYTES = 8 << 20  # rows gathered before one write
 _SEGMENT_BYTES = 1 << 30
@@ -52,8 +49,7 @@ def convert(
     src, out = Path(src), Path(out)
     if not src.exists():
         raise InputError(f"{src}: no such file or folder", path=src)
-    if os.path.lexists(out):
-        raise UsageError(f"{out}: exists already; nothing is overwritten", path=out)
+    refuse_existing(out)
     if (src / "dataset.json").exists():
         to = to or registry.format_of_output(out)
         if to is None:
@@ -92,7 +88,7 @@ def formats() -> list[dict[str, Any]]:
 
 def _import(src: Path, out: Path, name: str, options: Options, check: bool) -> dict[str, Any]:
     module = registry.load(name)
-    with console.interruptible() as stop, _unfinished(out) as temporary:
+    with console.interruptible() as stop, unfinished(out) as temporary:
         started = time.monotonic()
         before = _fingerprint(src)
         digest = provenance.sha256_file(src) if src.is_file() else None
@@ -111,7 +107,7 @@ def _import(src: Path, out: Path, name: str, options: Options, check: bool) -> d
             report["digest"] = dataset.digest
             report["bytes"] = dataset.size_bytes
         stop.raise_if_requested(f"{out}: conversion stopped, nothing was written")
-        _publish(temporary, out)
+        publish(temporary, out)
     seconds = time.monotonic() - started
     return {"dataset": str(out), "format": name, "source": source, **report, "seconds": round(seconds, 3)}
 
@@ -161,7 +157,7 @@ def _fill(
 
 def _export(src: Path, out: Path, name: str, check: bool) -> dict[str, Any]:
     module = registry.load(name)
-    with console.interruptible() as stop, _unfinished(out) as temporary, Dataset.open(src) as dataset:
+    with console.interruptible() as stop, unfinished(out) as temporary, Dataset.open(src) as dataset:
         started = time.monotonic()
 
         def advance(count: int) -> None:
@@ -177,7 +173,7 @@ def _export(src: Path, out: Path, name: str, check: bool) -> dict[str, Any]:
         report["bytes"] = temporary.stat().st_size
         report["source"] = {"path": str(src.absolute()), "digest": dataset.digest}
         stop.raise_if_requested(f"{out}: conversion stopped, nothing was written")
-        _publish(temporary, out)
+        publish(temporary, out)
     seconds = time.monotonic() - started
     return {"file": str(out), "format": name, **report, "seconds": round(seconds, 3)}
 
@@ -196,42 +192,6 @@ def _check(module: ConverterModule, file: Path, dataset: Path, stop: console.Sto
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise CorruptError(f"the result differs from the source: {problems[0]}{more}; nothing was written")
     return {"equal": True, **found}
-
-
-@contextmanager
-def _unfinished(out: Path) -> Iterator[Path]:
-    """A free name beside `out` for the output while it grows, in a folder that is made if need be.
-
-    What is left there at the end is removed, and made folders with it.
-    """
-    temporary = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
-    made = [folder for folder in out.absolute().parents if not folder.exists()]
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as err:
-        raise InputError(f"{out}: {err.filename} is a file, expected a folder", path=out) from err
-    try:
-        yield temporary
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-        for folder in made:
-            with suppress(OSError):  # not empty: the output is there
-                folder.rmdir()
-
-
-def _publish(temporary: Path, out: Path) -> None:
-    """The finished output takes its name, unless something took it meanwhile."""
-    if os.path.lexists(out):
-        raise UsageError(f"{out}: exists already; nothing is overwritten", path=out)
-    os.rename(temporary, out)
-    folder = os.open(out.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _fingerprint(src: Path) -> tuple[int, ...]:

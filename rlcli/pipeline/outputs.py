@@ -1,0 +1,56 @@
+"""Outputs that appear whole or not at all: they grow under a hidden name beside their place, then take it.
+
+Nothing is ever overwritten, and what an error, a signal or a full disk leaves behind is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rlcli.errors import InputError, UsageError
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise `UsageError` if there is something at `out`, a dangling link too."""
+    if os.path.lexists(out):
+        raise UsageError(f"{out}: exists already; nothing is overwritten", path=out)
+
+
+@contextmanager
+def unfinished(out: Path) -> Iterator[Path]:
+    """A free name beside `out` for the output while it grows, in a folder that is made if need be.
+
+    What is left there at the end is removed, and made folders with it.
+    """
+    temporary = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as err:
+        raise InputError(f"{out}: {err.filename} is a file, expected a folder", path=out) from err
+    try:
+        yield temporary
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # not empty: the output is there
+                folder.rmdir()
+
+
+def publish(temporary: Path, out: Path) -> None:
+    """The finished output takes its name, unless something took it meanwhile."""
+    refuse_existing(out)
+    os.rename(temporary, out)
+    folder = os.open(out.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
