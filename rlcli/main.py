@@ -24,7 +24,7 @@ from rlcli.errors import ExitCode, InputError, ResourceError, RLError, UsageErro
 # name -> (module, one line of help). A module offers `register(app, arguments)`, which adds its command.
 COMMANDS = {
     "collect": ("rlcli.commands.collect", "Run a policy in an environment and write a dataset."),
-    "buffer": ("rlcli.commands.buffer", "Look at, check and measure datasets."),
+    "buffer": ("rlcli.commands.buffer", "Look at, check, measure, cut and join datasets."),
     "train": ("rlcli.commands.train", "Train an algorithm online or from a dataset."),
     "eval": ("rlcli.commands.eval", "Evaluate a run: seeded episodes, IQM with interval, gates."),
     "convert": ("rlcli.commands.convert", "Convert foreign formats to datasets and back."),

@@ -1,127 +1,17 @@
-"""`rl buffer`: look at datasets, measure them, prove them. Nothing here writes, and nothing needs torch."""
+"""`rl buffer`: the group of verbs over datasets. Their bodies are in `buffer_read` and `buffer_write`."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated, Literal
-
 import typer
 
-from rlcli import console
+from rlcli.commands import buffer_read, buffer_write
 
-BUFFER_HELP = "Look at, check and measure datasets."
-
-Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+BUFFER_HELP = "Look at, check, measure, cut and join datasets."
 
 
 def register(app: typer.Typer, arguments: list[str]) -> None:
-    """Add `rl buffer info | ls | head | stats | verify`."""
+    """Add `rl buffer` and its verbs."""
     group = typer.Typer(help=BUFFER_HELP, no_args_is_help=True, rich_markup_mode=None)
-    group.command("info", short_help="What a dataset is and what made it.")(info)
-    group.command("ls", short_help="The datasets below some folders.")(list_datasets)
-    group.command("head", short_help="The first rows.")(head)
-    group.command("stats", short_help="What the numbers look like.")(stats)
-    group.command("verify", short_help="Prove that datasets are sound, or say where not.")(verify)
+    buffer_read.register(group)
+    buffer_write.register(group)
     app.add_typer(group, name="buffer", help=BUFFER_HELP)
-
-
-def info(dataset: Dataset, json: console.Json = False) -> None:
-    """What a dataset is: environment, columns, episodes, returns, size, state, digest, what made it.
-
-    Reads no rows. The digest of an open dataset is left out: it changes with every commit.
-    """
-    console.configure(json=json)
-    from rlcli.pipeline.buffer import info
-
-    console.result(*info(dataset))
-
-
-def list_datasets(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH", help="Folders; - reads them from standard input. [default: .]"),
-    ] = None,
-    json: console.Json = False,
-) -> None:
-    """Every dataset below some folders, one line each, the replay of runs too.
-
-    A broken one is listed with its error and does not change the exit code. With --json: one object whose
-    "datasets" is the list.
-    """
-    console.configure(json=json)
-    from rlcli.pipeline.buffer_list import list_datasets
-
-    given = paths or [Path(".")]
-    lines = sys.stdin.read().splitlines() if Path("-") in given else []
-    found = [Path(line) for line in lines if line.strip()]
-    facts, text = list_datasets([*(path for path in given if path != Path("-")), *found])
-    console.result("datasets", facts, text)
-
-
-def head(
-    dataset: Dataset,
-    rows: Annotated[int, console.count_option("--rows", "-n", help="How many rows.")] = 10,
-    keys: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,…", help="Columns, e.g. action,next/reward; all of next by next."),
-    ] = None,
-    episode: Annotated[int | None, typer.Option(help="From the episode with this number.")] = None,
-    json: console.Json = False,
-) -> None:
-    """The first rows, shortened to fit the terminal; with --json all columns and every number."""
-    console.configure(json=json)
-    from rlcli.pipeline.buffer_rows import head
-
-    facts, text = head(dataset, rows, keys=keys, episode=episode)
-    console.result("rows", facts, text)
-
-
-def stats(
-    dataset: Dataset,
-    by: Annotated[Literal["column", "episode"], typer.Option(help="What a line is about.")] = "column",
-    json: console.Json = False,
-    quiet: console.Quiet = False,
-) -> None:
-    """What the numbers look like: ranges, means, NaN, constants, action coverage, returns, lengths.
-
-    Standard deviations are of the population. NaN and infinite values are counted and left out of the rest.
-    """
-    console.configure(json=json, quiet=quiet)
-    from rlcli.pipeline.buffer_stats import stats, stats_by_episode
-
-    facts, text = stats(dataset) if by == "column" else stats_by_episode(dataset)
-    console.result("statistics" if by == "column" else "episodes", facts, text)
-
-
-def verify(
-    datasets: Annotated[list[Path], typer.Argument(metavar="DS", help="Datasets.")],
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Only sizes, manifests and small files; columns are not read.")
-    ] = False,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Also what files say about each other: commits, episode tables.")
-    ] = False,
-    semantics: Annotated[
-        bool, typer.Option("--semantics", help="Also whether the data obey the rules of the data model.")
-    ] = False,
-    json: console.Json = False,
-    quiet: console.Quiet = False,
-) -> None:
-    """Prove that every byte is what was committed; exit 4 and name file, block, rows and episodes otherwise.
-
-    --semantics adds: done = terminated | truncated, next observations equal the following row's, is_init on
-    first rows only, episode and step numbers, flags and returns agree with the episode table, no NaN or
-    infinity in observations, actions and rewards, discrete values in range. Values beyond the bounds of a Box
-    are lawful (actions are stored before clipping) and counted as warnings.
-    """
-    console.configure(json=json, quiet=quiet)
-    from rlcli.errors import UsageError
-    from rlcli.pipeline.verify import raise_if_damaged, verify
-
-    if fast and deep:
-        raise UsageError("--fast and --deep exclude each other")
-    level: Literal["fast", "bytes", "deep"] = "fast" if fast else "deep" if deep else "bytes"
-    facts, text = verify(datasets, level=level, meaning=semantics)
-    console.result("verification", facts, text)
-    raise_if_damaged(facts)
