@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -17,7 +17,15 @@ from rlcli.format.mapping import MappedSegment
 from rlcli.format.schema import Schema
 from rlcli.format.sums import EPISODE_COLUMNS
 
+if TYPE_CHECKING:
+    from rlcli.format.dataset import Dataset
+    from rlcli.format.episode_table import Episodes
+
 Array = np.ndarray[Any, Any]
+
+_EPISODE_FLAGS = ("terminated", "truncated", "cut", "has_final")
+_NUMBER = ("episode",)  # an episode gets another one in another dataset
+_READ_BYTES = 8 << 20
 
 
 def of_parts(
@@ -62,3 +70,39 @@ def dataset_digest(
     """The digest of a snapshot; `segments` are (stream, first, rows, content) in logical order."""
     value = {"schema": schema.to_json(), "spec": spec, "segments": [list(segment) for segment in segments]}
     return hashlib.sha256(strictjson.canonical(value)).hexdigest()
+
+
+def episode_digest(dataset: Dataset, episodes: Episodes, index: int) -> str:
+    """SHA-256 of what happened in episode `index` of `episodes`, the table of `dataset`. SPEC.md section 9.
+
+    Its stored columns, its final observation where that is kept apart, and how it ended. Not its number, its
+    seed, or where it lies: a copy in another dataset has the same digest.
+    """
+    start, length = int(episodes.start[index]), int(episodes.length[index])
+    flags = {name: bool(getattr(episodes, name)[index]) for name in _EPISODE_FLAGS}
+    stored = sorted((c for c in dataset.schema.plain if c.key != _NUMBER), key=lambda c: c.key)
+    finals = sorted((c for c in dataset.schema.derived if flags["has_final"]), key=lambda c: c.key)
+    parts = [[list(column.key), column.dtype, list(column.shape)] for column in (*stored, *finals)]
+    digest = hashlib.sha256(strictjson.canonical([parts, length, flags]))
+    stop = start + length
+    for column in stored:
+        step = max(1, _READ_BYTES // column.row_bytes)
+        for first in range(start, stop, step):
+            _add(digest, dataset.read(column.key, first, min(first + step, stop)))
+    for column in finals:
+        _add(digest, dataset.read(column.key, stop - 1, stop))
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, values: Array | Sequence[Any]) -> None:
+    """Fixed-size values are hashed as their bytes, others (text, arrays of any shape) each with its length."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        return
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(strictjson.canonical([str(value.dtype), list(value.shape)]))
+            value = np.ascontiguousarray(value).tobytes()
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
