@@ -95,7 +95,7 @@ def episode_digest(dataset: Dataset, episodes: Episodes, index: int) -> str:
 
 
 def _add(digest: hashlib._Hash, values: Array | Sequence[Any]) -> None:
-    """Fixed-size values are hashed as their bytes, others (text, arrays of any shape) each with its length."""
+    """Fixed-size values are hashed as their bytes, others (text, arrays of any shape) with their lengths."""
     if isinstance(values, np.ndarray) and values.dtype != object:
         digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
         return

@@ -21,7 +21,7 @@ LENGTH = 9
 
 
 def write(path: Path, *, before: int = 0, change: str = "", seed: int | None = 3) -> str:
-    """The digest of an episode of 9 steps that comes after `before` others; `change` names what is different."""
+    """The digest of an episode of 9 steps after `before` others; `change` names what is different."""
     schema = ted_schema(Box((2,)), Box((1,)), extra=[Column(("info", "x"), "int16")])
     writer = Writer.create(path, schema, spec={}, lineage={}, segment_rows=4)
     rng = np.random.default_rng(1)
