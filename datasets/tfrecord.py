@@ -1,0 +1,257 @@
+"""TFRecord files: length-prefixed records, each guarded by masked CRC32C, the whole file perhaps compressed.
+
+A record is `u64 length | u32 masked_crc(length) | payload | u32 masked_crc(payload)`, all little-endian. The
+mask is a rotation by 15 bits plus a constant, so that the checksum of data that holds checksums stays good
+(TensorFlow, `tsl/lib/hash/crc32c.h`). Nothing here knows what a payload means; `example.py` does.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal
+
+import google_crc32c
+
+from rlcli.errors import CorruptError, InputError, ResourceError
+
+Compression = Literal["none", "gzip", "zlib"]
+
+MAX_RECORD_BYTES = (1 << 31) - 1  # protobuf's own limit: no message is larger
+_BLOCK = 1 << 20
+_HEADER = struct.Struct("<QI")
+_MASK = 0xA282EAD8
+_WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "zlib": 15}
+
+
+def masked_crc(data: bytes) -> int:
+    """The masked CRC32C of `data`, as it stands in a file."""
+    crc = int(google_crc32c.value(data))
+    return (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF
+
+
+def sniff(path: Path) -> Compression | None:
+    """How `path` is compressed, None if it does not begin as a TFRecord file. An empty file is `"none"`.
+
+    The plain form is tried first, by the checksum of its first length: a length may look like the magic
+    bytes of gzip or zlib, a checksum does not hold by chance. Raises `InputError` if it cannot be read.
+    """
+    with _opened(path) as file:
+        head = file.read(_HEADER.size)
+        compression = _compression(head)
+        if compression is None or compression == "none":
+            return compression
+        file.seek(0)
+        try:
+            inner = _Inflated(file, compression).read(_HEADER.size)
+        except zlib.error:
+            return None
+    return compression if not inner or _compression(inner) == "none" else None
+
+
+def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`(offset, payload)` of each record in order; the offset counts decompressed bytes.
+
+    One record is in memory at a time. Raises `CorruptError` that names file and offset for a truncated
+    file, a checksum that does not hold or a length that cannot be; `InputError` for what is no TFRecord file.
+    """
+    with _opened(path) as file:
+        head = file.read(_HEADER.size)
+        file.seek(0)
+        compression = _compression(head)
+        if compression is None and len(head) == _HEADER.size:
+            raise CorruptError(
+                f"{path}: byte 0: the checksum of the first record's length does not hold, "
+                "and the file is neither gzip nor zlib",
+                path=path,
+            )
+        if compression in (None, "none"):
+            yield from _plain(path, file)
+        else:
+            try:
+                yield from _compressed(path, _Inflated(file, compression))
+            except zlib.error as err:
+                raise CorruptError(f"{path}: the {compression} data is damaged: {err}", path=path) from err
+
+
+class RecordWriter:
+    """Writes a new file of records. Raises `FileExistsError` if `path` is there.
+
+    As a context manager it closes the file; an exception leaves it unfinished for the caller to remove.
+    Raises `ResourceError` when the disk is full.
+    """
+
+    def __init__(self, path: Path, compression: Compression = "none") -> None:
+        self.path = path
+        self.num_records = 0
+        self.num_bytes = 0  # of records, before compression
+        self._deflate = (
+            None if compression == "none" else zlib.compressobj(6, zlib.DEFLATED, _WINDOW_BITS[compression])
+        )
+        self._file = path.open("xb", buffering=_BLOCK)
+
+    def write(self, payload: bytes) -> None:
+        """Append one record. Raises `ValueError` above 2 GiB."""
+        if len(payload) > MAX_RECORD_BYTES:
+            raise ValueError(f"a record of {len(payload):,} bytes, at most {MAX_RECORD_BYTES:,} are allowed")
+        length = struct.pack("<Q", len(payload))
+        header = length + struct.pack("<I", masked_crc(length))
+        for chunk in (header, payload, struct.pack("<I", masked_crc(payload))):
+            self._put(chunk if self._deflate is None else self._deflate.compress(chunk))
+        self.num_records += 1
+        self.num_bytes += len(payload) + 16
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._deflate is not None and not self._file.closed:
+            self._put(self._deflate.flush())
+        try:
+            self._file.close()
+        except OSError as err:
+            raise _full(self.path, err) from err
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as err:
+            raise _full(self.path, err) from err
+
+
+def _compression(head: bytes) -> Compression | None:
+    if not head:
+        return "none"
+    if len(head) == _HEADER.size and _HEADER.unpack(head)[1] == masked_crc(head[:8]):
+        return "none"
+    if head[:3] == b"\x1f\x8b\x08":
+        return "gzip"
+    if len(head) > 1 and head[0] & 0x8F == 0x08 and int.from_bytes(head[:2], "big") % 31 == 0:
+        return "zlib"
+    return None
+
+
+def _plain(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    size = os.fstat(file.fileno()).st_size
+    offset = 0
+    while header := file.read(_HEADER.size):
+        length = _length(path, offset, header)
+        if offset + length + 16 > size:
+            raise _truncated(path, offset, size, f"its record of {length:,} bytes")
+        yield offset, _payload(path, offset, length, file.read(length), file.read(4))
+        offset += length + 16
+
+
+def _compressed(path: Path, data: _Inflated) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while header := data.read(_HEADER.size):
+        length = _length(path, offset, header)
+        yield offset, _payload(path, offset, length, data.read(length), data.read(4))
+        offset += length + 16
+    if not data.complete:
+        raise _truncated(path, offset, offset, "the compressed data")
+
+
+def _length(path: Path, offset: int, header: bytes) -> int:
+    if len(header) < _HEADER.size:
+        raise _truncated(path, offset, offset + len(header), "a record's header")
+    length, crc = _HEADER.unpack(header)
+    if crc != masked_crc(header[:8]):
+        raise CorruptError(
+            f"{path}: byte {offset:,}: the checksum of a record's length does not hold", path=path
+        )
+    if length > MAX_RECORD_BYTES:
+        raise CorruptError(
+            f"{path}: byte {offset:,}: a record of {length:,} bytes, at most {MAX_RECORD_BYTES:,} can be",
+            path=path,
+        )
+    return int(length)
+
+
+def _payload(path: Path, offset: int, length: int, payload: bytes, footer: bytes) -> bytes:
+    if len(payload) < length or len(footer) < 4:
+        found = offset + _HEADER.size + len(payload) + len(footer)
+        raise _truncated(path, offset, found, f"its record of {length:,} bytes")
+    if int.from_bytes(footer, "little") != masked_crc(payload):
+        raise CorruptError(
+            f"{path}: byte {offset:,}: the checksum of the record's {length:,} bytes does not hold", path=path
+        )
+    return payload
+
+
+def _truncated(path: Path, offset: int, end: int, what: str) -> CorruptError:
+    return CorruptError(f"{path}: byte {offset:,}: the file ends at byte {end:,} inside {what}", path=path)
+
+
+def _full(path: Path, err: OSError) -> ResourceError:
+    return ResourceError(f"{path}: cannot be written: {err.strerror}", path=path)
+
+
+class _Inflated:
+    """Reads a gzip or zlib stream; memory grows with what was asked and is there, never with what is said."""
+
+    def __init__(self, file: IO[bytes], compression: Compression) -> None:
+        self._file = file
+        self._bits = _WINDOW_BITS[compression]
+        self._stream = zlib.decompressobj(self._bits)
+        self._input = b""
+        self._ready = memoryview(b"")
+        self.complete = False  # whether the stream ended where its format says
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, fewer at the end. Raises `zlib.error` for damage."""
+        if size <= len(self._ready):
+            taken, self._ready = self._ready[:size], self._ready[size:]
+            return bytes(taken)
+        parts, found = [self._ready], len(self._ready)
+        while found < size and (block := self._inflate()):
+            parts.append(memoryview(block))
+            found += len(block)
+        over = max(0, found - size)
+        last = parts[-1]
+        parts[-1], self._ready = last[: len(last) - over], last[len(last) - over :]
+        return b"".join(parts)
+
+    def _inflate(self) -> bytes:
+        while True:
+            if not self._input:
+                self._input = self._file.read(_BLOCK)
+                if not self._input:  # what was read may stand for more than was taken so far
+                    out = b"" if self._stream.eof else self._stream.decompress(b"", _BLOCK)
+                    self.complete = self._stream.eof
+                    return out
+            if self._stream.eof:  # gzip files may be appended to one another
+                self._stream = zlib.decompressobj(self._bits)
+            out = self._stream.decompress(self._input, _BLOCK)
+            self._input = self._stream.unconsumed_tail or self._stream.unused_data
+            self.complete = self._stream.eof
+            if out:
+                return out
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path}: not a regular file", path=path)
+    with os.fdopen(descriptor, "rb", _BLOCK) as file:
+        yield file
