@@ -80,13 +80,16 @@ def warn(message: str) -> None:
 
 
 def error(err: RLError) -> None:
-    """One line for a person, or an error object with `--json`; both on standard error."""
+    """A line for a person, then its detail; or an error object with `--json`. On standard error."""
     if _settings.json:
-        detail = {"code": int(err.code), "message": err.message, "hint": err.hint, "path": err.path}
-        print(to_json({"rl": JSON_VERSION, "error": detail}), file=sys.stderr, flush=True)
+        facts = {"code": int(err.code), "message": err.message, "hint": err.hint, "path": err.path}
+        if err.detail:
+            facts["detail"] = err.detail
+        print(to_json({"rl": JSON_VERSION, "error": facts}), file=sys.stderr, flush=True)
     else:
         hint = f" ({err.hint})" if err.hint else ""
-        print(f"error: {' '.join(err.message.split())}{hint}", file=sys.stderr, flush=True)
+        detail = f"\n{err.detail}" if err.detail else ""
+        print(f"error: {' '.join(err.message.split())}{hint}{detail}", file=sys.stderr, flush=True)
 
 
 def on_terminal() -> bool:

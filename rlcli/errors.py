@@ -28,15 +28,21 @@ class ExitCode(IntEnum):
 
 
 class RLError(Exception):
-    """An error the user can act on: one line, an optional hint, an exit code."""
+    """An error the user can act on: one line, an optional hint, an exit code.
+
+    `detail` is shown as it is below the line: what the line is about, with a mark where it is wrong.
+    """
 
     code = ExitCode.BUG
 
-    def __init__(self, message: str, *, hint: str | None = None, path: object = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, path: object = None, detail: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.path = None if path is None else str(path)
+        self.detail = detail
 
 
 class UsageError(RLError):
