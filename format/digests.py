@@ -80,8 +80,9 @@ def episode_digest(dataset: Dataset, episodes: Episodes, index: int) -> str:
     """
     start, length = int(episodes.start[index]), int(episodes.length[index])
     flags = {name: bool(getattr(episodes, name)[index]) for name in _EPISODE_FLAGS}
-    stored = sorted((c for c in dataset.schema.plain if c.key != _NUMBER), key=lambda c: c.key)
-    finals = sorted((c for c in dataset.schema.derived if flags["has_final"]), key=lambda c: c.key)
+    columns = sorted(dataset.schema.columns, key=lambda column: column.key)
+    stored = [c for c in columns if c.encoding in ("plain", "heap") and c.key != _NUMBER]
+    finals = [c for c in columns if c.encoding == "derived" and flags["has_final"]]
     parts = [[list(column.key), column.dtype, list(column.shape)] for column in (*stored, *finals)]
     digest = hashlib.sha256(strictjson.canonical([parts, length, flags]))
     stop = start + length
