@@ -208,9 +208,8 @@ def _medium_error() -> float:
 
 
 def _flat(*modules: torch.nn.Module) -> Tensor:
-    """Parameters in the order of `rlcli.nets.mlp`: layer by layer, members of an ensemble stacked."""
-    layers = zip(*(module.parameters() for module in modules), strict=True)
-    return torch.cat([torch.stack([p.detach() for p in layer]).reshape(-1) for layer in layers])
+    """Parameters in the order of `rlcli.nets.mlp`: member by member, layer by layer."""
+    return torch.cat([p.detach().reshape(-1) for module in modules for p in module.parameters()])
 
 
 def _agree(ours: Tensor, theirs: Tensor) -> str:

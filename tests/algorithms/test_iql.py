@@ -52,7 +52,9 @@ def tabular() -> tuple[iql.Nets, iql.State]:
         torch.tensor([[3.0, 5.0], [0.0, 0.0]]),
         torch.tensor([[4.0, 2.0], [0.0, 0.0]]),
     )  # [states, actions]
-    state["target_critic"] = torch.cat([q1.T.reshape(-1), q2.T.reshape(-1), torch.zeros(4)])
+    state["target_critic"] = torch.cat(
+        [q1.T.reshape(-1), torch.zeros(2), q2.T.reshape(-1), torch.zeros(2)]  # member by member
+    )
     state["critic"] = torch.zeros_like(state["critic"])
     state["value"] = torch.tensor([1.0, 2.0, 0.0])
     state["actor"] = torch.zeros_like(state["actor"])

@@ -20,7 +20,7 @@ def linear() -> tuple[sac.Nets, sac.State]:
     nets = sac.build(*SPEC, CONFIG)
     state = sac.init(nets, CONFIG, torch.Generator().manual_seed(0))
     state["actor"] = torch.tensor([0.3, 0.0, 0.0, LOG_STD])  # weights [2, 1], biases [2]
-    state["critic"] = torch.tensor([1.0, 2.0, 1.0, -1.0, 1.0, 0.0])  # weights [2, 1, 2], biases [2, 1]
+    state["critic"] = torch.tensor([1.0, 2.0, 1.0, 1.0, -1.0, 0.0])  # weights and bias of each member
     state["target_critic"] = 2 * state["critic"]
     state["log_alpha"] = torch.tensor([math.log(0.2)])
     return nets, state

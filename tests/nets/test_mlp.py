@@ -21,7 +21,7 @@ def test_network_equals_torch_modules_with_its_weights(activation: str, module: 
     params = mlp.init(seeded())
     assert params.shape == (mlp.num_params,)
     modules: list[torch.nn.Module] = []
-    for weight, bias in mlp.layers(params):
+    for weight, bias in mlp.layers(params)[0]:
         linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
         linear.weight.data, linear.bias.data = weight, bias
         modules += [linear, module()]
@@ -36,15 +36,14 @@ def test_ensemble_members_are_separate_networks() -> None:
     x = torch.randn(5, 3, generator=seeded(1))
     outputs = ensemble(params, x)
     assert outputs.shape == (2, 5, 1)
-    for member in range(2):
-        parts = [part[member].reshape(-1) for layer in ensemble.layers(params) for part in layer]
-        torch.testing.assert_close(outputs[member], single(torch.cat(parts), x))
+    for member, own in enumerate(params.view(2, single.num_params)):
+        torch.testing.assert_close(outputs[member], single(own, x))
     assert not torch.equal(outputs[0], outputs[1])
 
 
 def test_default_initialisation_is_uniform_in_the_inverse_root_of_fan_in() -> None:
     mlp = MLP((100, 200, 1))
-    (weight, bias), _ = mlp.layers(mlp.init(seeded()))
+    ((weight, bias), _) = mlp.layers(mlp.init(seeded()))[0]
     bound = 1 / math.sqrt(100)
     assert weight.abs().max() <= bound
     assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
@@ -53,7 +52,7 @@ def test_default_initialisation_is_uniform_in_the_inverse_root_of_fan_in() -> No
 
 def test_orthogonal_initialisation_has_the_given_gains() -> None:
     mlp = MLP((4, 8, 2))
-    (first, bias), (last, _) = mlp.layers(mlp.init(seeded(), orthogonal=True, output_gain=0.01))
+    (first, bias), (last, _) = mlp.layers(mlp.init(seeded(), orthogonal=True, output_gain=0.01))[0]
     torch.testing.assert_close(first.T @ first, 2 * torch.eye(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(last @ last.T, 1e-4 * torch.eye(2), atol=1e-8, rtol=0)
     assert not bias.any()
