@@ -37,8 +37,9 @@ def of_parts(
     columns: Sequence[str],
     final_columns: Sequence[str],
     episode_columns: Sequence[str],
+    heaps: Sequence[tuple[int, str]] = (),
 ) -> str:
-    """A segment's content digest from the XXH3-128 of each part, in schema order."""
+    """A segment's content digest from the XXH3-128 of each part, in schema order; of heaps also the sizes."""
     parts: list[list[Any]] = []
     for column, digest in zip(schema.plain, columns, strict=True):
         parts.append(["column", list(column.key), column.dtype, list(column.shape), rows, digest])
@@ -46,12 +47,16 @@ def of_parts(
         parts.append(["final", list(column.key), column.dtype, list(column.shape), finals, digest])
     for (name, dtype), digest in zip(EPISODE_COLUMNS, episode_columns, strict=True):
         parts.append(["episode", name, dtype, episodes, digest])
+    for column, (size, digest) in zip(schema.heaps, heaps, strict=True):
+        entry = {name: value for name, value in column.to_json().items() if name != "key"}
+        parts.append(["heap", list(column.key), entry, size, digest])
     return hashlib.sha256(strictjson.canonical(parts)).hexdigest()
 
 
 def segment_content(mapped: MappedSegment, rows: int, episodes: Mapping[str, Array]) -> str:
     """The content digest of the first `rows` rows of a segment and its episodes, from its bytes."""
     finals = int(episodes["has_final"].sum())
+    heaps = [mapped.heap(n, mapped.heap_end(n, rows, finals)) for n in range(len(mapped.schema.heaps))]
     empty = [np.zeros(0)] * len(mapped.schema.derived)
     return of_parts(
         mapped.schema,
@@ -61,6 +66,7 @@ def segment_content(mapped: MappedSegment, rows: int, episodes: Mapping[str, Arr
         columns=[xxhash.xxh3_128_hexdigest(array[:rows].data) for array in mapped.columns],
         final_columns=[xxhash.xxh3_128_hexdigest(array[:finals].data) for array in mapped.finals or empty],
         episode_columns=[xxhash.xxh3_128_hexdigest(episodes[name].data) for name, _ in EPISODE_COLUMNS],
+        heaps=[(len(data), xxhash.xxh3_128_hexdigest(data.data)) for data in heaps],
     )
 
 

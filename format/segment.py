@@ -7,18 +7,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xxhash
 
 from rlcli.format import digests, files, sums, trees
 from rlcli.format.episode_table import episode_arrays
+from rlcli.format.heap_file import HeapWriter, heap_name
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
 from rlcli.format.keys import Key, path_of
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Segment
+from rlcli.format.mapping import MappedSegment
 from rlcli.format.schema import Schema
+
+Array = np.ndarray[Any, Any]
+Values = Array | Sequence[bytes]  # of a plain column, or the stored bytes of a heap's values
 
 
 class SegmentWriter:
@@ -48,9 +53,11 @@ class SegmentWriter:
         self._journal_fd = journal_fd
         self._journal_size = RECORD
         self._plain = tuple(zip(column_fds, (c.row_bytes for c in schema.plain), strict=True))
-        self._hashers = [xxhash.xxh3_64() for _ in schema.columns]
-        self._column_hashers = self._hashers[: len(schema.plain)]
-        self._final_hashers = self._hashers[len(schema.plain) :]
+        self._heaps = [HeapWriter(c, self.paths.heaps / heap_name(c.key)) for c in schema.heaps]
+        self._column_hashers = [xxhash.xxh3_64() for _ in schema.plain]
+        self._final_hashers = [xxhash.xxh3_64() for _ in schema.derived]
+        heap_hashers = [heap.hasher for heap in self._heaps]
+        self._hashers = [*self._column_hashers, *self._final_hashers, *heap_hashers]
         self._final_fds: list[int] = []
         self._pending: list[Episode] = []
 
@@ -95,7 +102,31 @@ class SegmentWriter:
         self.episodes = list(journal.episodes)
         if self.finals:
             self._final_fds = [files.open_write(paths.finals / path_of(c.key)) for c in schema.derived]
+        for heap in self._heaps:
+            heap.resume(*self._handles(heap))
         return self
+
+    def _handles(self, heap: HeapWriter) -> tuple[Array, Array]:
+        """Where the values of a heap lie, those of its rows and those of its finals."""
+        found: list[Array] = []
+        for key in heap.column.handles:
+            parts = []
+            for (fd, _), column in zip(self._plain, self.schema.plain, strict=True):
+                if column.key == key:
+                    parts.append(files.read_at(fd, 8 * self.rows, 0))
+            for fd, column in zip(self._final_fds, self.schema.derived, strict=False):
+                if column.of == key:
+                    parts.append(files.read_at(fd, 8 * self.finals, 0))
+            found.append(np.frombuffer(b"".join(parts), np.int64))
+        return found[0], found[1]
+
+    def listed_by(self, dataset: str, boot: str, generation: int) -> None:
+        """Says in the header of an unpublished journal, which has no other record, who will list it."""
+        packer = Packer(self.entry.stream)
+        header = packer.header(dataset, boot, generation)
+        if packer.crc != self._packer.crc:
+            files.write_at(self._journal_fd, memoryview(header), 0)
+            self._packer = packer
 
     @property
     def room(self) -> int:
@@ -106,8 +137,31 @@ class SegmentWriter:
         """Something was written since the last commit."""
         return self.rows != self.committed or bool(self._pending)
 
-    def write(self, arrays: Sequence[np.ndarray[Any, Any]], rows: int) -> None:
-        """Writes contiguous arrays `[rows, *shape]`, one per plain column in order, after the last row."""
+    def write(self, values: Sequence[Values], rows: int) -> None:
+        """Writes rows after the last one. Of each of `schema.given`, in order: a contiguous array
+        `[rows, *shape]`, or the stored bytes of each row's value.
+        """
+        if not self._heaps:
+            self._write_columns(cast("Sequence[Array]", values), rows)
+            return
+        heaps = iter(self._heaps)
+        arrays: list[Array] = []
+        for column, given in zip(self.schema.given, values, strict=True):
+            if column.heap is None:
+                arrays.append(cast("Array", given))
+            else:
+                arrays += next(heaps).add(cast("Sequence[bytes]", given))
+        self._write_columns(arrays, rows)
+
+    def copy_rows(self, mapped: MappedSegment, rows: int, finals: int) -> None:
+        """Begins with the first rows and finals of another segment, and with the heaps that they refer to."""
+        for position, heap in enumerate(self._heaps):
+            heap.copy(mapped.heap(position, mapped.heap_end(position, rows, finals)))
+        self._write_columns([array[:rows] for array in mapped.columns], rows)
+        for k in range(finals):
+            self._add_final([array[k : k + 1] for array in mapped.finals])
+
+    def _write_columns(self, arrays: Sequence[Array], rows: int) -> None:
         at = self.rows
         for (fd, row_bytes), array in zip(self._plain, arrays, strict=True):
             files.write_at(fd, array, at * row_bytes)
@@ -115,15 +169,27 @@ class SegmentWriter:
             hasher.update(array.data)
         self.rows = at + rows
 
-    def add_final(self, values: Mapping[Key, np.ndarray[Any, Any]]) -> None:
-        """Appends one final value per derived column, keyed by the column it derives from."""
+    def add_final(self, values: Mapping[Key, Array | bytes]) -> None:
+        """Appends one final value per shift, keyed by the column it shifts: an array, or stored bytes."""
+        arrays: list[Array] = []
+        for column in self.schema.shifts:
+            value = values[column.of or ()]
+            if column.heap is None:
+                arrays.append(cast("Array", value))
+            else:
+                heap = next(heap for heap in self._heaps if heap.column.key == column.of)
+                arrays += heap.add([cast("bytes", value)])
+        self._add_final(arrays)
+
+    def _add_final(self, values: Sequence[Array]) -> None:
         if not self._final_fds:
             for column in self.schema.derived:
                 path = self.paths.finals / path_of(column.key)
                 files.make_folder(path.parent)
                 self._final_fds.append(files.create(path))
-        for fd, column, hasher in zip(self._final_fds, self.schema.derived, self._final_hashers, strict=True):
-            value = values[column.of or ()]
+        for fd, column, hasher, value in zip(
+            self._final_fds, self.schema.derived, self._final_hashers, values, strict=True
+        ):
             files.write_at(fd, value, self.finals * column.row_bytes)
             hasher.update(value.data)
         self.finals += 1
@@ -165,6 +231,9 @@ class SegmentWriter:
             files.sync(fd)
         for fd in self._final_fds:
             files.sync(fd)
+        for heap in self._heaps:
+            if heap.fd >= 0:
+                files.sync(heap.fd)
 
     def prepare_seal(self, generation: int, tag: int, *, durable: bool) -> tuple[Segment, bytes]:
         """Everything of a seal but its journal records: returns the manifest's entry and those records.
@@ -187,6 +256,12 @@ class SegmentWriter:
             found[self._relative(paths.columns / path_of(column.key))] = total
             columns.append(total.content)
         finals = self._seal_finals(found)
+        heaps = []
+        for heap in self._heaps:
+            total = sums.of_file(heap.fd, heap.size, heap.size)
+            heaps.append((heap.size, total.content))
+            if heap.size:
+                found[self._relative(heap.path)] = total
         episode_columns = self._seal_episodes(found, episodes)
         journal = files.read_at(self._journal_fd, self._journal_size, 0) + records
         found[self._relative(paths.journal)] = sums.of_bytes(journal)
@@ -205,6 +280,7 @@ class SegmentWriter:
             columns=columns,
             final_columns=finals,
             episode_columns=episode_columns,
+            heaps=heaps,
         )
         entry = replace(
             self.entry, sealed=True, rows=rows, episodes=len(episodes), finals=self.finals,
@@ -224,6 +300,8 @@ class SegmentWriter:
         """Closes the descriptors; commits nothing."""
         for fd in (*(fd for fd, _ in self._plain), *self._final_fds, self._journal_fd):
             files.close(fd)
+        for heap in self._heaps:
+            heap.close()
         self._plain, self._final_fds = (), []
 
     def _relative(self, path: Path) -> str:

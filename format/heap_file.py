@@ -1,0 +1,98 @@
+"""The file that holds a heap column's values in one segment, while it is written. SPEC.md section 14."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from rlcli.format import files
+from rlcli.format.keys import Key
+from rlcli.format.schema import Column
+
+Handles = np.ndarray[Any, np.dtype[np.int64]]
+_TABLE_BYTES = 1 << 24  # text beyond this is compared with the value before it only
+
+
+def heap_name(key: Key) -> str:
+    """Relative path of a heap's file inside its tree."""
+    return "/".join(key) + ".heap"
+
+
+def heap_end(off: Handles, length: Handles) -> int:
+    """The first byte of a heap that none of these values reaches; 0 without values."""
+    return int((off + length).max(initial=0))
+
+
+class HeapWriter:
+    """Appends values. Equal text is stored once per segment, other values once per run of equal ones.
+
+    `size` is the number of bytes so far; `hasher` has seen those since it was last reset.
+    """
+
+    def __init__(self, column: Column, path: Path) -> None:
+        self.column = column
+        self.path = path
+        self.size = 0
+        self.hasher = xxhash.xxh3_64()
+        self.fd = -1
+        self._is_text = column.heap is not None and column.heap.value == "text"
+        self._offsets: dict[bytes, int] = {}
+        self._table_bytes = 0
+
+    def resume(self, off: Handles, length: Handles) -> None:
+        """Goes on after values that were committed; bytes behind them are cut."""
+        self.size = heap_end(off, length)
+        if not self.path.exists():
+            return
+        self.fd = files.open_write(self.path)
+        files.truncate(self.fd, self.size)
+        known = np.unique(np.stack([off, length], 1), axis=0) if self._is_text else [(off[-1], length[-1])]
+        for first, count in known if len(off) else ():
+            self._remember(files.read_at(self.fd, int(count), int(first)), int(first))
+
+    def copy(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Begins the heap with another's bytes."""
+        self._append(data.tobytes())
+
+    def add(self, values: Sequence[bytes]) -> tuple[Handles, Handles]:
+        """Stores values; returns where each begins and how many bytes it has."""
+        off = np.empty(len(values), np.int64)
+        length = np.empty(len(values), np.int64)
+        new: list[bytes] = []
+        end = self.size
+        for row, value in enumerate(values):
+            at = self._offsets.get(value)
+            if at is None:
+                at = end
+                new.append(value)
+                end += len(value)
+                self._remember(value, at)
+            off[row], length[row] = at, len(value)
+        if new:
+            self._append(b"".join(new))
+        return off, length
+
+    def _remember(self, value: bytes, at: int) -> None:
+        if not self._is_text or self._table_bytes + len(value) > _TABLE_BYTES:
+            self._offsets.clear()
+            self._table_bytes = 0
+        self._offsets[value] = at
+        self._table_bytes += len(value)
+
+    def _append(self, data: bytes) -> None:
+        if data:
+            if self.fd < 0:
+                files.make_folder(self.path.parent)
+                self.fd = files.create(self.path)
+            files.write_at(self.fd, memoryview(data), self.size)
+            self.hasher.update(data)
+            self.size += len(data)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            files.close(self.fd)
+            self.fd = -1
