@@ -12,7 +12,6 @@ import time
 import uuid as uuids
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ class Merged:
 
 
 def merge(
-    sources: Sequence[Path],
+    sources: Sequence[Dataset],
     out: Path,
     *,
     lineage: dict[str, Any],
@@ -63,8 +62,8 @@ def merge(
     extra: dict[str, Any] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Merged:
-    """Makes the dataset `out` of the streams of `sources`, in order; a live writer's rows as far as they are
-    committed now.
+    """Makes the dataset `out` of the streams of `sources`, in order, as they were opened: of one that is
+    being written, the rows that were committed then.
 
     Rows keep their stream rows, segments their content digests. With `dedup` an episode that is equal to an
     earlier one (by `digests.episode_digest`) is left out; of a dataset without such nothing is copied.
@@ -83,33 +82,32 @@ def merge(
     def quiet(rows: int) -> None:
         tell(0)
 
-    with ExitStack() as stack:
-        datasets = [stack.enter_context(Dataset.open(path)) for path in sources]
-        for other in datasets[1:]:
-            compatible.check(datasets[0], other, verb="merged")
-        report = Merged()
-        seen: set[str] = set()
-        result = _Result(out, link)
-        try:
-            with files.resources(out):
-                result.begin()
-                for number, dataset in enumerate(datasets):
-                    table, chosen = _choose(dataset, seen if dedup else None, report, tell)
-                    if len(chosen) == len(table) and _is_linkable(dataset, datasets[0]):
-                        result.add(dataset, table, quiet if dedup else tell, report)
-                        continue
-                    part = out / f".part-{number}"
-                    _copy(dataset, datasets[0], table, chosen, part, quiet if dedup else tell)
-                    report.copied_rows += int(table.length[chosen].sum())
-                    with Dataset.open(part) as copied:
-                        result.add(copied, copying.all_episodes(copied), quiet, None)
-                    files.remove_tree(part)
-                result.publish(datasets[0], lineage, extra or {}, durable=durable)
-                report.rows, report.episodes = result.rows, result.episodes
-                report.streams, report.segments = result.streams, len(result.entries)
-        except BaseException:
-            files.remove_tree(out)
-            raise
+    first = sources[0]
+    for other in sources[1:]:
+        compatible.check(first, other, verb="merged")
+    report = Merged()
+    seen: set[str] = set()
+    result = _Result(out, link)
+    try:
+        with files.resources(out):
+            result.begin()
+            for number, dataset in enumerate(sources):
+                table, chosen = _choose(dataset, seen if dedup else None, report, tell)
+                if len(chosen) == len(table) and _is_linkable(dataset, first):
+                    result.add(dataset, table, quiet if dedup else tell, report)
+                    continue
+                part = out / f".part-{number}"
+                _copy(dataset, first, table, chosen, part, quiet if dedup else tell)
+                report.copied_rows += int(table.length[chosen].sum())
+                with Dataset.open(part) as copied:
+                    result.add(copied, copying.all_episodes(copied), quiet, None)
+                files.remove_tree(part)
+            result.publish(first, lineage, extra or {}, durable=durable)
+            report.rows, report.episodes = result.rows, result.episodes
+            report.streams, report.segments = result.streams, len(result.entries)
+    except BaseException:
+        files.remove_tree(out)
+        raise
     return report
 
 

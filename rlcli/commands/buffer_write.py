@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
+import json as jsons
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rlcli import console
+
 Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+Datasets = Annotated[
+    list[Path], typer.Argument(metavar="DS…", help="Datasets; - reads their paths from standard input.")
+]
 Output = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The new dataset; must not exist.")]
 
 
 def register(group: typer.Typer) -> None:
     """Add the verbs, in the order of the help page."""
+    group.command("merge", short_help="Several datasets as one, by hard link.")(merge)
+
+
+def _paths(given: list[Path]) -> list[Path]:
+    """Paths as given, `-` replaced by the lines of standard input: paths, or JSON objects with a "path"."""
+    from rlcli.errors import UsageError
+
+    found: list[Path] = []
+    for path in given:
+        lines = [str(path)] if path != Path("-") else sys.stdin.read().splitlines()
+        for line in filter(None, map(str.strip, lines)):
+            try:
+                found.append(Path(jsons.loads(line)["path"] if line.startswith("{") else line))
+            except (ValueError, KeyError, TypeError) as err:
+                raise UsageError(f'standard input: {line[:60]!r} is no object with a "path"') from err
+    return found
+
+
+def merge(
+    datasets: Datasets,
+    out: Output,
+    dedup: Annotated[
+        bool, typer.Option("--dedup", help="Leave out episodes that are equal to an earlier one.")
+    ] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Share no files with the sources.")] = False,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Join datasets of equal columns and specs and print OUT.
+
+    Files of sealed segments get a second name (hard link) instead of being copied, which takes no time and no
+    space; committed files are never changed, so the datasets stay independent. Streams are those of the
+    sources, in order. Of a dataset that is being written, what is committed now is copied. With --dedup the
+    first of equal episodes stays: equal in every stored value and in how they end, whatever their numbers.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.pipeline import buffer_merge
+
+    report = buffer_merge.merge(_paths(datasets), out, dedup=dedup, link=not copy)
+    for line in buffer_merge.remarks(report):
+        console.log(line)
+    console.result("merge", report, str(out))

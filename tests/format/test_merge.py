@@ -16,7 +16,8 @@ from rlcli.format import files, sharing
 from rlcli.format.copying import all_episodes, copy_episodes
 from rlcli.format.dataset import Dataset
 from rlcli.format.digests import episode_digest
-from rlcli.format.merge import merge, rechain
+from rlcli.format.merge import Merged, rechain
+from rlcli.format.merge import merge as merge_datasets
 from rlcli.format.schema import Column, Schema
 from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
@@ -66,6 +67,10 @@ def fill(
     if close:
         writer.close()
     return writer
+
+
+def merge(sources: list[Path], out: Path, **options: Any) -> Merged:
+    return merge_datasets([Dataset.open(path) for path in sources], out, **options)
 
 
 def same_rows(merged: Dataset, sources: list[Dataset]) -> None:
