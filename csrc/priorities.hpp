@@ -1,0 +1,155 @@
+// Prioritised draws (Schaul et al., 2016): leaves of priority^alpha, and importance weights.
+#pragma once
+
+#include "random.hpp"
+#include "sumtree.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <stdexcept>
+
+namespace rl {
+
+// Leaf i is drawn with probability (p_i + epsilon)^alpha / sum, never one that was not set or was excluded.
+// Sampling and updating may happen in different threads.
+class Priorities {
+public:
+  Priorities(double alpha, double epsilon) : alpha_(alpha), epsilon_(epsilon) {}
+
+  static constexpr double kMost = 1e100;
+
+  std::size_t size() const {
+    std::lock_guard lock(mutex_);
+    return sum_.size();
+  }
+
+  double total() const {
+    std::lock_guard lock(mutex_);
+    return sum_.total();
+  }
+
+  // The least leaf that can be drawn; infinite if none can.
+  double least() const {
+    std::lock_guard lock(mutex_);
+    return min_.total();
+  }
+
+  void resize(std::size_t size) {
+    std::lock_guard lock(mutex_);
+    sum_.resize(size);
+    min_.resize(size);
+  }
+
+  double leaf_of(double priority) const {
+    const double base = priority + epsilon_;
+    return alpha_ == 1 ? base : alpha_ == 0 ? 1 : alpha_ == 0.5 ? std::sqrt(base) : std::pow(base, alpha_);
+  }
+
+  // Leaf leaves[i] gets priority priorities[i], in [0, 1e100]; a negative leaf is passed over. Returns the greatest
+  // priority given, 0 if none. Throws, with nothing changed, for a priority or a leaf that cannot be.
+  double set(const std::int64_t *leaves, const double *priorities, std::size_t count) {
+    std::lock_guard lock(mutex_);
+    double greatest = 0;
+    std::vector<std::int64_t> kept;
+    std::vector<double> values;
+    kept.reserve(count), values.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (!(priorities[i] >= 0 && priorities[i] <= kMost))
+        throw std::invalid_argument("a priority is not in [0, 1e100]");
+      if (leaves[i] >= static_cast<std::int64_t>(sum_.size())) throw std::out_of_range("no such leaf");
+      if (leaves[i] < 0) continue;
+      greatest = std::max(greatest, priorities[i]);
+      kept.push_back(leaves[i]);
+      values.push_back(leaf_of(priorities[i]));
+    }
+    apply(kept.data(), values.data(), kept.size());
+    return greatest;
+  }
+
+  // All leaves [first, first + count) get one priority.
+  void fill(std::size_t first, std::size_t count, double priority) {
+    std::lock_guard lock(mutex_);
+    if (first + count > sum_.size()) throw std::out_of_range("no such leaf");
+    put(first, std::vector<double>(count, leaf_of(priority)));
+  }
+
+  // Leaves [first, first + count) are never drawn until they are set again.
+  void exclude(std::size_t first, std::size_t count) {
+    std::lock_guard lock(mutex_);
+    if (first + count > sum_.size()) throw std::out_of_range("no such leaf");
+    put(first, std::vector<double>(count, 0.0));
+  }
+
+  // Draws `count` leaves with random numbers 0, 1, … of `random`. Stratified: one from each of `count` equal parts
+  // of the sum, in order. weights[i] is (P(i) / least P of all leaves)^-beta, at most 1. Returns false if no leaf can
+  // be drawn.
+  bool sample(const Random &random, std::size_t count, bool stratified, double beta, std::int64_t *leaves,
+              float *weights) const {
+    std::lock_guard lock(mutex_);
+    const double total = sum_.total();
+    if (!(total > 0)) return false;
+    std::vector<std::uint64_t> numbers(count);
+    random.fill(numbers.data(), count);
+    std::vector<double> points(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const double u = unit(numbers[i]);
+      points[i] = (stratified ? (static_cast<double>(i) + u) / static_cast<double>(count) : u) * total;
+    }
+    sum_.find(points.data(), count, leaves);
+    weigh(leaves, count, beta, weights);
+    return true;
+  }
+
+  // Draws different leaves, one after the other, each from what is left. Returns how many there were: fewer than
+  // `count` if no more can be drawn. Weights are those of independent draws.
+  std::size_t sample_distinct(const Random &random, std::size_t count, double beta, std::int64_t *leaves,
+                              float *weights) {
+    std::lock_guard lock(mutex_);
+    std::vector<std::uint64_t> numbers(count);
+    random.fill(numbers.data(), count);
+    std::vector<double> taken;
+    for (std::size_t i = 0; i < count && sum_.total() > 0; ++i) {
+      const double point = unit(numbers[i]) * sum_.total(), nothing = 0;
+      sum_.find(&point, 1, leaves + i);
+      taken.push_back(sum_[static_cast<std::size_t>(leaves[i])]);
+      sum_.set(leaves + i, &nothing, 1);
+    }
+    sum_.set(leaves, taken.data(), taken.size());
+    weigh(leaves, taken.size(), beta, weights);
+    return taken.size();
+  }
+
+  double operator[](std::size_t leaf) const {
+    std::lock_guard lock(mutex_);
+    return sum_[leaf];
+  }
+
+private:
+  void weigh(const std::int64_t *leaves, std::size_t count, double beta, float *weights) const {
+    const double least = min_.total();
+    for (std::size_t i = 0; i < count; ++i)
+      weights[i] = static_cast<float>(std::pow(sum_[static_cast<std::size_t>(leaves[i])] / least, -beta));
+  }
+
+  void apply(const std::int64_t *leaves, double *values, std::size_t count) {
+    sum_.set(leaves, values, count);
+    for (std::size_t i = 0; i < count; ++i)
+      if (!(values[i] > 0)) values[i] = Min::nothing;
+    min_.set(leaves, values, count);
+  }
+
+  void put(std::size_t first, std::vector<double> values) {
+    sum_.set_range(first, values.data(), values.size());
+    for (double &value : values)
+      if (!(value > 0)) value = Min::nothing;
+    min_.set_range(first, values.data(), values.size());
+  }
+
+  double alpha_, epsilon_;
+  mutable std::mutex mutex_;
+  SumTree sum_;
+  MinTree min_;
+};
+
+}  // namespace rl

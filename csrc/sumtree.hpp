@@ -1,0 +1,167 @@
+// Trees over priorities: their sum or minimum, and the leaf that a point of the sum falls on.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace rl {
+
+// Eight leaves or subtrees side by side: one cache line.
+struct alignas(64) Octet {
+  double of[8];
+};
+
+struct Sum {
+  static constexpr double nothing = 0.0;
+  // In pairs, as `SumTree::descend` takes it apart.
+  static double of(const Octet &node) noexcept {
+    return ((node.of[0] + node.of[1]) + (node.of[2] + node.of[3])) +
+           ((node.of[4] + node.of[5]) + (node.of[6] + node.of[7]));
+  }
+};
+
+struct Min {
+  static constexpr double nothing = std::numeric_limits<double>::infinity();
+  static double least(double a, double b) noexcept { return b < a ? b : a; }
+  static double of(const Octet &node) noexcept {
+    return least(least(least(node.of[0], node.of[1]), least(node.of[2], node.of[3])),
+                 least(least(node.of[4], node.of[5]), least(node.of[6], node.of[7])));
+  }
+};
+
+// Every node is worked out from its eight children whenever one of them changes, so what a tree says is a function
+// of its leaves alone: rounding does not pile up over updates.
+template <class Op> class Tree {
+public:
+  explicit Tree(std::size_t size = 0) { resize(size); }
+
+  std::size_t size() const noexcept { return size_; }
+
+  // New leaves hold nothing; leaves beyond `size` are dropped. O(size) when it leaves the room there is.
+  void resize(std::size_t size) {
+    if (levels_.empty() || size > room()) {
+      std::vector<Octet> leaves = levels_.empty() ? std::vector<Octet>() : std::move(levels_[0]);
+      std::size_t nodes = std::max<std::size_t>(1, (size + 7) / 8);
+      if (!levels_.empty()) nodes = std::max(nodes, 2 * leaves.size());
+      leaves.resize(nodes, empty());
+      levels_.clear();
+      levels_.push_back(std::move(leaves));
+      while (levels_.back().size() > 1)
+        levels_.emplace_back((levels_.back().size() + 7) / 8, empty());
+      size_ = size;
+      rebuild();
+      return;
+    }
+    for (std::size_t leaf = size; leaf < size_; ++leaf)
+      levels_[0][leaf / 8].of[leaf % 8] = Op::nothing;
+    const bool shrinks = size < size_;
+    size_ = size;
+    if (shrinks) rebuild();
+  }
+
+  double operator[](std::size_t leaf) const noexcept { return levels_[0][leaf / 8].of[leaf % 8]; }
+
+  double total() const noexcept { return Op::of(levels_.back()[0]); }
+
+  // Leaf leaves[i] becomes values[i]; of equal leaves the last one counts. Precondition: leaves in [0, size()).
+  void set(const std::int64_t *leaves, const double *values, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto leaf = static_cast<std::size_t>(leaves[i]);
+      if (i + kAhead < count) fetch(static_cast<std::size_t>(leaves[i + kAhead]));
+      levels_[0][leaf / 8].of[leaf % 8] = values[i];
+    }
+    unsigned shift = 3;
+    for (std::size_t level = 1; level < levels_.size(); ++level, shift += 3)
+      for (std::size_t i = 0; i < count; ++i)
+        refresh(level, static_cast<std::size_t>(leaves[i]) >> shift);
+  }
+
+  // Leaves [first, first + count) become values[0 …]. O(count + log size).
+  void set_range(std::size_t first, const double *values, std::size_t count) {
+    if (count == 0) return;
+    for (std::size_t i = 0; i < count; ++i)
+      levels_[0][(first + i) / 8].of[(first + i) % 8] = values[i];
+    std::size_t low = first / 8, high = (first + count - 1) / 8;
+    for (std::size_t level = 1; level < levels_.size(); ++level, low /= 8, high /= 8)
+      for (std::size_t node = low; node <= high; ++node)
+        refresh(level, node);
+  }
+
+protected:
+  static constexpr std::size_t kAhead = 16;
+
+  static Octet empty() noexcept {
+    Octet node;
+    for (double &value : node.of)
+      value = Op::nothing;
+    return node;
+  }
+
+  std::size_t room() const noexcept { return 8 * levels_[0].size(); }
+
+  void fetch(std::size_t leaf) const noexcept {
+    __builtin_prefetch(&levels_[0][leaf / 8], 1, 1);
+    if (levels_.size() > 1) __builtin_prefetch(&levels_[1][leaf / 64], 1, 1);
+  }
+
+  // What a node of the level below amounts to.
+  void refresh(std::size_t level, std::size_t child) noexcept {
+    levels_[level][child / 8].of[child % 8] = Op::of(levels_[level - 1][child]);
+  }
+
+  void rebuild() noexcept {
+    for (std::size_t level = 1; level < levels_.size(); ++level)
+      for (std::size_t child = 0; child < levels_[level - 1].size(); ++child)
+        refresh(level, child);
+  }
+
+  std::size_t size_ = 0;
+  std::vector<std::vector<Octet>> levels_;  // leaves first, the root last
+};
+
+class SumTree : public Tree<Sum> {
+public:
+  using Tree::Tree;
+
+  // leaves[i] is the leaf that point points[i] falls on when the leaves lie side by side on [0, total()).
+  // Points that rounding carried beyond a subtree fall on its last leaf. Never a leaf of 0.
+  // Precondition: total() > 0, points >= 0.
+  void find(const double *points, std::size_t count, std::int64_t *leaves) const {
+    std::vector<double> rest(points, points + count);
+    for (std::size_t i = 0; i < count; ++i)
+      leaves[i] = 0;
+    for (std::size_t level = levels_.size(); level-- > 0;) {
+      const Octet *nodes = levels_[level].data();
+      const Octet *below = level == 0 ? nullptr : levels_[level - 1].data();
+      for (std::size_t i = 0; i < count; ++i) {
+        const auto node = static_cast<std::size_t>(leaves[i]);
+        const std::size_t child = 8 * node + descend(nodes[node], rest[i]);
+        if (below != nullptr) __builtin_prefetch(below + child, 0, 1);
+        leaves[i] = static_cast<std::int64_t>(child);
+      }
+    }
+  }
+
+private:
+  // The child of a node with a positive sum that `point` falls on; `point` becomes what is left of it.
+  static std::size_t descend(const Octet &node, double &point) noexcept {
+    const double *v = node.of;
+    std::size_t child = right(v[0] + v[1] + (v[2] + v[3]), v[4] + v[5] + (v[6] + v[7]), point) * 4;
+    child += right(v[child] + v[child + 1], v[child + 2] + v[child + 3], point) * 2;
+    return child + right(v[child], v[child + 1], point);
+  }
+
+  // One of the two is positive, and so is the one that is taken.
+  static std::size_t right(double left, double other, double &point) noexcept {
+    const bool is_right = (point >= left && other > 0) || !(left > 0);
+    point = is_right ? point - left : point;
+    return is_right;
+  }
+};
+
+using MinTree = Tree<Min>;
+
+}  // namespace rl

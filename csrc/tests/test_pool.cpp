@@ -1,0 +1,52 @@
+// The pool covers a range once, whoever calls it.
+#undef NDEBUG
+#include "pool.hpp"
+
+#include <cassert>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+namespace {
+
+void every_index_is_visited_once() {
+  for (std::size_t threads : {1u, 2u, 5u}) {
+    rl::Pool pool(threads);
+    for (std::size_t count : {0u, 1u, 3u, 100u}) {
+      std::vector<int> visits(count);
+      pool.run(count, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i)
+          ++visits[i];
+      });
+      for (int n : visits)
+        assert(n == 1);
+    }
+  }
+}
+
+void callers_take_turns() {
+  rl::Pool pool(2);
+  std::vector<std::thread> callers;
+  std::vector<std::vector<int>> visits(3, std::vector<int>(64));
+  for (auto &mine : visits)
+    callers.emplace_back([&pool, &mine] {
+      for (int turn = 0; turn < 50; ++turn)
+        pool.run(mine.size(), [&](std::size_t begin, std::size_t end) {
+          for (std::size_t i = begin; i < end; ++i)
+            ++mine[i];
+        });
+    });
+  for (auto &caller : callers)
+    caller.join();
+  for (const auto &mine : visits)
+    for (int n : mine)
+      assert(n == 50);
+}
+
+}  // namespace
+
+int main() {
+  every_index_is_visited_once();
+  callers_take_turns();
+  std::puts("ok");
+}
