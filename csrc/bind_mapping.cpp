@@ -1,9 +1,50 @@
 #include "bind.hpp"
 #include "mapping.hpp"
 
+#include <pybind11/stl.h>
+
+#include <string>
 #include <system_error>
+#include <vector>
 
 namespace {
+
+using Names = std::vector<std::string>;
+using Sizes = std::vector<std::size_t>;
+
+void check_lengths(const Names &names, const Sizes &sizes) {
+  if (names.size() != sizes.size()) throw std::invalid_argument("one size per file");
+}
+
+// Maps files `folder`/`names` side by side, each at its offset. Returns how many were as long as they should be: the
+// file of that number is missing, no regular file, or of another size.
+std::size_t map_files(rl::AddressRange &self, const std::string &folder, const Names &names, const Sizes &offsets,
+                      const Sizes &sizes) {
+  check_lengths(names, sizes), check_lengths(names, offsets);
+  py::gil_scoped_release nogil;
+  for (std::size_t k = 0; k < names.size(); ++k) {
+    const rl::ExactFile file(folder + '/' + names[k], sizes[k]);
+    if (!file.fits()) return k;
+    self.map_file(file.descriptor(), offsets[k], sizes[k]);
+  }
+  return names.size();
+}
+
+// The bytes of files of exactly these sizes, up to the first that is not so.
+py::list read_files(const std::string &folder, const Names &names, const Sizes &sizes) {
+  check_lengths(names, sizes);
+  py::list found;
+  for (std::size_t k = 0; k < names.size(); ++k) {
+    const rl::ExactFile file(folder + '/' + names[k], sizes[k]);
+    if (!file.fits()) break;
+    PyObject *data = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(sizes[k]));
+    if (data == nullptr) throw py::error_already_set();
+    auto bytes = py::reinterpret_steal<py::bytes>(data);
+    if (!file.read(PyBytes_AS_STRING(data), sizes[k])) break;
+    found.append(std::move(bytes));
+  }
+  return found;
+}
 
 // The file's bytes as a read-only array that keeps the range alive.
 py::array view(py::object self, std::size_t offset, std::size_t length) {
@@ -33,8 +74,15 @@ void bind_mapping(py::module_ &module) {
             return reinterpret_cast<std::uintptr_t>(self.map_file(fd, offset, length));
           },
           py::arg("fd"), py::arg("offset"), py::arg("length"))
+      .def("map_files", &map_files, py::arg("folder"), py::arg("names"), py::arg("offsets"), py::arg("sizes"))
+      .def("unmap", &rl::AddressRange::unmap, py::arg("offset"), py::arg("length"))
+      .def("release", &rl::AddressRange::release, py::arg("offset"), py::arg("length"),
+           py::call_guard<py::gil_scoped_release>())
       .def("view", &view, py::arg("offset"), py::arg("length"))
+      .def_property_readonly(
+          "address", [](const rl::AddressRange &self) { return reinterpret_cast<std::uintptr_t>(self.address()); })
       .def_property_readonly("size", &rl::AddressRange::size);
+  module.def("read_files", &read_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("punch_hole", &rl::punch_hole, py::arg("fd"), py::arg("offset"), py::arg("size"),
              py::call_guard<py::gil_scoped_release>());
 }

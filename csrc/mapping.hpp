@@ -3,14 +3,50 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <system_error>
 
 namespace rl {
+
+// A regular file that is no link and exactly `size` bytes long, open for reading while the object lives.
+class ExactFile {
+public:
+  ExactFile(const std::string &path, std::size_t size)
+      : fd_(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)) {
+    struct stat found;
+    fits_ = fd_ >= 0 && ::fstat(fd_, &found) == 0 && S_ISREG(found.st_mode) &&
+            static_cast<std::size_t>(found.st_size) == size;
+  }
+  ExactFile(const ExactFile &) = delete;
+  ExactFile &operator=(const ExactFile &) = delete;
+  ~ExactFile() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+
+  bool fits() const noexcept { return fits_; }
+  int descriptor() const noexcept { return fd_; }
+
+  // Reads the whole file. False if it ends early or the device fails.
+  bool read(char *out, std::size_t size) const noexcept {
+    for (std::size_t done = 0; done < size;) {
+      const ssize_t got = ::pread(fd_, out + done, size - done, static_cast<off_t>(done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) return false;
+      done += static_cast<std::size_t>(got);
+    }
+    return true;
+  }
+
+private:
+  int fd_;
+  bool fits_ = false;
+};
 
 // Owns [address(), address() + size()). Nothing in it is readable until a file is mapped there;
 // everything is unmapped when the object dies. Offsets and lengths given to map_file() are checked.
@@ -34,6 +70,20 @@ public:
     void *found = ::mmap(base_ + offset, length, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
     if (found == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "cannot map");
     return static_cast<const std::uint8_t *>(found);
+  }
+
+  // Gives up what is mapped at [offset, offset + length), whole pages; nothing is readable there any more.
+  void unmap(std::size_t offset, std::size_t length) {
+    if (length == 0 || offset > size_ || length > size_ - offset)
+      throw std::system_error(EINVAL, std::generic_category(), "outside the address range");
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    if (::mmap(base_ + offset, length, PROT_NONE, flags, -1, 0) == MAP_FAILED)
+      throw std::system_error(errno, std::generic_category(), "cannot unmap");
+  }
+
+  // Lets the system take back the memory of clean pages of files there; they are read again when touched.
+  void release(std::size_t offset, std::size_t length) noexcept {
+    if (offset <= size_ && length <= size_ - offset) ::madvise(base_ + offset, length, MADV_DONTNEED);
   }
 
   const std::uint8_t *address() const noexcept { return base_; }

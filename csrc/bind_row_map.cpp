@@ -1,0 +1,148 @@
+#include "bind.hpp"
+#include "row_map.hpp"
+
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using Rows = py::array_t<std::int64_t, py::array::c_style>;
+using Flags = py::array_t<bool, py::array::c_style>;
+
+std::vector<rl::Address> pointers(const std::vector<std::uintptr_t> &addresses) {
+  std::vector<rl::Address> found;
+  found.reserve(addresses.size());
+  for (std::uintptr_t address : addresses)
+    found.push_back(reinterpret_cast<rl::Address>(address));
+  return found;
+}
+
+// The map, and what its columns look like in NumPy.
+struct Table {
+  rl::RowMap rows;
+  std::vector<py::dtype> dtypes;
+  std::vector<std::vector<py::ssize_t>> shapes;  // with a place for the number of rows in front
+
+  std::size_t add_plain(const py::dtype &dtype, const std::vector<py::ssize_t> &shape) {
+    std::size_t row_bytes = static_cast<std::size_t>(dtype.itemsize());
+    std::vector<py::ssize_t> full{0};
+    for (py::ssize_t n : shape) {
+      if (n < 1) throw std::invalid_argument("empty axis");
+      row_bytes *= static_cast<std::size_t>(n);
+      full.push_back(n);
+    }
+    dtypes.push_back(dtype);
+    shapes.push_back(full);
+    return rows.add_plain(row_bytes);
+  }
+
+  std::size_t add_shift(std::size_t of) {
+    const std::size_t column = rows.add_shift(of);
+    dtypes.push_back(dtypes[of]);
+    shapes.push_back(shapes[of]);
+    return column;
+  }
+
+  void add_segments(std::size_t stream, const py::sequence &listed) {
+    std::vector<rl::RowMap::Listed> segments;
+    for (py::handle entry : listed) {
+      auto [first, count, bases] = entry.cast<std::tuple<std::int64_t, std::int64_t, std::vector<std::uintptr_t>>>();
+      segments.push_back({first, count, pointers(bases)});
+    }
+    rows.add_segments(stream, std::move(segments));
+  }
+
+  void fill(std::size_t stream, std::int64_t first, std::int64_t count, const Rows &ends, const Flags &has_final,
+            const std::vector<std::uintptr_t> &final_bases) {
+    if (ends.ndim() != 1 || has_final.ndim() != 1 || ends.shape(0) != has_final.shape(0))
+      throw std::invalid_argument("ends and has_final must be [E]");
+    rows.fill(stream, first, count, ends.data(), reinterpret_cast<const std::uint8_t *>(has_final.data()),
+              static_cast<std::size_t>(ends.shape(0)), pointers(final_bases));
+  }
+
+  py::array allocate(std::size_t column, std::size_t count) {
+    std::vector<py::ssize_t> shape = shapes[column];
+    shape[0] = static_cast<py::ssize_t>(count);
+    return py::array(dtypes[column], std::move(shape));
+  }
+
+  void check(const py::array &array, std::size_t column, std::size_t count) const {
+    bool fits = array.ndim() == static_cast<py::ssize_t>(shapes[column].size()) &&
+                array.shape(0) == static_cast<py::ssize_t>(count) && array.dtype().equal(dtypes[column]) &&
+                (array.flags() & py::array::c_style) && array.writeable();
+    for (py::ssize_t axis = 1; fits && axis < array.ndim(); ++axis)
+      fits = array.shape(axis) == shapes[column][static_cast<std::size_t>(axis)];
+    if (!fits) throw std::invalid_argument("out: an array differs in dtype, shape, order or is read-only");
+  }
+
+  // A list of arrays of `count` rows, one per column, fresh unless `out` gives them; `copy` fills their memory. None if
+  // rows of a segment that was not filled in are among them.
+  template <typename Copy>
+  py::object arrays(std::size_t count, const py::tuple &columns, const py::object &out, Copy copy) {
+    py::list found(columns.size());
+    std::vector<std::size_t> chosen(columns.size());
+    std::vector<std::uint8_t *> targets(columns.size());
+    for (std::size_t k = 0; k < columns.size(); ++k) {
+      chosen[k] = columns[k].cast<std::size_t>();
+      if (chosen[k] >= rows.num_columns()) throw std::out_of_range("no such column");
+      py::array array;
+      if (out.is_none()) {
+        array = allocate(chosen[k], count);
+      } else {
+        array = out.cast<py::sequence>()[k].cast<py::array>();
+        check(array, chosen[k], count);
+      }
+      targets[k] = static_cast<std::uint8_t *>(array.mutable_data());
+      found[k] = std::move(array);
+    }
+    rl::Outcome outcome;
+    {
+      py::gil_scoped_release nogil;
+      outcome = copy(chosen, targets);
+    }
+    if (outcome == rl::Outcome::outside)
+      throw py::index_error("a row is outside 0 to " + std::to_string(rows.num_rows() - 1));
+    if (outcome == rl::Outcome::untouched) return py::none();
+    return std::move(found);
+  }
+
+  py::object gather(const Rows &index, const py::tuple &columns, const py::object &out) {
+    if (index.ndim() != 1) throw std::invalid_argument("rows must be [B]");
+    const auto count = static_cast<std::size_t>(index.shape(0));
+    return arrays(count, columns, out, [&](const auto &chosen, const auto &targets) {
+      return rows.gather(index.data(), count, chosen, targets);
+    });
+  }
+
+  py::object read(std::int64_t start, std::int64_t stop, const py::tuple &columns, const py::object &out) {
+    if (start < 0 || stop < start || stop > rows.num_rows())
+      throw py::index_error("rows " + std::to_string(start) + " to " + std::to_string(stop) + " of " +
+                            std::to_string(rows.num_rows()));
+    return arrays(static_cast<std::size_t>(stop - start), columns, out, [&](const auto &chosen, const auto &targets) {
+      return rows.read(start, stop, chosen, targets);
+    });
+  }
+};
+
+}  // namespace
+
+void bind_row_map(py::module_ &module) {
+  py::class_<Table>(module, "RowMap")
+      .def(py::init<>())
+      .def("add_plain", &Table::add_plain, py::arg("dtype"), py::arg("shape"))
+      .def("add_shift", &Table::add_shift, py::arg("of"))
+      .def("add_stream", [](Table &self, std::int64_t start) { self.rows.add_stream(start); }, py::arg("start") = 0)
+      .def("add_segments", &Table::add_segments, py::arg("stream"), py::arg("listed"))
+      .def("fill", &Table::fill, py::arg("stream"), py::arg("first"), py::arg("rows"), py::arg("ends"),
+           py::arg("has_final"), py::arg("final_bases"))
+      .def(
+          "evict", [](Table &self, std::size_t stream, std::int64_t start) { self.rows.evict(stream, start); },
+          py::arg("stream"), py::arg("start"), py::call_guard<py::gil_scoped_release>())
+      .def("gather", &Table::gather, py::arg("rows").noconvert(), py::arg("columns"), py::arg("out") = py::none())
+      .def("read", &Table::read, py::arg("start"), py::arg("stop"), py::arg("columns"), py::arg("out") = py::none())
+      .def_property_readonly("num_rows", [](const Table &self) { return self.rows.num_rows(); });
+}

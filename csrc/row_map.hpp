@@ -1,0 +1,319 @@
+// Where the rows of a dataset are in memory, and their values: runs of rows, or rows at random.
+#pragma once
+
+#include "scattered.hpp"
+#include "row_streams.hpp"
+
+#include <mutex>
+#include <shared_mutex>
+
+namespace rl {
+
+enum class Outcome { done, outside, untouched };
+
+// Rows of a stream lie in segments; logical rows number the retained rows of all streams, stream after stream.
+// Segments may be listed before their files are mapped: what is read must be filled in first. Reading and
+// changing may happen in different threads.
+class RowMap {
+public:
+  // Returns the number of the new stored column. Columns come before streams.
+  std::size_t add_plain(std::size_t row_bytes) {
+    columns_.push_back({row_bytes, false, 0, 0});
+    return columns_.size() - 1;
+  }
+
+  // Returns the number of the new column whose row i is row i + 1 of `of`.
+  std::size_t add_shift(std::size_t of) {
+    if (of >= columns_.size() || columns_[of].derived) throw std::invalid_argument("not a stored column");
+    columns_.push_back({columns_[of].row_bytes, true, of, num_derived_++});
+    return columns_.size() - 1;
+  }
+
+  std::size_t num_columns() const noexcept { return columns_.size(); }
+  std::size_t row_bytes(std::size_t column) const { return columns_.at(column).row_bytes; }
+
+  void add_stream(std::int64_t start) {
+    std::unique_lock lock(mutex_);
+    if (start < 0) throw std::invalid_argument("rows begin at 0");
+    streams_.emplace_back();
+    streams_.back().start = streams_.back().rows = start;
+    renumber();
+  }
+
+  struct Listed {
+    std::int64_t first, rows;
+    std::vector<Address> bases;
+  };
+
+  // Lists segments behind the stream's others: stream rows [first, first + rows), one base address per column
+  // (null for derived ones). They cannot be read before `fill`.
+  void add_segments(std::size_t stream, std::vector<Listed> listed) {
+    std::unique_lock lock(mutex_);
+    Stream &s = streams_.at(stream);
+    std::int64_t end = s.segments.empty() ? -1 : s.rows;
+    for (const Listed &segment : listed) {
+      if (segment.bases.size() != columns_.size()) throw std::invalid_argument("one address per column");
+      if (segment.rows < 0 || segment.first < 0 || (end < 0 ? segment.first > s.start : segment.first != end))
+        throw std::invalid_argument("segments must join");
+      end = segment.first + segment.rows;
+    }
+    for (Listed &segment : listed)
+      s.segments.emplace_back(segment.first, segment.rows, std::move(segment.bases));
+    s.untouched += listed.size();
+    s.rows = std::max(s.rows, end);
+    join(s);
+    renumber();
+  }
+
+  // The segment that begins at `first` has `rows` rows, never fewer than before, and may be read. The rows `ends`
+  // are the last ones of further episodes in it. Those with `has_final` own the next rows of the finals, which begin
+  // at `final_bases`, one address per derived column.
+  void fill(std::size_t stream, std::int64_t first, std::int64_t rows, const std::int64_t *ends,
+            const std::uint8_t *has_final, std::size_t count, std::vector<Address> final_bases) {
+    std::unique_lock lock(mutex_);
+    Stream &s = streams_.at(stream);
+    Segment &segment = s.at(first);
+    if (rows < segment.rows || (rows > segment.rows && &segment != &s.segments.back()))
+      throw std::invalid_argument("rows cannot shrink, and only the last segment grows");
+    if (!final_bases.empty() && final_bases.size() != num_derived_)
+      throw std::invalid_argument("finals of every derived column");
+    if (final_bases.empty()) final_bases = segment.final_bases;
+    std::int64_t before = segment.ends.empty() ? first - 1 : segment.ends.back();
+    for (std::size_t k = 0; k < count; before = ends[k++])
+      if (ends[k] <= before || ends[k] >= first + rows || (has_final[k] && num_derived_ && final_bases.empty()))
+        throw std::invalid_argument("episode ends must ascend within the segment, and finals must be there");
+    for (std::size_t k = 0; k < count; ++k)
+      segment.add_end(ends[k], has_final[k] != 0), s.ends.set(ends[k]);
+    segment.final_bases = std::move(final_bases);
+    s.untouched -= !segment.touched;
+    segment.touched = true;
+    const bool grows = rows != segment.rows;
+    segment.rows = rows;
+    s.rows = s.segments.back().first + s.segments.back().rows;
+    if (grows) renumber();
+  }
+
+  // Rows before `start` leave the stream; segments that lie wholly before it are forgotten, and nobody reads
+  // them when this returns. Never fewer have left than before.
+  void evict(std::size_t stream, std::int64_t start) {
+    std::unique_lock lock(mutex_);
+    Stream &s = streams_.at(stream);
+    if (start < s.start || start > s.rows) throw std::invalid_argument("a window only moves forward");
+    s.start = start;
+    std::size_t gone = 0;
+    while (gone + 1 < s.segments.size() && s.segments[gone + 1].first <= start)
+      s.untouched -= !s.segments[gone++].touched;
+    if (gone) {
+      s.segments.erase(s.segments.begin(), s.segments.begin() + static_cast<std::ptrdiff_t>(gone));
+      s.ends.drop_before(s.segments.front().first);
+      join(s);
+    }
+    renumber();
+  }
+
+  std::int64_t num_rows() const {
+    std::shared_lock lock(mutex_);
+    return total_;
+  }
+
+  // Copies the columns at `rows` to `out`, one buffer of count * row_bytes per column. Unknown next values are zero.
+  // Nothing is copied, if a row is outside [0, num_rows()) or was not touched.
+  Outcome gather(const std::int64_t *rows, std::size_t count, const std::vector<std::size_t> &columns,
+                 const std::vector<std::uint8_t *> &out) const {
+    std::shared_lock lock(mutex_);
+    std::vector<Place> places(count);
+    bool shifted = false;
+    for (std::size_t column : columns)
+      shifted |= columns_[column].derived;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (rows[i] < 0 || rows[i] >= total_) return Outcome::outside;
+      places[i] = locate(rows[i]);
+      if (!is_touched(places[i])) return Outcome::untouched;
+    }
+    std::vector<Successor> next;
+    if (shifted) {
+      next.reserve(count);
+      for (const Place &place : places) {
+        next.push_back(successor(place));
+        if (next.back().known && !is_touched(next.back().place)) return Outcome::untouched;
+      }
+    }
+    std::vector<Address> source(count);
+    for (std::size_t k = 0; k < columns.size(); ++k) {
+      const Column &column = columns_[columns[k]];
+      if (column.derived) {
+        for (std::size_t i = 0; i < count; ++i)
+          source[i] = address_of(next[i], column);
+      } else {
+        for (std::size_t i = 0; i < count; ++i)
+          source[i] = spans_[places[i].span].bases[columns[k]] + offset(places[i].row, column);
+      }
+      copy_scattered(source.data(), count, column.row_bytes, out[k]);
+    }
+    return Outcome::done;
+  }
+
+  // Copies the columns of logical rows [start, stop), like `gather` of them all.
+  Outcome read(std::int64_t start, std::int64_t stop, const std::vector<std::size_t> &columns,
+               const std::vector<std::uint8_t *> &out) const {
+    std::shared_lock lock(mutex_);
+    if (start < 0 || stop < start || stop > total_) return Outcome::outside;
+    for (const bool copying : {false, true}) {
+      std::int64_t before = 0;  // logical rows of the streams before
+      for (const Stream &s : streams_) {
+        const std::int64_t low = std::max(start - before, std::int64_t{0}) + s.start;
+        const std::int64_t high = std::min(stop - before + s.start, s.rows);
+        if (low < high) {
+          if (copying)
+            read_stream(s, low, high, columns, out, low - s.start + before - start);
+          else if (!s.is_touched(low, high + (needs_next(s, high, columns) ? 1 : 0)))
+            return Outcome::untouched;
+        }
+        before += s.rows - s.start;
+      }
+    }
+    return Outcome::done;
+  }
+
+private:
+  struct Column {
+    std::size_t row_bytes;
+    bool derived;
+    std::size_t of;     // column number, for derived ones
+    std::size_t order;  // which derived column
+  };
+  struct Span {  // retained rows that lie side by side, in logical order
+    const Stream *stream;
+    std::int64_t first;  // row in the stream, where the bases point
+    std::int64_t end;
+    std::int64_t skipped;  // rows at its beginning that have left the window
+    const Address *bases;
+  };
+  struct Place {
+    std::size_t span;
+    std::int64_t row;  // in the span
+  };
+  struct Successor {
+    Place place;
+    const Segment *segment = nullptr;  // set if the row ends an episode: take end number `end`
+    std::size_t end = 0;
+    bool known = false;
+  };
+
+  static std::size_t offset(std::int64_t row, const Column &column) {
+    return static_cast<std::size_t>(row) * column.row_bytes;
+  }
+
+  // Finds which segments of a stream follow each other in memory, in every column.
+  void join(Stream &s) const {
+    s.runs.clear();
+    for (std::size_t k = 0; k < s.segments.size(); ++k) {
+      const Segment &segment = s.segments[k];
+      bool follows = !s.runs.empty();
+      for (std::size_t c = 0; follows && c < columns_.size(); ++c) {
+        const Segment &run = s.segments[s.runs.back()];
+        follows =
+            columns_[c].derived || segment.bases[c] == run.bases[c] + offset(segment.first - run.first, columns_[c]);
+      }
+      if (!follows) s.runs.push_back(k);
+    }
+  }
+
+  void renumber() {
+    starts_.clear();
+    spans_.clear();
+    total_ = 0;
+    for (const Stream &s : streams_) {
+      for (std::size_t k = 0; k < s.runs.size(); ++k) {
+        const Segment &segment = s.segments[s.runs[k]];
+        const std::int64_t visible = std::max(segment.first, s.start);
+        const std::int64_t end = k + 1 < s.runs.size() ? s.segments[s.runs[k + 1]].first : s.rows;
+        starts_.push_back(total_ + visible - s.start);
+        spans_.push_back({&s, segment.first, end, visible - segment.first, segment.bases.data()});
+      }
+      total_ += s.rows - s.start;
+    }
+  }
+
+  Place locate(std::int64_t row) const {
+    std::size_t span = 0;
+    if (starts_.size() > 1)
+      span = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), row) - starts_.begin()) - 1;
+    return {span, row - starts_[span] + spans_[span].skipped};
+  }
+
+  bool is_touched(const Place &place) const {
+    const Span &span = spans_[place.span];
+    return span.stream->untouched == 0 || span.stream->segment_of(span.first + place.row).touched;
+  }
+
+  Successor successor(const Place &place) const {
+    const Span &span = spans_[place.span];
+    const Stream &stream = *span.stream;
+    const std::int64_t row = span.first + place.row;
+    Successor found;
+    if (stream.ends.contains(row)) {
+      found.segment = &stream.segment_of(row);
+      found.end = found.segment->end_at(row);
+      return found;
+    }
+    if (row + 1 >= stream.rows) return found;
+    found.known = true;
+    found.place = row + 1 == span.end ? Place{place.span + 1, 0} : Place{place.span, place.row + 1};
+    return found;
+  }
+
+  Address address_of(const Successor &next, const Column &column) const {
+    if (next.segment != nullptr) return next.segment->final_at(next.end, column.order, column.row_bytes);
+    if (!next.known) return nullptr;
+    return spans_[next.place.span].bases[column.of] + offset(next.place.row, column);
+  }
+
+  // Whether row `high` is needed for the next values of rows before it.
+  bool needs_next(const Stream &s, std::int64_t high, const std::vector<std::size_t> &columns) const {
+    if (high >= s.rows || s.ends.contains(high - 1)) return false;
+    return std::any_of(columns.begin(), columns.end(), [&](std::size_t c) { return columns_[c].derived; });
+  }
+
+  void read_stream(const Stream &s, std::int64_t low, std::int64_t high, const std::vector<std::size_t> &columns,
+                   const std::vector<std::uint8_t *> &out, std::int64_t at) const {
+    for (std::size_t k = 0; k < columns.size(); ++k) {
+      const Column &column = columns_[columns[k]];
+      std::uint8_t *target = out[k] + offset(at, column);
+      if (!column.derived) {
+        copy_run(s, low, high, columns[k], target);
+        continue;
+      }
+      const bool more = high < s.rows && !s.ends.contains(high - 1);
+      copy_run(s, low + 1, high + more, column.of, target);
+      if (!more) std::memset(target + offset(high - 1 - low, column), 0, column.row_bytes);
+      s.each_segment(low, high, [&](const Segment &segment) {
+        auto end = std::lower_bound(segment.ends.begin(), segment.ends.end(), low);
+        for (; end != segment.ends.end() && *end < high; ++end) {
+          const auto which = static_cast<std::size_t>(end - segment.ends.begin());
+          const Address final = segment.final_at(which, column.order, column.row_bytes);
+          copy_scattered(&final, 1, column.row_bytes, target + offset(*end - low, column));
+        }
+      });
+    }
+  }
+
+  void copy_run(const Stream &s, std::int64_t low, std::int64_t high, std::size_t number, std::uint8_t *out) const {
+    const Column &column = columns_[number];
+    s.each_segment(low, high, [&](const Segment &segment) {
+      const std::int64_t from = std::max(low, segment.first), to = std::min(high, segment.first + segment.rows);
+      std::memcpy(out + offset(from - low, column), segment.bases[number] + offset(from - segment.first, column),
+                  offset(to - from, column));
+    });
+  }
+
+  mutable std::shared_mutex mutex_;
+  std::vector<Column> columns_;
+  std::size_t num_derived_ = 0;
+  std::deque<Stream> streams_;        // spans point to them
+  std::vector<std::int64_t> starts_;  // first logical row of each span
+  std::vector<Span> spans_;
+  std::int64_t total_ = 0;
+};
+
+}  // namespace rl
