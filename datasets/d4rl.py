@@ -21,17 +21,19 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.config import opt
 from rlcli.datasets import hdf5
-from rlcli.datasets.contract import Advance, End, LayoutMismatch, Options, Part
+from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request, Seen
 from rlcli.datasets.d4rl_compare import compare
 from rlcli.datasets.d4rl_envs import Environment, environment, from_file_name
 from rlcli.datasets.d4rl_episodes import Ends, Rule, Splitter
@@ -44,67 +46,85 @@ from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema, ted_schema
 from rlcli.format.specs import Spec
 
-__all__ = ["SPLITS", "D4RLSource", "compare", "detect", "export", "open_source", "write_file"]
+__all__ = ["D4RLSource", "Options", "compare", "detect", "export", "open_source", "write_file"]
 
-SPLITS = ("flags", "jump")
 _MAX_RECORD = 24 << 20  # bytes of what is not rows, compressed; it travels in each manifest
 
 
-def detect(path: Path) -> str | None:
-    """None if `path` is an HDF5 file with D4RL's keys, otherwise why not."""
+@dataclass(frozen=True)
+class Options:
+    """Reading D4RL files."""
+
+    split: Literal["flags", "jump"] = opt(
+        "flags",
+        "Where episodes end: the flags, or jumps in position (antmaze, whose flags are out of step).",
+    )
+
+
+def detect(path: Path) -> Seen:
+    """Whether `path` is an HDF5 file with D4RL's keys."""
     if not hdf5.is_hdf5(path):
-        return "not an HDF5 file"
+        return Seen(False, "not an HDF5 file")
     with hdf5.reading(path) as file, hdf5.damage(path):
         try:
-            find_layout(file)
+            layout = find_layout(file)
         except InputError as err:
-            return err.message
-    return None
+            return Seen(False, err.message)
+    return Seen(True, f"D4RL HDF5 file, {layout.num_rows:,} rows")
 
 
 @contextmanager
-def open_source(path: Path, options: Options) -> Iterator[D4RLSource]:
+def open_source(path: Path, request: Request, options: Options) -> Iterator[D4RLSource]:
     """The file, looked through once (flags, rewards, actions), so that its schema is known.
 
     Raises `InputError` for missing keys or lengths that disagree, `CorruptError` for damage, `UsageError`
-    for an unknown environment or split.
+    for an unknown environment.
     """
-    if options.split not in SPLITS:
-        raise UsageError(f"there is no split {options.split!r}; known: {', '.join(SPLITS)}")
-    env = environment(options.env_id) if options.env_id else from_file_name(path.name)
+    env = environment(request.env_id) if request.env_id else from_file_name(path.name)
     with hdf5.reading(path) as file:
         with hdf5.damage(path):
             try:
                 layout = find_layout(file)
             except InputError as err:
                 raise InputError(f"{path}: {err.message}", path=path) from err
-        yield D4RLSource(path, file, layout, env, options)
+        yield D4RLSource(path, file, layout, env, jump=options.split == "jump", derive=request.derive)
 
 
 class D4RLSource:
     """An opened file: its schema, its spec, its rows as parts of episodes. See `contract.Source`."""
 
     def __init__(
-        self, path: Path, file: h5py.File, layout: Layout, env: Environment | None, options: Options
+        self,
+        path: Path,
+        file: h5py.File,
+        layout: Layout,
+        env: Environment | None,
+        *,
+        jump: bool,
+        derive: bool,
     ) -> None:
         self.path = path
         self.layout = layout
         self.env = env
         self.num_rows = layout.num_rows
-        self.num_bytes = sum(column.row_bytes for column in layout.columns.values()) * layout.num_rows
+        self.row_bytes = sum(column.row_bytes for column in layout.columns.values())
+        self.files: Sequence[Path] = [path]
+        self.plan: dict[str, Any] = {}
         self.rule = Rule.choose(
             timeouts="timeouts" in layout.columns,
             index=layout.index is not None,
             max_episode_steps=env.max_episode_steps if env is not None else None,
-            jump=options.split == "jump",
+            jump=jump,
         )
         if self.rule.jump and (
             "observations" not in layout.columns or np.prod(layout.columns["observations"].shape) < 2
         ):
-            raise UsageError(f"{path}: --split jump needs flat observations that begin with a position")
-        self.derived = options.derive or not layout.names("next_observations")
+            raise UsageError(f"{path}: --set split=jump needs flat observations that begin with a position")
+        self.derived = derive or not layout.names("next_observations")
         self.scan = look_through(layout, self.rule)
-        self.not_finite = {"observations": 0, "actions": 0, "rewards": 0}
+        self.pieces: Sequence[Piece] = [
+            Piece(path.name, self.row_bytes * self.num_rows, self.num_rows, self.scan.episodes)
+        ]
         self._pending: dict[str, NDArray[Any]] | None = None
         observation, action, told = specs_of(file, layout, self.scan, env)
         self.keys = self._keys()
@@ -118,6 +138,7 @@ class D4RLSource:
         if env is not None and env.reference is not None:
             self.spec["reference_scores"] = {"min": env.reference[0], "max": env.reference[1]}
         self.record = self._record(file)
+        self.report = self._report()
 
     # -- the schema ------------------------------------------------------------------------------------
 
@@ -159,25 +180,23 @@ class D4RLSource:
 
     # -- the rows --------------------------------------------------------------------------------------
 
-    def parts(self, advance: Advance) -> Iterator[Part]:
+    def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
         """All rows in order, as parts of episodes; at most 64 MiB are in memory.
 
         Raises `LayoutMismatch` when next observations were to be derived and do not equal the next rows.
         """
         columns = self.layout.columns
-        self.not_finite = dict.fromkeys(self.not_finite, 0)
         self._pending = None
         step = hdf5.slice_rows(list(columns.values()))
         splitter = Splitter(self.rule)
         for start in range(0, self.num_rows, step):
             stop = min(start + step, self.num_rows)
             yield from self._slice(splitter, start, stop)
-            advance(sum(column.row_bytes for column in columns.values()) * (stop - start))
+            advance(self.row_bytes * (stop - start))
 
     def _slice(self, splitter: Splitter, start: int, stop: int) -> Iterator[Part]:
         arrays = hdf5.read_columns(self.layout.columns, start, stop)
         ends = ends_of(self.layout, splitter, arrays, start, stop)
-        self._count_not_finite(arrays)
         if self.derived:
             self._check_shift(arrays, ends.rows)
         yield from self._split(arrays, ends)
@@ -218,33 +237,24 @@ class D4RLSource:
                 raise LayoutMismatch
         self._pending = {name: arrays[name][-1:].copy() for name in names} if inside[-1] else None
 
-    def _count_not_finite(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        for group in self.not_finite:
-            for name in self.layout.names(group):
-                if arrays[name].dtype.kind in "fc":
-                    self.not_finite[group] += int((~np.isfinite(arrays[name])).sum())
-
-    def report(self) -> dict[str, Any]:
-        """Counts of this file; complete once all parts were read."""
+    def _report(self) -> Report:
         has_next = bool(self.layout.names("next_observations"))
         scan = self.scan
-        return {
-            "rows": self.num_rows,
-            "episodes": scan.episodes,
+        report = Report(repaired=scan.repaired)
+        report.details = {
             "terminals": scan.terminals,
             "timeouts": scan.timeouts if "timeouts" in self.layout.columns else None,
-            "unknown_next": 0 if has_next else scan.episodes,
             "next_observation": ("derived" if self.derived else "stored") if has_next else "absent",
-            "repaired": scan.repaired,
-            "dropped": 0,
-            "unfinished_rows": scan.unfinished_rows,
-            "length_one_episodes": scan.length_one,
-            "not_finite": {name: count for name, count in self.not_finite.items() if count},
             "episode_ends": self.rule.names(),
             "env": (self.spec["env"] or {}).get("id"),
             "reference_scores": self.spec.get("reference_scores"),
             "other": self.layout.others,
         }
+        if has_next and not self.derived:
+            report.remarks.append(
+                "next observations differ from the following rows inside episodes; all are stored"
+            )
+        return report
 
 
 _FLAGS = {("next", "terminated"), ("next", "truncated"), ("next", "reward")}

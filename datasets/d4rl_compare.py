@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets import hdf5
-from rlcli.datasets.contract import Advance
+from rlcli.datasets.contract import Advance, Comparison
 from rlcli.datasets.d4rl_export import episode_ends, skeleton_of, source_record
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, Key
@@ -23,8 +23,8 @@ from rlcli.format.keys import DTYPES, Key
 _SLICE_BYTES = 32 << 20
 
 
-def compare(path: Path, dataset: Dataset, advance: Advance) -> dict[str, Any]:
-    """`{"problems": [...], "rows": n, "sums": {file key: [file, dataset]}}` over all rows and all keys.
+def compare(path: Path, dataset: Dataset, advance: Advance) -> Comparison:
+    """All rows and all keys.
 
     Problems are sentences, one per key that differs. Sums are float64 sums of the standard keys.
     """
@@ -68,7 +68,7 @@ def compare(path: Path, dataset: Dataset, advance: Advance) -> dict[str, Any]:
         if record is not None:
             problems += _compare_others(file, record)
     problems += _compare_own(dataset)
-    return {"problems": problems, "rows": dataset.num_rows, "sums": sums}
+    return Comparison(dataset.num_rows, problems, sums)
 
 
 _SUMMED = ("observations", "actions", "rewards", "terminals", "timeouts")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets import hdf5
-from rlcli.datasets.contract import Advance
+from rlcli.datasets.contract import Advance, NoOptions, Report
 from rlcli.datasets.hdf5_output import creating
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
@@ -51,7 +51,7 @@ def source_record(dataset: Dataset) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and record.get("format") == "d4rl" else None
 
 
-def export(dataset: Dataset, out: Path, advance: Advance) -> dict[str, Any]:
+def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) -> Report:
     """Write `dataset` to the new file `out`, in slices of at most 64 MiB.
 
     A dataset from D4RL becomes the original again: values, dtypes, shapes, chunks, metadata, absent keys.
@@ -73,7 +73,7 @@ def export(dataset: Dataset, out: Path, advance: Advance) -> dict[str, Any]:
         for start in range(0, dataset.num_rows, step):
             stop = min(start + step, dataset.num_rows)
             for name, column in columns.items():
-                key = report["columns"][name]
+                key = report.details["columns"][name]
                 values = _values(dataset, key, start, stop, ends, original=record is not None)
                 column.write(start, values)
                 output.check()
@@ -99,9 +99,7 @@ def episode_ends(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return np.union1d(last, streams).astype(np.int64), cut.astype(np.int64)
 
 
-def _original(
-    dataset: Dataset, record: Mapping[str, Any], file: Any
-) -> tuple[dict[str, hdf5.Rows], dict[str, Any]]:
+def _original(dataset: Dataset, record: Mapping[str, Any], file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
     prefixes, keys = record["prefixes"], record["columns"]
     same = dataset.num_rows == record["num_rows"]
     if not same and len(prefixes) > 1:
@@ -113,12 +111,13 @@ def _original(
     paths = [prefix + name for prefix in prefixes for name in keys]
     hdf5.revive(skeleton_of(record), file, paths, None if same else dataset.num_rows)
     columns = {name: hdf5.Rows([file[prefix + name] for prefix in prefixes]) for name in keys}
-    return columns, {"original": True, "columns": {name: tuple(key) for name, key in keys.items()}}
+    told = {"original": True, "columns": {name: tuple(key) for name, key in keys.items()}}
+    return columns, Report(details=told)
 
 
-def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], dict[str, Any]]:
+def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
     names: dict[str, Key] = {}
-    omitted = []
+    lossy = []
     unknown = len(dataset.unknown_next)
     for column in dataset.schema.columns:
         key = column.key
@@ -128,7 +127,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], dict[str, A
             names["/".join((key[0] + "s", *key[1:]))] = key
         elif key[:2] == ("next", "observation"):
             if unknown:
-                omitted = [f"next_observations: unknown for {unknown:,} rows"]
+                lossy = [f"next_observations: unknown for {unknown:,} rows, and the file cannot say which"]
             else:
                 names["/".join(("next_observations", *key[2:]))] = key
         elif key in _STANDARD:
@@ -142,7 +141,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], dict[str, A
         file.create_dataset(name, (dataset.num_rows, *shape), column.numpy, chunks=True, compression="gzip")
         columns[name] = hdf5.Rows([file[name]])
     file.attrs["rl_spec"] = json.dumps(dataset.spec)
-    return columns, {"original": False, "columns": names, "omitted": omitted}
+    return columns, Report(lossy=lossy, details={"original": False, "columns": names})
 
 
 def _values(

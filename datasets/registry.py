@@ -16,16 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Converter:
-    """A format: where its module is, which way it goes, what must be installed for it."""
+    """A format: where its module is, which way it goes, what must be installed for it.
+
+    `suffixes` are of outputs that are written; reading goes by content. `names`: it knows datasets by name.
+    """
 
     module: str
     help: str
-    suffixes: tuple[str, ...] = ()  # of files that are written; reading goes by content
+    suffixes: tuple[str, ...] = ()
     reads: bool = True
     writes: bool = True
     extra: str | None = None  # the extra of `pip install 'rlcli[extra]'`, None if the base install has it
+    names: bool = False
 
 
+#: Content is asked in this order: what has the strictest signature first, plain formats last.
 CONVERTERS = {
     "d4rl": Converter("rlcli.datasets.d4rl", "D4RL HDF5: one flat file of transitions", (".hdf5", ".h5")),
 }
@@ -43,23 +48,33 @@ def load(name: str) -> ConverterModule:
     raise UsageError(f"there is no format {name!r}; {nearest(name, CONVERTERS)}")
 
 
-def recognise(path: Path) -> str:
-    """The format of `path` by its content. Raises `InputError` that says what was found instead."""
+def recognise(path: Path) -> tuple[str, str]:
+    """`(format, what it is)` by content. Raises `InputError` that says what was found instead."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", path=path)
-    reasons = []
+    reasons: dict[str, list[str]] = {}
     for name, converter in CONVERTERS.items():
         if converter.reads:
-            reason = load(name).detect(path)
-            if reason is None:
-                return name
-            reasons.append(f"{name}: {reason}")
-    raise InputError(f"{path}: not a format that rl converts ({'; '.join(reasons)})", path=path)
+            seen = load(name).detect(path)
+            if seen.matches:
+                return name, seen.what
+            reasons.setdefault(seen.what, []).append(name)
+    told = "; ".join(f"{', '.join(names)}: {what}" for what, names in reasons.items())
+    raise InputError(f"{path}: not a format that rl converts ({told})", path=path)
+
+
+def split_name(text: str) -> tuple[str, str] | None:
+    """`("d4rl", "hopper-medium-v2")` of `d4rl:hopper-medium-v2`; None for anything but FORMAT:NAME."""
+    name, separator, rest = text.partition(":")
+    if separator and rest and name in CONVERTERS and CONVERTERS[name].names:
+        return name, rest
+    return None
 
 
 def format_of_output(path: Path) -> str | None:
-    """The format that writes files with this suffix, None for anything else (which is a dataset)."""
-    for name, converter in CONVERTERS.items():
-        if converter.writes and path.suffix.lower() in converter.suffixes:
-            return name
+    """The format that writes outputs with this suffix, None for anything else (which is a dataset)."""
+    for suffix in (path.suffix.lower(), "".join(path.suffixes[-2:]).lower()):
+        for name, converter in CONVERTERS.items():
+            if converter.writes and suffix in converter.suffixes:
+                return name
     return None

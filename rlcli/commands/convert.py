@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,11 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
 
 
 def convert(
-    src: Annotated[Path | None, typer.Argument(metavar="SRC", help="What to convert.")] = None,
+    src: Annotated[
+        str | None, typer.Argument(metavar="SRC", help="What to convert: a path, or d4rl:NAME.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="A new dataset, or a new file such as out.hdf5.")
+        Path | None, typer.Argument(metavar="OUT", help="A new dataset, or a new output such as out.hdf5.")
     ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="FORMAT", help="The format of SRC; else by its content.")
@@ -34,10 +36,41 @@ def convert(
             metavar="ID", help="The environment, e.g. hopper-medium-v2; else by the name of SRC where known."
         ),
     ] = None,
-    split: Annotated[
-        str,
-        typer.Option(metavar="flags|jump", help="Where episodes end: flags, or jumps in position (antmaze)."),
-    ] = "flags",
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="SRC=KEY", help="A key of SRC and what it is here; repeatable."),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option("--mapping", metavar="FILE", help="A TOML file of such pairs.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Take a mapping that had to be guessed.")] = False,
+    images: Annotated[
+        str, typer.Option(metavar="keep|decode", help="Encoded pictures: as they are, or as arrays.")
+    ] = "keep",
+    episodes: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only episodes A to B - 1 of SRC.")
+    ] = None,
+    limit: Annotated[
+        int | None, console.count_option("--limit", help="Only the first rows, this many.")
+    ] = None,
+    drop_invalid_last: Annotated[
+        bool,
+        typer.Option("--drop-invalid-last", help="Leave out last rows whose next observation is unknown."),
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the format (--list shows); repeatable."
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes that read pieces.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep finished pieces when stopped, and go on from them.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Allow formats that can run code of their author.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Read source and result again and compare all rows.")
     ] = False,
@@ -47,27 +80,77 @@ def convert(
 ) -> None:
     """Convert SRC to OUT and print OUT."""
     console.configure(json=json, quiet=quiet)
+    if list_:
+        _list()
+        return
+    from rlcli.datasets.contract import AmbiguousMapping
     from rlcli.errors import UsageError
     from rlcli.pipeline import convert as pipeline
 
-    if list_:
-        rows = pipeline.formats()
-        cells = [
-            [
-                row["name"],
-                {(1, 0): "read", (0, 1): "write"}.get((row["reads"], row["writes"]), "read, write"),
-                " ".join(row["suffixes"]),
-                row["extra"] or "",
-                row["help"],
-            ]
-            for row in rows
-        ]
-        text = console.table(["format", "directions", "suffixes", "extra", "what it is"], cells)
-        console.result("formats", {"formats": rows}, text)
-        return
     if src is None or out is None:
         raise UsageError("rl convert needs SRC and OUT", hint="rl convert --help")
-    report = pipeline.convert(src, out, from_=from_, to=to, env_id=env_id, split=split, check=check)
+    try:
+        report = pipeline.convert(
+            src,
+            out,
+            from_=from_,
+            to=to,
+            env_id=env_id,
+            images=images,
+            mapping=_pairs(map_ or []),
+            mapping_file=mapping,
+            yes=yes,
+            episodes=episodes,
+            limit=limit,
+            drop_invalid_last=drop_invalid_last,
+            jobs=jobs,
+            resume=resume,
+            offline=offline,
+            trust_pickle=trust_pickle,
+            check=check,
+            sets=set_ or (),
+        )
+    except AmbiguousMapping as err:
+        console.result("mapping", {"map": err.mapping}, _toml(err.mapping))
+        raise
     for line in pipeline.remarks(report):
         console.log(line)
     console.result("conversion", report, str(out))
+
+
+def _pairs(texts: list[str]) -> dict[str, str] | None:
+    from rlcli.errors import UsageError
+
+    pairs = {}
+    for text in texts:
+        key, separator, value = text.rpartition("=")
+        if not separator or not key or not value:
+            raise UsageError(f"--map {text!r} is not of the form source=key")
+        pairs[key] = value
+    return pairs or None
+
+
+def _toml(mapping: dict[str, str]) -> str:
+    """A mapping as the file that `--mapping` takes."""
+    import json
+
+    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in mapping.items()]
+    return "\n".join(["[map]", *rows])
+
+
+def _list() -> None:
+    from rlcli.pipeline import convert as pipeline
+
+    rows = pipeline.formats()
+    cells: list[list[Any]] = [
+        [
+            row["name"],
+            {(1, 0): "read", (0, 1): "write"}.get((row["reads"], row["writes"]), "read, write"),
+            " ".join(row["suffixes"]),
+            row["extra"] or "",
+            row["help"],
+        ]
+        for row in rows
+    ]
+    text = console.table(["format", "directions", "suffixes", "extra", "what it is"], cells)
+    console.result("formats", {"formats": rows}, text)

@@ -1,74 +1,110 @@
-"""`rl convert`: a foreign dataset becomes ours, or ours a foreign file.
+"""`rl convert`: a foreign dataset becomes ours, or ours a foreign output.
 
-Formats are modules of `rlcli.datasets`; here is what is the same for all of them: which way to go, where the
-output grows, lineage, checking, and that an interrupted or failed conversion leaves nothing behind.
+Formats are modules of `rlcli.datasets`; here is what is the same for all of them: which way to go, options,
+checking, and the report. Import is in `convert_import.py`.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlcli import console
+from rlcli.config import read_toml, resolve, to_dict
 from rlcli.datasets import registry
-from rlcli.datasets.contract import ConverterModule, LayoutMismatch, Options, Source
-from rlcli.errors import CorruptError, InputError, UsageError
+from rlcli.datasets.contract import ConverterModule, NoOptions, Request
+from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
-from rlcli.format.episodes import EpisodeWriter
-from rlcli.format.schema import Schema
-from rlcli.format.writer import Writer
-from rlcli.pipeline import provenance
+from rlcli.pipeline import convert_check, convert_import, provenance
+from rlcli.pipeline.convert_import import Job
+from rlcli.pipeline.convert_rows import Selection, parse_episodes
 from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
-
-_CHUNK_BYTES = 8 << 20  # rows gathered before one write
-_SEGMENT_BYTES = 1 << 30
-_SEGMENT_ROWS = 4096  # segments are a multiple of this, so that every column ends on a page
 
 
 def convert(
-    src: Path,
-    out: Path,
+    src: str | Path,
+    out: str | Path,
     *,
     from_: str | None = None,
     to: str | None = None,
     env_id: str | None = None,
-    split: str = "flags",
+    images: str = "keep",
+    mapping: Mapping[str, str] | None = None,
+    mapping_file: Path | None = None,
+    yes: bool = False,
+    episodes: str | None = None,
+    limit: int | None = None,
+    drop_invalid_last: bool = False,
+    jobs: int = 1,
+    resume: bool = False,
+    offline: bool = False,
+    trust_pickle: bool = False,
     check: bool = False,
+    sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Convert `src` to `out` and return the report.
 
-    A dataset of ours becomes a foreign file (`to`, or by the suffix of `out`); anything else becomes a
-    dataset (`from_`, or by content). `env_id` and `split` are for readers, see `contract.Options`. `check`
-    reads source and result again, independently, and compares all rows before the result appears.
+    A dataset of ours becomes a foreign output (`to`, or by the suffix of `out`); anything else becomes a
+    dataset (`from_`, or by content; `FORMAT:NAME` finds or downloads a dataset by its name). `sets` are
+    `key=value` for the options of the format. `episodes` is `A:B`, `limit` a number of rows. `jobs` processes
+    read pieces of the source; `resume` keeps finished pieces beside `out` and goes on from them. `check`
+    reads source and result again, independently, and compares all rows before the result appears. The rest
+    is as in `contract.Request` and `convert_rows.Selection`.
 
-    Raises `UsageError` if `out` exists, `InputError`, `CorruptError`, `ResourceError`, or `Interrupted` after
-    the first SIGINT or SIGTERM. In every case nothing stays of an unfinished output.
+    Raises `UsageError` if `out` exists, `AmbiguousMapping` if keys had to be guessed, `InputError`,
+    `CorruptError`, `ResourceError`, or `Interrupted` after the first SIGINT or SIGTERM. In every case but
+    `resume` nothing stays of an unfinished output.
     """
-    src, out = Path(src), Path(out)
-    if not src.exists():
-        raise InputError(f"{src}: no such file or folder", path=src)
+    out = Path(out)
     refuse_existing(out)
-    if (src / "dataset.json").exists():
-        to = to or registry.format_of_output(out)
-        if to is None:
-            raise UsageError(
-                f"{src} is a dataset already, and the name of {out} tells no other format",
-                hint=f"name it with --to ({', '.join(registry.CONVERTERS)}) or by suffix, e.g. {out}.hdf5",
-            )
-        if from_ is not None or env_id is not None:
-            raise UsageError("--from and --env-id describe a foreign source; this one is a dataset")
-        return _export(src, out, to, check)
+    given: dict[str, Any] = {"--from": from_, "--env-id": env_id, "--map": mapping, "--mapping": mapping_file}
+    given |= {"--episodes": episodes, "--limit": limit, "--drop-invalid-last": drop_invalid_last or None}
+    given |= {"--resume": resume or None, "--trust-pickle": trust_pickle or None}
+    named = registry.split_name(str(src)) if not Path(src).exists() else None
+    if named is None and not Path(src).exists():
+        raise InputError(f"{src}: no such file or folder", path=src)
+    if named is None and (Path(src) / "dataset.json").exists():
+        if foreign := [flag for flag, value in given.items() if value is not None]:
+            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {src} is a dataset")
+        return _export(Path(src), out, to, sets, check)
     if to is not None:
         raise UsageError(f"--to {to}: {src} is not a dataset, and foreign formats become datasets first")
     if (written := registry.format_of_output(out)) is not None:
         raise UsageError(
-            f"{out} names a {written} file, and {src} is not a dataset",
+            f"{out} names a {written} output, and {src} is not a dataset",
             hint=f"foreign formats become datasets first: rl convert {src} {out.with_suffix('')}",
         )
-    name = from_ or registry.recognise(src)
-    return _import(src, out, name, Options(env_id=env_id, split=split), check)
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit must be at least 1 row, got {limit}")
+    if images != "keep" and images != "decode":
+        raise UsageError(f"--images {images!r}: keep or decode")
+    if jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {jobs}")
+    told = {**(_mapping_of(mapping_file) if mapping_file else {}), **(mapping or {})}
+    request = Request(
+        env_id=env_id,
+        images="keep" if images == "keep" else "decode",
+        mapping=told,
+        confirmed=yes or mapping_file is not None,
+        offline=offline,
+        trust_pickle=trust_pickle,
+    )
+    chosen = None if episodes is None else parse_episodes(episodes)
+    selection = Selection(chosen, limit, drop_invalid_last)
+    if named is not None:
+        if from_ not in (None, named[0]):
+            raise UsageError(f"--from {from_}: {src} names a {named[0]} dataset")
+        name, what = named[0], f"{named[0]} dataset {named[1]}"
+        path = convert_import.fetch(name, named[1], request)
+    else:
+        path = Path(src)
+        name, what = (from_, "") if from_ is not None else registry.recognise(path)
+    options = resolve(_options_of(registry.load(name), "Options"), sets=sets)
+    job = Job(name, path, request, options, selection)
+    report = convert_import.run(job, out, check=check, jobs=jobs, resume=resume)
+    return {**report, "seen": what or f"{name}, as told"}
 
 
 def formats() -> list[dict[str, Any]]:
@@ -86,151 +122,85 @@ def formats() -> list[dict[str, Any]]:
     ]
 
 
-def _import(src: Path, out: Path, name: str, options: Options, check: bool) -> dict[str, Any]:
-    module = registry.load(name)
-    with console.interruptible() as stop, unfinished(out) as temporary:
-        started = time.monotonic()
-        before = _fingerprint(src)
-        digest = provenance.sha256_file(src) if src.is_file() else None
-        source = {"path": str(src.absolute()), "bytes": src.stat().st_size, "sha256": digest}
-        try:
-            report = _fill(module, src, temporary, name, options, source, stop)
-        except LayoutMismatch:
-            shutil.rmtree(temporary, ignore_errors=True)
-            stored = Options(options.env_id, options.split, derive=False)
-            report = _fill(module, src, temporary, name, stored, source, stop)
-        if check:
-            report["check"] = _check(module, src, temporary, stop)
-        if _fingerprint(src) != before:
-            raise InputError(f"{src}: changed while it was converted", path=src)
-        with Dataset.open(temporary) as dataset:
-            report["digest"] = dataset.digest
-            report["bytes"] = dataset.size_bytes
-        stop.raise_if_requested(f"{out}: conversion stopped, nothing was written")
-        publish(temporary, out)
-    seconds = time.monotonic() - started
-    return {"dataset": str(out), "format": name, "source": source, **report, "seconds": round(seconds, 3)}
+def _mapping_of(file: Path) -> dict[str, str]:
+    """The table `[map]` of a TOML file, or the whole file: source key = our key."""
+    table = read_toml(file)
+    table = table["map"] if isinstance(table.get("map"), dict) else table
+    for key, value in table.items():
+        if not isinstance(value, str):
+            raise UsageError(f'{file}: {key} = {value!r} is not of the form "source key" = "our key"')
+    return table
 
 
-def _fill(
-    module: ConverterModule,
-    src: Path,
-    temporary: Path,
-    name: str,
-    options: Options,
-    origin: dict[str, Any],
-    stop: console.Stop,
-) -> dict[str, Any]:
-    stopped = f"{src}: conversion stopped, nothing was written"
-    with (
-        module.open_source(src, options) as source,
-        console.progress(source.num_bytes, "convert", "B") as bar,
-    ):
-        lineage = {
-            "op": "convert",
-            "command": provenance.command_line(),
-            "versions": provenance.versions(),
-            "time": provenance.now(),
-            "format": name,
-            "options": {"env_id": options.env_id, "split": options.split},
-            "parents": [{"file": origin["path"], "bytes": origin["bytes"], "sha256": origin["sha256"]}],
-        }
-        writer = Writer.create(
-            temporary,
-            source.schema,
-            spec=source.spec,
-            lineage=lineage,
-            segment_rows=_segment_rows(source),
-            extra={"source": {**source.record, **origin}},
+def _options_of(module: ConverterModule, name: str) -> type[Any]:
+    found: type[Any] = getattr(module, name, NoOptions)
+    return found
+
+
+def _export(src: Path, out: Path, to: str | None, sets: Sequence[str], check: bool) -> dict[str, Any]:
+    name = to or registry.format_of_output(out)
+    if name is None:
+        writers = [name for name, converter in registry.CONVERTERS.items() if converter.writes]
+        raise UsageError(
+            f"{src} is a dataset already, and the name of {out} tells no other format",
+            hint=f"name it with --to ({', '.join(writers)}) or by suffix, e.g. {out}.hdf5",
         )
-        with EpisodeWriter(writer, chunk_rows=_chunk_rows(source.schema)) as episodes:
-            for part in source.parts(bar.advance):
-                stop.raise_if_requested(stopped)
-                episodes.add_rows(0, part.columns)
-                if part.end is not None:
-                    end = part.end
-                    episodes.end(
-                        0, terminated=end.terminated, truncated=end.truncated, cut=end.cut, final=end.final
-                    )
-        return source.report()
-
-
-def _export(src: Path, out: Path, name: str, check: bool) -> dict[str, Any]:
     module = registry.load(name)
+    if not hasattr(module, "export"):
+        raise UsageError(f"--to {name}: this format is only read")
+    options = resolve(_options_of(module, "ExportOptions"), sets=sets)
     with console.interruptible() as stop, unfinished(out) as temporary, Dataset.open(src) as dataset:
         started = time.monotonic()
+        stopped = f"{out}: conversion stopped, nothing was written"
 
         def advance(count: int) -> None:
-            stop.raise_if_requested(f"{out}: conversion stopped, nothing was written")
+            stop.raise_if_requested(stopped)
             bar.advance(count)
 
         with console.progress(dataset.num_rows * dataset.schema.row_bytes, "convert", "B") as bar:
-            report = module.export(dataset, temporary, advance)
-        report = {"rows": dataset.num_rows, "episodes": dataset.num_episodes, **report}
+            report = module.export(dataset, temporary, options, advance)
+        report.rows, report.episodes = dataset.num_rows, dataset.num_episodes
+        flat = report.to_json()
         if check:
-            report["check"] = _check(module, temporary, src, stop)
-        report["sha256"] = provenance.sha256_file(temporary)
-        report["bytes"] = temporary.stat().st_size
-        report["source"] = {"path": str(src.absolute()), "digest": dataset.digest}
-        stop.raise_if_requested(f"{out}: conversion stopped, nothing was written")
+            flat["check"] = convert_check.of_output(module, temporary, dataset, stop)
+        flat |= _described(temporary)
+        flat["source"] = {"path": str(src.absolute()), "digest": dataset.digest}
+        flat["options"] = to_dict(options)
+        stop.raise_if_requested(stopped)
         publish(temporary, out)
     seconds = time.monotonic() - started
-    return {"file": str(out), "format": name, **report, "seconds": round(seconds, 3)}
+    return {"file": str(out), "format": name, **flat, "seconds": round(seconds, 3)}
 
 
-def _check(module: ConverterModule, file: Path, dataset: Path, stop: console.Stop) -> dict[str, Any]:
-    """Compare a foreign file with a dataset, all rows. Raises `CorruptError` with the first difference."""
-
-    def advance(count: int) -> None:
-        stop.raise_if_requested("check stopped, nothing was written")
-        bar.advance(count)
-
-    with Dataset.open(dataset) as opened, console.progress(None, "check", "B") as bar:
-        found = module.compare(file, opened, advance)
-    problems = found.pop("problems")
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise CorruptError(f"the result differs from the source: {problems[0]}{more}; nothing was written")
-    return {"equal": True, **found}
-
-
-def _fingerprint(src: Path) -> tuple[int, ...]:
-    found = src.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def _chunk_rows(schema: Schema) -> int:
-    return max(1, min(65_536, _CHUNK_BYTES // schema.row_bytes))
-
-
-def _segment_rows(source: Source) -> int:
-    """One segment for all rows up to 1 GiB: few manifests, one range to read."""
-    fitting = max(1, _SEGMENT_BYTES // source.schema.row_bytes)
-    if fitting < _SEGMENT_ROWS:
-        return fitting
-    wanted = -(-source.num_rows // _SEGMENT_ROWS) * _SEGMENT_ROWS
-    return min(wanted, fitting - fitting % _SEGMENT_ROWS)
+def _described(output: Path) -> dict[str, Any]:
+    """Bytes of a finished output, and its SHA-256 where it is one file."""
+    if output.is_file():
+        return {"sha256": provenance.sha256_file(output), "bytes": output.stat().st_size}
+    files = [path for path in output.rglob("*") if path.is_file()]
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
 
 
 def remarks(report: dict[str, Any]) -> list[str]:
     """What a person should read about a conversion, a line each."""
     lines = [f"{report['rows']:,} rows, {report['episodes']:,} episodes in {report['seconds']:.1f} s"]
     if "dataset" in report:
-        known = report["env"] or "unknown (name it with --env-id)"
-        lines.append(f"environment: {known}; episodes end by {', '.join(report['episode_ends'])}")
+        lines.insert(0, f"source: {report['seen']}")
+        if "episode_ends" in report:
+            known = report.get("env") or "unknown (name it with --env-id)"
+            lines.append(f"environment: {known}; episodes end by {', '.join(report['episode_ends'])}")
         counts = {
-            "rows end an episode without a flag in the source; they are marked truncated": report["repaired"],
-            "rows at the end are an unfinished episode": report["unfinished_rows"],
-            "rows have an unknown next observation": report["unknown_next"],
-            "episodes have one row": report["length_one_episodes"],
+            "rows end an episode without a flag in the source; they are marked truncated": "repaired",
+            "rows at the end are an unfinished episode": "unfinished_rows",
+            "rows have an unknown next observation": "unknown_next",
+            "episodes have one row": "length_one_episodes",
+            "rows of the source were left out": "dropped",
         }
-        lines += [f"{count:,} {what}" for what, count in counts.items() if count]
-        if report["next_observation"] == "stored":
-            lines.append("next observations differ from the following rows inside episodes; all are stored")
+        lines += [f"{report[name]:,} {what}" for what, name in counts.items() if report[name]]
         lines += [
             f"{count:,} values of {name} are not finite" for name, count in report["not_finite"].items()
         ]
-    lines += report.get("omitted", [])
+    lines += [f"lost: {sentence}" for sentence in report["lossy"]]
+    lines += report["remarks"]
     if report.get("check"):
         lines.append("checked: every row equals the source")
     return lines

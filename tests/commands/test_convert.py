@@ -135,7 +135,12 @@ def test_list_names_formats_and_directions(capsys):
         (["{source}", "{out}.hdf5"], ExitCode.USAGE, "is not a dataset"),
         (["{source}", "{out}", "--from", "d4lr"], ExitCode.USAGE, "did you mean 'd4rl'"),
         (["{source}", "{out}", "--env-id", "hoper-medium-v2"], ExitCode.USAGE, "'hopper-medium-v2'"),
-        (["{source}", "{out}", "--split", "flag"], ExitCode.USAGE, "flags, jump"),
+        (["{source}", "{out}", "--set", "split=flag"], ExitCode.USAGE, "did you mean 'flags'"),
+        (["{source}", "{out}", "--images", "keeep"], ExitCode.USAGE, "keep or decode"),
+        (["{source}", "{out}", "--limit", "0"], ExitCode.USAGE, "at least 1"),
+        (["{source}", "{out}", "--episodes", "5:2"], ExitCode.USAGE, "A:B"),
+        (["{source}", "{out}", "--episodes", "50:60"], ExitCode.USAGE, "none of its rows"),
+        (["{source}", "{out}", "--map", "x"], ExitCode.USAGE, "source=key"),
         (["{source}", "{out}", "--chek"], ExitCode.USAGE, "--check"),
         (["{source}"], ExitCode.USAGE, "SRC and OUT"),
         (["{folder}", "{out}"], ExitCode.INPUT, "not an HDF5 file"),
@@ -304,7 +309,7 @@ def test_help_is_instant_and_complete():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(flag in done.stdout for flag in ("--from", "--to", "--env-id", "--split", "--check", "--list"))
+    assert all(flag in done.stdout for flag in ("--from", "--to", "--env-id", "--set", "--check", "--list"))
 
 
 def test_rows_of_a_dtype_that_no_column_has_are_kept_beside_them(source, out, tmp_path):

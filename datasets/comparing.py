@@ -1,0 +1,129 @@
+"""Comparing a foreign source with a dataset by reading both anew, for formats that bring no comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from rlcli.datasets.contract import Advance, Comparison, End, Part
+from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
+from rlcli.format.schema import Column, Schema
+
+_FLAGS: tuple[Key, Key] = (("next", "terminated"), ("next", "truncated"))
+
+
+def compare_parts(
+    parts: Iterator[Part], schema: Schema, dataset: Dataset, advance: Advance, *, all_keys: bool
+) -> Comparison:
+    """Every row that `parts` yield against the dataset's rows in order, bit for bit; also flags and finals.
+
+    `schema` is the source's. With `all_keys` a column that only one side has is a problem. Problems are
+    sentences, one per column that differs; sums are of the columns that hold numbers.
+    """
+    found = Comparison(0)
+    wrong: dict[str, tuple[int, str]] = {}
+    ours, theirs = dataset.schema.by_key, schema.by_key
+    if all_keys and (odd := sorted("/".join(key) for key in ours.keys() ^ theirs.keys())):
+        found.problems.append(f"only one of both has {', '.join(odd)}")
+    keys = [key for key, column in theirs.items() if key in ours and column.encoding != "derived"]
+    for part in parts:
+        size = len(next(iter(part.columns.values())))
+        start, stop = found.rows, found.rows + size
+        if stop > dataset.num_rows:
+            found.problems.append(f"the source has more than the dataset's {dataset.num_rows:,} rows")
+            return found
+        for key in keys:
+            if key in part.columns:
+                _compare_column(found, wrong, ours[key], part.columns[key], dataset, start, stop)
+        if part.end is not None:
+            _compare_end(wrong, part.end, schema, dataset, stop - 1)
+        found.rows = stop
+        advance(size * dataset.schema.row_bytes)
+    if found.rows != dataset.num_rows:
+        found.problems.append(f"the source has {found.rows:,} rows, the dataset {dataset.num_rows:,}")
+    for name, (count, first) in wrong.items():
+        found.problems.append(f"{name}: {count:,} of {found.rows:,} rows differ, first {first}")
+    return found
+
+
+def _compare_column(
+    found: Comparison,
+    wrong: dict[str, tuple[int, str]],
+    column: Column,
+    theirs: Any,
+    dataset: Dataset,
+    start: int,
+    stop: int,
+) -> None:
+    name = "/".join(column.key)
+    ours = dataset.read(column.key, start, stop)
+    if isinstance(theirs, np.ndarray) and isinstance(ours, np.ndarray) and theirs.dtype.kind != "O":
+        if theirs.dtype != ours.dtype or theirs.size != ours.size:
+            bad = np.ones(stop - start, np.bool_)
+        else:
+            bad = (_bits(theirs) != _bits(ours)).any(axis=1)
+        sums = found.sums.setdefault(name, [0.0, 0.0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums[0] += float(theirs.sum(dtype=np.complex128 if theirs.dtype.kind == "c" else np.float64).real)
+            sums[1] += float(ours.sum(dtype=np.complex128 if ours.dtype.kind == "c" else np.float64).real)
+    else:
+        bad = np.array([not _equal(a, b) for a, b in zip(theirs, ours, strict=True)], np.bool_)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        first = f"row {start + row}: {_show(theirs[row])} in the source, {_show(ours[row])} in ours"
+        _note(wrong, name, int(bad.sum()), first)
+
+
+def _compare_end(
+    wrong: dict[str, tuple[int, str]], end: End, schema: Schema, dataset: Dataset, row: int
+) -> None:
+    """The flags and the final observation of the episode that ends at `row`."""
+    for key, told in zip(_FLAGS, (end.terminated, end.truncated), strict=True):
+        if key in dataset.schema.by_key and bool(dataset.read(key, row, row + 1)[0]) != told:
+            _note(wrong, "/".join(key), 1, f"row {row}: {told} in the source, {not told} in ours")
+    if not schema.derived:
+        return
+    unknown = dataset.unknown_next
+    at = int(np.searchsorted(unknown, row))
+    is_unknown = at < len(unknown) and int(unknown[at]) == row
+    if is_unknown != (end.final is None):
+        sides = ("unknown", "known") if end.final is None else ("known", "unknown")
+        _note(wrong, "next/observation", 1, f"row {row}: {sides[0]} in the source, {sides[1]} in ours")
+    elif end.final is not None:
+        for column in dataset.schema.derived:
+            if column.of is None or column.of[:1] != ("observation",) or column.key[:1] != ("next",):
+                continue
+            value = end.final
+            for name in column.of[1:]:
+                value = value[name] if isinstance(value, Mapping) else value
+            ours = dataset.read(column.key, row, row + 1)[0]
+            if not _equal(np.asarray(value, column.numpy) if isinstance(ours, np.ndarray) else value, ours):
+                first = f"row {row}: {_show(value)} in the source, {_show(ours)} in ours"
+                _note(wrong, "/".join(column.key), 1, first)
+
+
+def _note(wrong: dict[str, tuple[int, str]], name: str, count: int, first: str) -> None:
+    before, told = wrong.get(name, (0, first))
+    wrong[name] = (before + count, told)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        x, y = np.asarray(a), np.asarray(b)
+        return x.dtype == y.dtype and x.size == y.size and x.tobytes() == y.tobytes()
+    return bool(a == b) or (a != a and b != b)
+
+
+def _bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`[n, row bytes]`."""
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+
+
+def _show(row: Any) -> str:
+    if isinstance(row, str | bytes):
+        return repr(row[:20])
+    values = np.asarray(row).reshape(-1)
+    return f"{values[:3].tolist()}{' …' if len(values) > 3 else ''}"

@@ -1,0 +1,69 @@
+"""`rl convert --check`: source and result are read again, independently, and compared row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlcli import console
+from rlcli.datasets.comparing import compare_parts
+from rlcli.datasets.contract import Advance, Comparison, ConverterModule, NoOptions, Report, Request
+from rlcli.errors import CorruptError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert_rows import Selection, selected
+
+
+def of_import(
+    module: ConverterModule,
+    path: Path,
+    request: Request,
+    options: Any,
+    selection: Selection,
+    dataset: Dataset,
+    stop: console.Stop,
+) -> dict[str, Any]:
+    """Compares the source with the dataset made of it. Raises `CorruptError` with the first difference."""
+    own = getattr(module, "compare", None)
+
+    def compare(advance: Advance) -> Comparison:
+        if own is not None and selection.is_whole:
+            found: Comparison = own(path, dataset, advance)
+            return found
+        with module.open_source(path, request, options) as source:
+            parts = selected(source, source.pieces, selection, Report(), lambda count: None)
+            return compare_parts(parts, source.schema, dataset, advance, all_keys=True)
+
+    return _judged(compare, stop)
+
+
+def of_output(
+    module: ConverterModule, output: Path, dataset: Dataset, stop: console.Stop
+) -> dict[str, Any] | None:
+    """Compares a written output with its dataset, in all columns that the output holds."""
+    own = getattr(module, "compare", None)
+
+    def compare(advance: Advance) -> Comparison:
+        if own is not None:
+            found: Comparison = own(output, dataset, advance)
+            return found
+        options = getattr(module, "Options", NoOptions)()
+        with module.open_source(output, Request(confirmed=True), options) as source:
+            parts = selected(source, source.pieces, Selection(), Report(), lambda count: None)
+            return compare_parts(parts, source.schema, dataset, advance, all_keys=False)
+
+    return _judged(compare, stop)
+
+
+def _judged(compare: Any, stop: console.Stop) -> dict[str, Any]:
+    def advance(count: int) -> None:
+        stop.raise_if_requested("check stopped, nothing was written")
+        bar.advance(count)
+
+    with console.progress(None, "check", "B") as bar:
+        found: Comparison = compare(advance)
+    if found.problems:
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        raise CorruptError(
+            f"the result differs from the source: {found.problems[0]}{more}; nothing was written"
+        )
+    return {"equal": True, "rows": found.rows, "sums": found.sums}
