@@ -1,15 +1,13 @@
-"""Every system call the format makes on files, and nothing else.
+"""What the format does with files: whole reads and writes, atomic replacement, removal, syncs.
 
-One place, so that tests can replace it to make disks fill, calls fail and power go. Nothing here knows
-the format. Reading never creates, grows or changes a file.
+Every call goes through `layer`, which tests replace to make disks fill, calls fail and power go. Nothing here
+knows the format. Reading never creates, grows or changes a file.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -17,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rlcli import _native
-from rlcli.errors import BusyError, CorruptError, ResourceError
+from rlcli.errors import CorruptError, ResourceError
+from rlcli.format import layer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -39,20 +37,20 @@ def resources(path: object) -> Iterator[None]:
 def create(path: Path, size: int = 0) -> int:
     """A descriptor of a new file with `size` bytes of zeros, its space reserved. The file must not exist."""
     with resources(path):
-        fd = os.open(path, _WRITE | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = layer.current().open(path, _WRITE | os.O_CREAT | os.O_EXCL)
         try:
             if size:
                 _reserve(fd, size)
         except BaseException:
-            os.close(fd)
-            os.unlink(path)
+            close(fd)
+            remove(path)
             raise
         return fd
 
 
 def _reserve(fd: int, size: int) -> None:
     try:
-        os.posix_fallocate(fd, 0, size)
+        layer.current().fallocate(fd, size)
     except OSError as err:
         if err.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             raise
@@ -64,7 +62,7 @@ def _reserve(fd: int, size: int) -> None:
 def open_write(path: Path) -> int:
     """A descriptor of an existing file, for reading and writing."""
     with resources(path):
-        return os.open(path, _WRITE)
+        return layer.current().open(path, _WRITE)
 
 
 def open_read(path: Path, size: int | None = None) -> int:
@@ -73,7 +71,7 @@ def open_read(path: Path, size: int | None = None) -> int:
     Raises `CorruptError` if the file is missing, something else, or not exactly `size` bytes long.
     """
     try:
-        fd = os.open(path, _READ | os.O_NONBLOCK)
+        fd = layer.current().open(path, _READ | os.O_NONBLOCK)
     except FileNotFoundError as err:
         raise CorruptError(f"{path}: missing", path=path) from err
     except OSError as err:
@@ -81,9 +79,9 @@ def open_read(path: Path, size: int | None = None) -> int:
             raise CorruptError(f"{path}: not a regular file", path=path) from err
         with resources(path):
             raise
-    found = os.fstat(fd)
+    found = layer.current().fstat(fd)
     if not stat.S_ISREG(found.st_mode) or (size is not None and found.st_size != size):
-        os.close(fd)
+        close(fd)
         if not stat.S_ISREG(found.st_mode):
             raise CorruptError(f"{path}: not a regular file", path=path)
         raise wrong_size(path, found.st_size, size)
@@ -98,19 +96,20 @@ def read(path: Path, *, limit: int = 1 << 26) -> bytes:
     """The whole file. Raises `CorruptError` if it is missing or longer than `limit` bytes."""
     fd = open_read(path)
     try:
-        size = os.fstat(fd).st_size
+        size = size_of(fd)
         if size > limit:
             raise CorruptError(f"{path}: {size} bytes, at most {limit} are allowed", path=path)
         return read_at(fd, size, 0)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
     """Up to `size` bytes from `offset`; fewer only at the end of the file."""
-    data = os.pread(fd, size, offset)
+    pread = layer.current().pread
+    data = pread(fd, size, offset)
     while len(data) < size:
-        more = os.pread(fd, size - len(data), offset + len(data))
+        more = pread(fd, size - len(data), offset + len(data))
         if not more:
             break
         data += more
@@ -118,62 +117,64 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
 
 
 def size(path: Path) -> int:
-    return os.stat(path, follow_symlinks=False).st_size
+    return layer.current().stat(path).st_size
 
 
 def size_of(fd: int) -> int:
-    return os.fstat(fd).st_size
+    return layer.current().fstat(fd).st_size
 
 
 def write_at(fd: int, data: Any, offset: int) -> None:
     """Writes all of a contiguous buffer. `OSError` when the disk is full; some of it may be there then."""
     size = data.nbytes
-    written = os.pwrite(fd, data, offset)
+    pwrite = layer.current().pwrite
+    written = pwrite(fd, data, offset)
     if written != size:
         rest = memoryview(data).cast("B")
         while written < size:
-            written += os.pwrite(fd, rest[written:], offset + written)
+            written += pwrite(fd, rest[written:], offset + written)
 
 
 def truncate(fd: int, size: int) -> None:
-    os.ftruncate(fd, size)
+    layer.current().truncate(fd, size)
 
 
 def punch(fd: int, offset: int, size: int) -> None:
     """Makes a range zero and gives its space back where the file system can. The size stays."""
     if size <= 0:
         return
-    code = _native.punch_hole(fd, offset, size)
-    if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+    try:
+        layer.current().punch(fd, offset, size)
+    except OSError as err:
+        if err.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
         zeros = bytes(min(size, 1 << 20))
         for at in range(0, size, len(zeros)):
             write_at(fd, memoryview(zeros)[: size - at], offset + at)
-    elif code:
-        raise OSError(code, os.strerror(code))
 
 
 def sync(fd: int) -> None:
     """Data to the disk. After a failure the file must not be trusted or synced again."""
-    os.fdatasync(fd)
+    layer.current().datasync(fd)
 
 
 def sync_folder(path: Path) -> None:
     """Syncs a folder's entries; one that is not there has none."""
     if not path.exists():
         return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = layer.current().open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        layer.current().sync(fd)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def sync_path(path: Path) -> None:
     fd = open_read(path)
     try:
-        os.fsync(fd)
+        layer.current().sync(fd)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def sync_tree(path: Path, *, data: bool) -> None:
@@ -185,7 +186,7 @@ def sync_tree(path: Path, *, data: bool) -> None:
 
 
 def close(fd: int) -> None:
-    os.close(fd)
+    layer.current().close(fd)
 
 
 def write_new(path: Path, data: bytes, *, durable: bool) -> None:
@@ -197,10 +198,10 @@ def write_new(path: Path, data: bytes, *, durable: bool) -> None:
             if durable:
                 sync(fd)
     except BaseException:
-        os.unlink(path)
+        remove(path)
         raise
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def replace(path: Path, data: bytes, *, durable: bool) -> None:
@@ -208,42 +209,84 @@ def replace(path: Path, data: bytes, *, durable: bool) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     write_new(temporary, data, durable=durable)
     try:
-        os.replace(temporary, path)
+        layer.current().rename(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        remove(temporary)
         raise
 
 
 def link_new(temporary: Path, path: Path) -> None:
     """Puts `temporary` at `path` if nothing is there; raises `FileExistsError` otherwise."""
-    os.link(temporary, path)
+    layer.current().link(temporary, path)
 
 
 def remove(path: Path) -> None:
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        layer.current().unlink(path)
 
 
 def remove_tree(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+    """Removes a file, or a folder and what is in it, as far as that is possible; links are not followed."""
+    system = layer.current()
+    with suppress(OSError):
+        if not stat.S_ISDIR(system.stat(path).st_mode):
+            system.unlink(path)
+            return
+        for name in system.names(path):
+            remove_tree(path / name)
+        system.rmdir(path)
 
 
 def make_folder(path: Path) -> None:
+    """A folder with its parents; nothing happens if it is there."""
     with resources(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            layer.current().mkdir(path)
+        except FileNotFoundError:
+            make_folder(path.parent)
+            make_folder(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Renames a folder to a name that is free."""
-    os.rename(source, target)
+    """Renames a folder to a name that is free; raises `FileExistsError` if something is there by now."""
+    try:
+        layer.current().rename(source, target)
+    except OSError as err:
+        if err.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from err
+        raise
 
 
 def names(path: Path) -> list[str]:
     """Sorted names in a folder; none if it is missing, as an empty folder is in a clone or an archive."""
     try:
-        return sorted(os.listdir(path))
+        return sorted(layer.current().names(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def space(path: Path) -> int:
+    """Bytes of disk that a file, or everything in a folder, takes; 0 if it is missing."""
+    found = [path, *(Path(folder) / name for folder, _, inside in os.walk(path) for name in inside)]
+    total = 0
+    for each in found:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            total += 512 * layer.current().stat(each).st_blocks
+    return total
+
+
+def newest_change(path: Path) -> float:
+    """When the folder, or a file or folder in it, was last modified: seconds since 1970."""
+    found = [path, *(Path(folder) / name for folder, inside, names_ in os.walk(path)
+                     for name in (*inside, *names_))]  # fmt: skip
+    newest = 0.0
+    for each in found:
+        with suppress(FileNotFoundError):
+            newest = max(newest, layer.current().stat(each).st_mtime)
+    return newest
 
 
 def linked_folders(path: Path) -> list[Path]:
@@ -255,22 +298,6 @@ def linked_folders(path: Path) -> list[Path]:
         inside[:] = [name for name in inside if not name.startswith(".")]
         found += [Path(folder) / name for name in inside if (Path(folder) / name).is_symlink()]
     return found
-
-
-def lock(path: Path, *, what: object) -> int:
-    """Takes the exclusive advisory lock of `path`; held until the descriptor is closed.
-
-    Raises `BusyError` at once if another process (or another writer in this one) holds it.
-    """
-    fd = open_read(path)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as err:
-        os.close(fd)
-        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise BusyError(f"{what}: another writer has it open; wait for it or stop it", path=what) from err
-        raise
-    return fd
 
 
 def boot_id() -> str:

@@ -131,6 +131,16 @@ class Journal:
     crc: int = 0
     sequence: int = 0
     episode_end: int | None = None
+    _crc_before_seal: int = 0
+
+    def unseal(self) -> int:
+        """Forgets the seal record, which a writer may cut while no manifest lists the segment as sealed.
+
+        Returns how long the journal is without it.
+        """
+        self.sealed_by = None
+        self.crc, self.sequence, self.offset = self._crc_before_seal, self.sequence - 1, self.offset - RECORD
+        return self.offset
 
     def feed(self, data: bytes) -> str | None:
         """Reads the whole commits in `data`. Returns why the rest is not one, or None if nothing is wrong.
@@ -180,7 +190,7 @@ class Journal:
                 counts = (self.rows, len(self.episodes), self.finals)
                 if (a, b, c) != counts or pending:
                     return f"record {number} seals {(a, b, c)} rows, episodes and finals, found {counts}"
-                self.sealed_by = e
+                self.sealed_by, self._crc_before_seal = e, crc
             elif kind == HEADER and not number:
                 uuid, boot, self.generation = _HEAD.unpack_from(record)[5:8]
                 if uuid.hex() != self.dataset:

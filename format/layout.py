@@ -8,22 +8,28 @@ from rlcli.format import files
 from rlcli.format.schema import Schema
 
 FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
+SEGMENT_FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "heaps")
 FIRST_ROWS = 4096
 MANY_ROWS = 65_536
 MANY_BYTES = 64 << 20
 MAX_BYTES = 1 << 30
 
 
-def choose_alloc(schema: Schema, previous: int | None, segment_rows: int | None) -> int:
+def choose_alloc(
+    schema: Schema, previous: int | None, segment_rows: int | None, window: int | None = None
+) -> int:
     """How many rows the next segment of a stream gets: always `segment_rows`, or doubling until it is large.
 
-    Large is 65,536 rows or 64 MiB, whichever is more, and never above 1 GiB.
+    Large is 65,536 rows or 64 MiB, whichever is more, and never above 1 GiB. In a window of that many rows it
+    is at most an eighth, but 4,096 rows: a window's disk has up to one segment too many.
     """
     if segment_rows is not None:
         return segment_rows
     rows = FIRST_ROWS if previous is None else previous
     if previous is not None and (rows < MANY_ROWS or 2 * rows * schema.row_bytes <= MANY_BYTES):
         rows = max(2 * rows, FIRST_ROWS)
+    while window is not None and rows > FIRST_ROWS and 8 * rows > window:
+        rows //= 2
     while rows > 1 and rows * schema.row_bytes > MAX_BYTES:
         rows //= 2
     return rows
@@ -38,15 +44,24 @@ class SegmentPaths:
         self.columns = root / "segments" / name
         self.finals = root / "finals" / name
         self.episodes = root / "episodes" / name
+        self.heaps = root / "heaps" / name
         self.journal = root / "journal" / f"{name}.log"
         self.sums = root / "sums" / f"{name}.json"
 
-    def remove(self) -> None:
-        """Deletes everything of the segment."""
-        files.remove(self.journal)
-        files.remove(self.sums)
-        for folder in (self.columns, self.finals, self.episodes):
-            files.remove_tree(folder)
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        """Its folders; some may be missing."""
+        return (self.columns, self.finals, self.episodes, self.heaps)
+
+    def remove(self) -> int:
+        """Deletes everything of the segment, its mutable side columns too; returns the bytes freed."""
+        mutable = self.root / "mutable"
+        side = [mutable / name / f"{self.name}.memmap" for name in files.names(mutable)]
+        freed = 0
+        for path in (self.journal, self.sums, *self.trees, *side):
+            freed += files.space(path)
+            files.remove_tree(path)
+        return freed
 
 
 def free_name(root: Path, stream: int, first: int) -> str:

@@ -15,7 +15,7 @@ from rlcli.format import files, strictjson
 from rlcli.format.schema import Schema
 
 FORMAT = [1, 0]
-FEATURES = frozenset({"derived"})
+FEATURES = frozenset({"derived", "heap", "window"})
 CHAIN = 64
 _NUMBER = re.compile(r"([0-9]{20})\.json")
 _STREAM = re.compile(r"w([0-9]{2,5})")
@@ -31,6 +31,7 @@ _OWN = frozenset(
         "parent",
         "features",
         "kind",
+        "window",
         "schema",
         "spec",
         "lineage",
@@ -73,7 +74,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One generation of a dataset."""
+    """One generation of a dataset. `window` is how many rows each stream keeps; None for a log, which keeps
+    all.
+    """
 
     dataset: str
     generation: int
@@ -84,12 +87,16 @@ class Manifest:
     extra: dict[str, Any]
     streams: tuple[dict[str, Any], ...]
     segments: tuple[Segment, ...] = ()
+    window: int | None = None
     unknown: dict[str, Any] = field(default_factory=dict)
     ro_compat: tuple[str, ...] = ()
     compat: tuple[str, ...] = ()
     sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        kind: dict[str, Any] = {"kind": "log"}
+        if self.window is not None:
+            kind = {"kind": "window", "window": {"rows": self.window}}
         return {
             "magic": "rl-manifest",
             "format": FORMAT,
@@ -98,11 +105,11 @@ class Manifest:
             "oldest": 1,
             "parent": self.parent,
             "features": {
-                "incompat": ["derived"] if self.schema.derived else [],
+                "incompat": self.incompat,
                 "ro_compat": list(self.ro_compat),
                 "compat": list(self.compat),
             },
-            "kind": "log",
+            **kind,
             "schema": self.schema.to_json(),
             "spec": self.spec,
             "lineage": self.lineage,
@@ -111,6 +118,12 @@ class Manifest:
             "segments": [segment.to_json() for segment in self.segments],
             **self.unknown,
         }
+
+    @property
+    def incompat(self) -> list[str]:
+        """The features that a reader must know."""
+        found = list(self.schema.features)
+        return found if self.window is None else [*found, "window"]
 
     def next(self, **changes: Any) -> Manifest:
         """The following generation with some fields changed."""
@@ -126,8 +139,17 @@ def is_segment_name(name: str) -> bool:
     return _SEGMENT.fullmatch(name) is not None
 
 
+def stream_of(segment: str) -> int:
+    """The number of the stream that a segment of this name belongs to."""
+    return int(segment.partition("-")[0][1:])
+
+
 def path_of(root: Path, generation: int) -> Path:
     return root / "manifests" / f"{generation:020d}.json"
+
+
+class GenerationTaken(CorruptError):
+    """Another writer has published under the same number."""
 
 
 def publish(
@@ -136,7 +158,7 @@ def publish(
     """Writes a manifest as a new generation and returns it with its SHA-256.
 
     `before_link` runs when the temporary file is there and the number is not: seals append their
-    record then. Raises `CorruptError` if the number is taken: two writers were at work.
+    record then. Raises `GenerationTaken` if the number is: another writer was at work.
     """
     data = strictjson.dump_checked(manifest.to_json())
     temporary = root / "manifests" / f".tmp-{manifest.generation}-{uuids.uuid4().hex}"
@@ -147,7 +169,8 @@ def publish(
     try:
         files.link_new(temporary, target)
     except FileExistsError as err:
-        raise CorruptError(f"{target}: exists already; two writers were at work", path=target) from err
+        files.remove(temporary)
+        raise GenerationTaken(f"{target}: exists already; two writers were at work", path=target) from err
     if durable:
         files.sync_folder(root / "manifests")
     files.remove(temporary)
@@ -197,7 +220,7 @@ def load(root: Path, dataset: str, generation: int) -> Manifest:
         if (value["dataset"], value["generation"]) != (dataset, generation):
             raise CorruptError(f"{path}: belongs to another dataset or generation", path=path)
         unknown = set(value["features"]["incompat"]) - FEATURES
-        if unknown or value["kind"] != "log":
+        if unknown or value["kind"] not in ("log", "window"):
             what = ", ".join(sorted(unknown)) or f"kind {value['kind']!r}"
             raise IncompatibleError(f"{path}: needs {what}, which this release does not know; upgrade rl")
         manifest = Manifest(
@@ -210,12 +233,13 @@ def load(root: Path, dataset: str, generation: int) -> Manifest:
             extra=value["extra"],
             streams=tuple(value["streams"]),
             segments=tuple(_segment(entry) for entry in value["segments"]),
+            window=value["window"]["rows"] if value["kind"] == "window" else None,
             unknown={k: v for k, v in value.items() if k not in _OWN},
             ro_compat=tuple(value["features"]["ro_compat"]),
             compat=tuple(value["features"]["compat"]),
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        _check_structure(manifest)
+        _check_structure(manifest, value["features"]["incompat"])
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise CorruptError(f"{path}: malformed ({err!r})", path=path) from err
     return manifest
@@ -246,6 +270,19 @@ def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
     return newest
 
 
+def advance(root: Path, known: Manifest) -> Manifest:
+    """The newest generation, found from one that was the newest before: each in between is checked."""
+    while path_of(root, known.generation + 1).exists():
+        following = load(root, known.dataset, known.generation + 1)
+        if following.parent != {"generation": known.generation, "sha256": known.sha256}:
+            path = path_of(root, known.generation)
+            raise CorruptError(
+                f"{path}: SHA-256 differs from what generation {following.generation} says", path=path
+            )
+        known = following
+    return known
+
+
 def _check_format(value: dict[str, Any], path: Path) -> None:
     version = value.get("format")
     if not isinstance(version, list) or len(version) != 2 or version[0] != FORMAT[0]:
@@ -271,7 +308,7 @@ def _is_count(value: Any, limit: int) -> bool:
     return type(value) is int and 0 <= value < limit
 
 
-def _check_structure(manifest: Manifest) -> None:
+def _check_structure(manifest: Manifest, features: list[str]) -> None:
     for number, stream in enumerate(manifest.streams):
         match = _STREAM.fullmatch(stream["id"])
         if match is None or stream["id"] != stream_id(number):
@@ -286,6 +323,10 @@ def _check_structure(manifest: Manifest) -> None:
         raise ValueError("spec.env must be null or an object with an id")
     if not isinstance(manifest.lineage, list) or not all(isinstance(e, dict) for e in manifest.lineage):
         raise ValueError("lineage must be a list of objects")
+    if manifest.window is not None and not (_is_count(manifest.window, 1 << 53) and manifest.window):
+        raise ValueError(f"a window of {manifest.window!r} rows")
+    if set(features) != set(manifest.incompat):
+        raise ValueError(f"features {features}, but kind and schema need {manifest.incompat}")
     before: Segment | None = None
     for segment in manifest.segments:
         match = _SEGMENT.fullmatch(segment.name)
@@ -300,6 +341,8 @@ def _check_structure(manifest: Manifest) -> None:
             joins = before.first + before.rows
         elif before is not None and before.stream > segment.stream:
             raise ValueError("segments are not ordered by stream")
+        elif manifest.window is not None:
+            joins = segment.first  # what was before it has left the window
         if segment.first != joins or not 0 < segment.alloc <= 1 << 40 or segment.rows > segment.alloc:
             raise ValueError(f"segment {segment.name} does not join the one before, or its rows exceed alloc")
         if segment.sealed and segment.rows == 0:

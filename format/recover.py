@@ -7,7 +7,7 @@ its place in the next manifest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from rlcli.format.checking import commit_hash
 from rlcli.format.episode_table import episode_arrays, read_episodes, select, to_records
 from rlcli.format.journal import CUT, NO_SEED, RECORD, Episode, Journal
 from rlcli.format.keys import path_of
-from rlcli.format.layout import FOLDERS, SegmentPaths, free_name
+from rlcli.format.layout import FOLDERS, SEGMENT_FOLDERS, SegmentPaths, free_name
+from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.mapping import MappedSegment, StreamMap
 from rlcli.format.segment import SegmentWriter
@@ -52,6 +53,7 @@ class RecoveryReport:
     shortened: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    freed_bytes: int = 0
     unfinished: list[Unfinished | None] = field(default_factory=list)
     live: list[SegmentWriter | None] = field(default_factory=list)
     next_episode: int = 0
@@ -71,14 +73,21 @@ def recover(path: str | Path) -> RecoveryReport:
     """
     root = Path(path)
     identity = manifest.load_identity(root)
-    lock = files.lock(root / "dataset.json", what=root)
+    lock = WriterLock.exclusive(root)
     try:
         newest = manifest.load_newest(root, identity["uuid"])
-        if all(s.sealed for s in newest.segments) and not any(s.get("owner") for s in newest.streams):
+        numbers = range(len(newest.streams))
+        if not any(is_left_open(newest, number) for number in numbers):
             return RecoveryReport(root, newest.generation, sum(s.rows for s in newest.segments))
-        return take_over(root, newest, lineage=[], owner=None, accept_damage=True)[1]
+        return take_over(root, newest, lineage=[], owners=dict.fromkeys(numbers), accept_damage=True)[1]
     finally:
-        files.close(lock)
+        lock.close()
+
+
+def is_left_open(newest: Manifest, stream: int) -> bool:
+    """A stream that no living writer has shows that one was killed."""
+    open_ = any(not segment.sealed and segment.stream == stream for segment in newest.segments)
+    return open_ or newest.streams[stream].get("owner") is not None
 
 
 def take_over(
@@ -86,14 +95,16 @@ def take_over(
     newest: Manifest,
     *,
     lineage: list[dict[str, Any]],
-    owner: dict[str, Any] | None,
+    owners: Mapping[int, dict[str, Any] | None],
     rewind: Sequence[int] | None = None,
     accept_damage: bool = False,
     durable: bool = True,
 ) -> tuple[Manifest, RecoveryReport]:
-    """Publishes a generation without open segments, owned by `owner`; the caller holds the lock.
+    """Publishes a generation in which the streams of `owners` have no open segments and these owners.
 
-    `rewind` is the number of rows each stream keeps; its unfinished episodes go on. Without it they are cut.
+    The caller holds these streams, and is the only one who publishes. Streams that the manifest does not have
+    yet are added. `rewind` is the number of rows each stream keeps; its unfinished episodes go on. Without it
+    they are cut.
     """
     if newest.ro_compat:
         names = ", ".join(newest.ro_compat)
@@ -103,26 +114,24 @@ def take_over(
     report = RecoveryReport(root)
     for folder in FOLDERS:
         files.make_folder(root / folder)  # an empty one does not survive a clone
-    if rewind is not None and len(rewind) != len(newest.streams):
-        raise UsageError(f"{root}: {len(newest.streams)} streams, asked to rewind {len(rewind)}")
+    if rewind is not None and len(rewind) != len(owners):
+        raise UsageError(f"{root}: {len(owners)} streams, asked to rewind {len(rewind)}")
     writers: list[SegmentWriter] = []
     try:
         with files.resources(root):
-            entries = []
+            entries = [segment for segment in newest.segments if segment.stream not in owners]
             seals: dict[Path, int | None] = {}
-            streams = [
-                _StreamState(root, newest, number, accept_damage, report, seals)
-                for number in range(len(newest.streams))
-            ]
+            streams = [_StreamState(root, newest, number, accept_damage, report, seals) for number in owners]
             if not accept_damage:
                 snapshot.is_newest(root, newest, seals)
-            for number, stream in enumerate(streams):
-                stream.keep(None if rewind is None else rewind[number])
+            for position, stream in enumerate(streams):
+                stream.keep(None if rewind is None else rewind[position])
                 entries += stream.entries
                 writers += stream.writers
                 report.live.append(stream.live)
                 report.unfinished.append(stream.unfinished)
-            manifest_ = _publish(root, newest, entries, writers, report, lineage, owner, durable, rewind)
+            entries.sort(key=lambda entry: (entry.stream, entry.first))
+            manifest_ = _publish(root, newest, entries, writers, report, lineage, owners, durable, rewind)
     except BaseException:
         for live in report.live:
             if live is not None:
@@ -131,7 +140,7 @@ def take_over(
     finally:
         for writer in writers:
             writer.close()
-    _clean(root, manifest_, report, keep_protected=accept_damage)
+    _clean(root, manifest_, report, streams=owners.keys(), keep_protected=accept_damage)
     return manifest_, report
 
 
@@ -142,7 +151,7 @@ def _publish(
     writers: list[SegmentWriter],
     report: RecoveryReport,
     lineage: list[dict[str, Any]],
-    owner: dict[str, Any] | None,
+    owners: Mapping[int, dict[str, Any] | None],
     durable: bool,
     rewind: Sequence[int] | None,
 ) -> Manifest:
@@ -169,10 +178,13 @@ def _publish(
             if live is not None and live.is_dirty:
                 live.commit(0, durable=durable)
 
+    streams = list(newest.streams)
+    for number, owner in sorted(owners.items()):
+        if number == len(streams):
+            streams.append({"id": manifest.stream_id(number)})
+        streams[number] = {**streams[number], "owner": owner}
     upcoming = newest.next(
-        segments=tuple(final),
-        lineage=[*newest.lineage, *own, *lineage],
-        streams=tuple({**stream, "owner": owner} for stream in newest.streams),
+        segments=tuple(final), lineage=[*newest.lineage, *own, *lineage], streams=tuple(streams)
     )
     published = manifest.publish(root, upcoming, durable=durable, before_link=append_seals)
     report.generation = published.generation
@@ -184,21 +196,28 @@ def _publish(
     return published
 
 
-def _clean(root: Path, newest: Manifest, report: RecoveryReport, *, keep_protected: bool) -> None:
+def _clean(
+    root: Path, newest: Manifest, report: RecoveryReport, *, streams: Collection[int], keep_protected: bool
+) -> None:
     """Removes what no manifest names: of killed creations, dropped segments, temporaries."""
-    known = {segment.name for segment in newest.segments}
-    found = {name.removesuffix(".log").removesuffix(".json") for folder in FOLDERS[:-1]
-             for name in files.names(root / folder)}  # fmt: skip
-    for name in sorted(found - known):
-        if manifest.is_segment_name(name):
+    for name in orphans(root, newest):
+        if manifest.stream_of(name) in streams:
             path = SegmentPaths(root, name)
             if keep_protected and path.journal.exists() and files.size(path.journal) > RECORD:
                 continue
-            path.remove()
+            report.freed_bytes += path.remove()
             report.removed.append(name)
     for name in files.names(root / "manifests"):
         if name.startswith(".tmp-"):
             files.remove(root / "manifests" / name)
+
+
+def orphans(root: Path, newest: Manifest) -> list[str]:
+    """Segments that have files and that the manifest does not name."""
+    known = {segment.name for segment in newest.segments}
+    found = {name.removesuffix(".log").removesuffix(".json") for folder in SEGMENT_FOLDERS
+             for name in files.names(root / folder)}  # fmt: skip
+    return sorted(name for name in found - known if manifest.is_segment_name(name))
 
 
 class _StreamState:
@@ -343,10 +362,7 @@ class _StreamState:
             boot=files.boot_id(),
             generation=self.newest.generation + 1,
         )
-        copy.write([array[:rows] for array in mapped.columns], rows)
-        for k in range(finals):
-            pairs = zip(self.schema.derived, mapped.finals, strict=True)
-            copy.add_final({column.of or (): array[k : k + 1] for column, array in pairs})
+        copy.copy_rows(mapped, rows, finals)
         for episode in records:
             copy.add_episode(episode)
         return copy

@@ -1,7 +1,8 @@
 """The writer of a dataset: rows of several streams in, commits out. SPEC.md section 10.
 
 Low level: it knows columns and episode ends, not what an observation is. `episodes.EpisodeWriter` is the
-convenient layer on top.
+convenient layer on top; `creation`, `recover` and `publishing` are what stands behind `create`, `append`,
+`join` and a new generation.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-import uuid as uuids
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlcli import __version__
-from rlcli.errors import UsageError
-from rlcli.format import files, manifest, recover, strictjson
+from rlcli.format import creation, files, manifest, recover
+from rlcli.format.given import Stored, Values, stored_final, stored_rows
 from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
 from rlcli.format.keys import Key
-from rlcli.format.layout import FOLDERS, SegmentPaths, choose_alloc, free_name
+from rlcli.format.layout import choose_alloc, free_name
+from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest, Segment
+from rlcli.format.publishing import Publisher
 from rlcli.format.schema import Schema
 from rlcli.format.segment import SegmentWriter
 from rlcli.format.stream import Stream
@@ -35,31 +36,42 @@ REWARD = ("next", "reward")
 
 
 class Writer:
-    """Appends rows; `commit` makes them visible. One writer per dataset at a time. Not thread-safe.
+    """Appends rows; `commit` makes them visible. Not thread-safe, and of no use in a forked child.
+
+    It has the whole dataset (`create`, `append`) or some streams of it, beside other writers (`join`); its
+    streams are numbered 0, 1, … here, `streams[k].number` is the dataset's number.
 
     As a context manager it closes (seals) at the end, and aborts when an exception leaves the block. After
     any error of its own it refuses further work; what was committed stays.
     """
 
-    def __init__(self, path: Path, lock: int, newest: Manifest, durability: Durability) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: WriterLock,
+        newest: Manifest,
+        durability: Durability,
+        streams: Sequence[int] | None = None,
+    ) -> None:
         self.path = path
         self.schema = newest.schema
         self.durability = durability
         self.segment_rows: int | None = newest.extra.get("segment_rows")
         self._lock = lock
-        self._manifest = newest
+        self._publisher = Publisher(path, lock, newest, durable=durability != "process")
         self._boot = files.boot_id()
         self._last_sync = time.monotonic()
         self._state: Literal["usable", "failed", "closed"] = "usable"
-        self._unsynced: list[SegmentPaths] = []  # sealed without a sync
         self._reward_index = _index_of(self.schema, REWARD)
-        self._checks = [(c.key, c.numpy, c.shape) for c in self.schema.plain]
-        self.streams = [Stream(number) for number in range(len(newest.streams))]
         self._next_number = 0
+        numbers = range(len(newest.streams)) if streams is None else streams
+        self.streams = [Stream(number) for number in numbers]
+        by_number = {stream.number: stream for stream in self.streams}
         for segment in newest.segments:
-            stream = self.streams[segment.stream]
-            stream.rows = stream.episode_start = segment.first + segment.rows
-            stream.previous_alloc = segment.alloc
+            stream = by_number.get(segment.stream)
+            if stream is not None:
+                stream.rows = stream.episode_start = segment.first + segment.rows
+                stream.previous_alloc = segment.alloc
 
     @classmethod
     def create(
@@ -73,52 +85,31 @@ class Writer:
         durability: Durability = "interval",
         segment_rows: int | None = None,
         extra: dict[str, Any] | None = None,
+        window: int | None = None,
+        share: bool = False,
     ) -> Writer:
         """A new dataset, which appears at `path` whole or not at all. Raises `UsageError` if something is
         there.
+
+        With `window` each stream keeps its newest `window` rows (a little more on disk) and the oldest leave.
+        With `share` other writers may `join` while this one is at work.
         """
+        if (
+            not 1 <= num_streams <= 65_536
+            or (segment_rows is not None and segment_rows < 1)
+            or (window is not None and window < 1)
+        ):
+            raise ValueError(f"num_streams {num_streams}, segment_rows {segment_rows}, window {window}")
+        first = Manifest(
+            dataset="", generation=1, parent=None, schema=schema, spec=spec, lineage=[lineage],
+            extra={**(extra or {}), **({"segment_rows": segment_rows} if segment_rows else {})},
+            streams=tuple(
+                {"id": manifest.stream_id(n), "owner": _owner(durability)} for n in range(num_streams)
+            ),
+            window=window,
+        )  # fmt: skip
         path = Path(path)
-        if os.path.lexists(path):
-            raise UsageError(
-                f"{path}: exists already", hint="append to it, or choose another path", path=path
-            )
-        if not 1 <= num_streams <= 65_536 or (segment_rows is not None and segment_rows < 1):
-            raise ValueError(f"num_streams {num_streams}, segment_rows {segment_rows}")
-        temporary = path.with_name(f".{path.name}.tmp-{uuids.uuid4().hex}")
-        lock = -1
-        try:
-            with files.resources(path):
-                for folder in FOLDERS:
-                    files.make_folder(temporary / folder)
-                dataset = uuids.uuid4().hex
-                identity = {
-                    "magic": "rl-dataset",
-                    "format": manifest.FORMAT,
-                    "uuid": dataset,
-                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    "writer": f"rl {__version__}",
-                    "byteorder": "little",
-                }
-                durable = durability != "process"
-                data = strictjson.dump_checked(identity)
-                files.write_new(temporary / "dataset.json", data, durable=durable)
-                first = Manifest(
-                    dataset=dataset, generation=1, parent=None, schema=schema, spec=spec, lineage=[lineage],
-                    extra={**(extra or {}), **({"segment_rows": segment_rows} if segment_rows else {})},
-                    streams=tuple(
-                        {"id": manifest.stream_id(n), "owner": _owner(durability)} for n in range(num_streams)
-                    ),
-                )  # fmt: skip
-                first = manifest.publish(temporary, first, durable=durable)
-                lock = files.lock(temporary / "dataset.json", what=path)
-                if durable:
-                    files.sync_folder(temporary)
-                files.rename_new(temporary, path)
-        except BaseException:
-            if lock >= 0:
-                files.close(lock)
-            files.remove_tree(temporary)
-            raise
+        first, lock = creation.create(path, first, share=share, durable=durability != "process")
         return cls(path, lock, first, durability)
 
     @classmethod
@@ -139,24 +130,65 @@ class Writer:
         """
         path = Path(path)
         identity = manifest.load_identity(path)
-        lock = files.lock(path / "dataset.json", what=path)
+        lock = WriterLock.exclusive(path)
         try:
+            before = manifest.load_newest(path, identity["uuid"])
+            owners = dict.fromkeys(range(len(before.streams)), _owner(durability))
             newest, report = recover.take_over(
-                path,
-                manifest.load_newest(path, identity["uuid"]),
-                lineage=[lineage],
-                owner=_owner(durability),
-                rewind=rewind,
-                durable=durability != "process",
+                path, before, lineage=[lineage], owners=owners, rewind=rewind, durable=durability != "process"
             )
             writer = cls(path, lock, newest, durability)
         except BaseException:
-            files.close(lock)
+            lock.close()
             raise
         writer._next_number = report.next_episode
         for stream, unfinished, live in zip(writer.streams, report.unfinished, report.live, strict=True):
             if unfinished is not None and live is not None:
                 stream.resume(unfinished, live)
+        return writer
+
+    @classmethod
+    def join(
+        cls,
+        path: str | Path,
+        *,
+        lineage: dict[str, Any],
+        num_streams: int = 1,
+        durability: Durability = "interval",
+    ) -> Writer:
+        """A writer beside others that joined too, each with streams of its own.
+
+        It goes on in streams that no living writer has, and adds what is missing to `num_streams`. What
+        killed writers left in any stream is recovered first, with an entry in the lineage. Raises `BusyError`
+        while a writer that does not share has the dataset, `CorruptError` if it is damaged.
+        """
+        path = Path(path)
+        if num_streams < 1:
+            raise ValueError(f"num_streams {num_streams}")
+        identity = manifest.load_identity(path)
+        lock = WriterLock.shared(path)
+        try:
+            with lock.publishing():
+                before = manifest.load_newest(path, identity["uuid"])
+                known = len(before.streams)
+                free = [number for number in range(known) if lock.take(number)]
+                own = (free + list(range(known, known + num_streams)))[:num_streams]
+                for number in own[len(free) :]:
+                    lock.take(number)
+                dead = [number for number in free if recover.is_left_open(before, number)]
+                owners = {
+                    number: _owner(durability) if number in own else None for number in sorted({*own, *dead})
+                }
+                newest, report = recover.take_over(
+                    path, before, lineage=[lineage], owners=owners, durable=durability != "process"
+                )
+                for number in lock.streams.difference(own):
+                    lock.release(number)
+            writer = cls(path, lock, newest, durability, own)
+        except BaseException:
+            lock.close()
+            raise
+        writer._next_number = report.next_episode
         return writer
 
     @property
@@ -171,39 +203,31 @@ class Writer:
 
     @property
     def generation(self) -> int:
-        return self._manifest.generation
+        """The newest generation that this writer has seen."""
+        return self._publisher.manifest.generation
 
     @property
     def next_episode(self) -> int:
         """The number the next episode should get."""
         return self._next_number
 
-    def write(self, stream: int, columns: Mapping[Key, Array]) -> None:
+    def _check_usable(self) -> None:
+        if self._state != "usable" or not self._lock.is_held:
+            state = self._state if self._lock.is_held or self._state != "usable" else "another process's"
+            raise ValueError(f"{self.path}: the writer is {state}")
+
+    def write(self, stream: int, columns: Mapping[Key, Values]) -> None:
         """Appends rows to a stream; they become visible with the next commit.
 
-        `columns` has every plain column, `[n, *shape]` in its dtype. Raises `ValueError` where it differs.
+        `columns` has every plain column, `[n, *shape]` in its dtype, and n values of every heap column.
+        Raises `ValueError` where they differ.
         """
-        arrays = []
-        rows = -1
-        for key, dtype, shape in self._checks:
-            array = columns.get(key)
-            if array is None:
-                raise ValueError(f"column {key} is missing")
-            if rows < 0:
-                rows = len(array)
-            if array.dtype != dtype or array.shape != (rows, *shape):
-                raise ValueError(
-                    f"column {key} is {array.dtype}{array.shape}, expected {dtype}{(rows, *shape)}"
-                )
-            arrays.append(np.ascontiguousarray(array))
-        if len(columns) != len(arrays):
-            raise ValueError(f"unknown columns {sorted(set(columns) - {key for key, *_ in self._checks})}")
-        self.write_arrays(stream, arrays, rows)
+        values, rows = stored_rows(self.schema, columns)
+        self.write_arrays(stream, values, rows)
 
-    def write_arrays(self, stream: int, arrays: Sequence[Array], rows: int) -> None:
-        """`write` without its checks: contiguous arrays of the plain columns in schema order."""
-        if self._state != "usable":
-            raise ValueError(f"{self.path}: the writer is {self._state}")
+    def write_arrays(self, stream: int, arrays: Sequence[Stored], rows: int) -> None:
+        """`write` without its checks: in schema order contiguous arrays, or the stored bytes of values."""
+        self._check_usable()
         if not rows:
             return
         s = self.streams[stream]
@@ -214,7 +238,7 @@ class Writer:
             self._state = "failed"
             raise
 
-    def _write(self, s: Stream, arrays: Sequence[Array], rows: int) -> None:
+    def _write(self, s: Stream, arrays: Sequence[Stored], rows: int) -> None:
         if s.segments and s.segments[-1].room >= rows:
             s.segments[-1].write(arrays, rows)
         else:
@@ -227,16 +251,17 @@ class Writer:
                 done += count
         s.rows += rows
         if self._reward_index is not None:
-            s.add_rewards(arrays[self._reward_index])
+            s.add_rewards(np.asarray(arrays[self._reward_index]))
 
     def _add_segment(self, s: Stream, first: int) -> None:
-        alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows)
+        newest = self._publisher.manifest
+        alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows, newest.window)
         name = free_name(self.path, s.number, first)
         entry = Segment(name, s.number, first, alloc)
         s.segments.append(
             SegmentWriter.create(
-                self.path, entry, self.schema, dataset=self._manifest.dataset, boot=self._boot,
-                generation=self._manifest.generation + 1,
+                self.path, entry, self.schema, dataset=newest.dataset, boot=self._boot,
+                generation=newest.generation + 1,
             )
         )  # fmt: skip
         s.previous_alloc = alloc
@@ -248,7 +273,7 @@ class Writer:
         terminated: bool,
         truncated: bool,
         cut: bool = False,
-        final: Mapping[Key, Array] | None = None,
+        final: Mapping[Key, Any] | None = None,
         seed: int | None = None,
         number: int | None = None,
         at: int | None = None,
@@ -260,8 +285,7 @@ class Writer:
         one more than the last. Rows of the episode's last write may already be committed; earlier writes' may
         not be its end.
         """
-        if self._state != "usable":
-            raise ValueError(f"{self.path}: the writer is {self._state}")
+        self._check_usable()
         s = self.streams[stream]
         end = s.rows if at is None else at
         holder = next((seg for seg in reversed(s.segments) if seg.entry.first < end), None)
@@ -275,7 +299,7 @@ class Writer:
         try:
             if final is not None and self.schema.derived:
                 with files.resources(self.path):
-                    holder.add_final(self._check_final(final))
+                    holder.add_final(stored_final(self.schema, final))
                 flags |= HAS_FINAL
             number = self._next_number if number is None else number
             self._next_number = max(self._next_number, number + 1)
@@ -287,112 +311,37 @@ class Writer:
             self._state = "failed"
             raise
 
-    def _check_final(self, final: Mapping[Key, Array]) -> dict[Key, Array]:
-        values = {}
-        for column in self.schema.derived:
-            assert column.of is not None
-            value = np.ascontiguousarray(final[column.of])
-            if value.dtype != column.numpy or value.size * value.itemsize != column.row_bytes:
-                raise ValueError(
-                    f"final {column.of} is {value.dtype}{value.shape}, expected {column.numpy}{column.shape}"
-                )
-            values[column.of] = value
-        return values
-
     def commit(self, tag: int = 0, *, sync: bool = False) -> None:
         """Makes everything written visible, in all streams; with `sync` all open segments reach the disk.
 
         `tag` is kept with the rows (a policy version, say).
         """
-        if self._state != "usable":
-            raise ValueError(f"{self.path}: the writer is {self._state}")
+        self._check_usable()
         try:
             with files.resources(self.path):
                 durable = sync or self.durability == "commit"
                 if self.durability == "interval" and time.monotonic() - self._last_sync >= INTERVAL_SECONDS:
                     durable = True
                 if any(s.segments and not s.segments[-1].published for s in self.streams):
-                    self._publish(tag, seal_all=False)
+                    self._publisher.publish(self.streams, tag)
                 for s in self.streams:
                     if s.segments and (s.segments[-1].is_dirty or sync):
                         s.segments[-1].commit(tag, durable=durable)
                 if sync:
-                    self._sync_sealed()
+                    self._publisher.sync_sealed(self.streams)
                 if durable:
                     self._last_sync = time.monotonic()
         except BaseException:
             self._state = "failed"
             raise
 
-    def _publish(self, tag: int, *, seal_all: bool, **changes: Any) -> None:
-        """Seals full segments (or all) and publishes them and the new ones as the next generation."""
-        durable = self.durability != "process"
-        generation = self._manifest.generation + 1
-        entries = {segment.name: segment for segment in self._manifest.segments}
-        sealed: list[tuple[SegmentWriter, bytes]] = []
-        for s in self.streams:
-            for segment in s.segments if seal_all else s.segments[:-1]:
-                entry, records = segment.prepare_seal(generation, tag, durable=durable)
-                entries[entry.name] = entry
-                sealed.append((segment, records))
-            for segment in [] if seal_all else s.segments[-1:]:
-                entries[segment.entry.name] = segment.entry
-                if durable and not segment.published:
-                    self._sync_folders(segment)
-        if durable:
-            for segment, _ in sealed:
-                self._sync_folders(segment)
-
-        def append_seals() -> None:
-            for segment, records in sealed:
-                segment.append_seal(records, durable=durable)
-            for s in self.streams:
-                for segment in s.segments:
-                    segment.published = True
-
-        ordered = tuple(sorted(entries.values(), key=lambda entry: (entry.stream, entry.first)))
-        upcoming = self._manifest.next(segments=ordered, **changes)
-        self._manifest = manifest.publish(self.path, upcoming, durable=durable, before_link=append_seals)
-        for segment, _ in sealed:
-            segment.close()
-            if not durable:
-                self._unsynced.append(segment.paths)
-        for s in self.streams:
-            s.segments = [] if seal_all else s.segments[-1:]
-
-    def _sync_folders(self, segment: SegmentWriter) -> None:
-        paths = segment.paths
-        for tree in (paths.columns, paths.finals, paths.episodes):
-            files.sync_tree(tree, data=False)
-        for name in FOLDERS[:-1]:
-            files.sync_folder(self.path / name)
-
-    def _sync_sealed(self) -> None:
-        """Brings to the disk what `process` durability left to the system."""
-        if self.durability != "process":
-            return
-        for paths in self._unsynced:
-            for tree in (paths.columns, paths.finals, paths.episodes):
-                files.sync_tree(tree, data=True)
-            for path in (paths.journal, paths.sums):
-                files.sync_path(path)
-        self._unsynced.clear()
-        for s in self.streams:
-            if s.segments:
-                files.sync_tree(s.segments[-1].paths.columns, data=True)
-                files.sync_tree(s.segments[-1].paths.finals, data=False)
-        files.sync_path(manifest.path_of(self.path, self.generation))
-        for name in FOLDERS:
-            files.sync_folder(self.path / name)
-
     def close(self) -> None:
         """Commits, seals every segment and lets go of the dataset. After an error: as `abort`."""
-        if self._state == "usable":
+        if self._state == "usable" and self._lock.is_held:
             try:
                 with files.resources(self.path):
                     self._cut_unfinished()
-                    streams = tuple({**stream, "owner": None} for stream in self._manifest.streams)
-                    self._publish(0, seal_all=True, streams=streams)
+                    self._publisher.publish(self.streams, 0, closing=True)
             except BaseException:
                 self._state = "failed"
                 self.abort()
@@ -400,12 +349,12 @@ class Writer:
         self.abort()
 
     def _cut_unfinished(self) -> None:
-        for s in self.streams:
+        for index, s in enumerate(self.streams):
             if s.segments and s.episode_start < s.rows:
-                self.end_episode(s.number, terminated=False, truncated=False, cut=True)
+                self.end_episode(index, terminated=False, truncated=False, cut=True)
 
     def abort(self) -> None:
-        """Lets go of the dataset and leaves the last commit; the next writer recovers from there."""
+        """Lets go of its streams and leaves the last commit; the next writer recovers from there."""
         if self._state == "closed":
             return
         self._state = "closed"
@@ -413,10 +362,10 @@ class Writer:
             s.rows = s.committed
             for segment in s.segments:
                 segment.close()
-                if not segment.published:
+                if not segment.published and self._lock.holds(s.number):
                     segment.paths.remove()
             s.segments = []
-        files.close(self._lock)
+        self._lock.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -437,5 +386,5 @@ def _owner(durability: Durability) -> dict[str, Any]:
 
 
 def _index_of(schema: Schema, key: Key) -> int | None:
-    keys = [column.key for column in schema.plain]
+    keys = [column.key for column in schema.given if column.heap is None or column.key != key]
     return keys.index(key) if key in keys else None

@@ -1,0 +1,94 @@
+"""Making a new dataset: whole, in a hidden folder beside its place, then renamed. SPEC.md section 10."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid as uuids
+from dataclasses import replace
+from pathlib import Path
+
+from rlcli import __version__
+from rlcli.errors import BusyError, CorruptError, UsageError
+from rlcli.format import files, manifest, strictjson
+from rlcli.format.layout import FOLDERS
+from rlcli.format.locks import WriterLock
+from rlcli.format.manifest import Manifest
+
+STALE_SECONDS = 3600.0
+
+
+def create(path: Path, first: Manifest, *, share: bool, durable: bool) -> tuple[Manifest, WriterLock]:
+    """A dataset at `path` with `first` as generation 1, and the lock on it; it appears whole or not at all.
+
+    `first.dataset` is filled in here. With `share` the lock leaves room for other writers. Raises
+    `UsageError` if something is at `path`.
+    """
+    if os.path.lexists(path):
+        raise _exists(path)
+    remove_stale_siblings(path, older_than=STALE_SECONDS)
+    temporary = path.with_name(f".{path.name}.tmp-{uuids.uuid4().hex}")
+    lock = None
+    try:
+        with files.resources(path):
+            for folder in FOLDERS:
+                files.make_folder(temporary / folder)
+            first = replace(first, dataset=uuids.uuid4().hex)
+            identity = {
+                "magic": "rl-dataset",
+                "format": manifest.FORMAT,
+                "uuid": first.dataset,
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "writer": f"rl {__version__}",
+                "byteorder": "little",
+            }
+            data = strictjson.dump_checked(identity)
+            files.write_new(temporary / "dataset.json", data, durable=durable)
+            if share:
+                lock = WriterLock.shared(temporary, called=path)
+                for number in range(len(first.streams)):
+                    lock.take(number)
+            else:
+                lock = WriterLock.exclusive(temporary, called=path)
+            first = manifest.publish(temporary, first, durable=durable)
+            if durable:
+                files.sync_folder(temporary)
+            files.rename_new(temporary, path)
+            if durable:
+                files.sync_folder(path.parent)
+    except BaseException as err:
+        if lock is not None:
+            lock.close()
+        files.remove_tree(temporary)
+        if isinstance(err, FileExistsError):
+            raise _exists(path) from err
+        raise
+    lock.moved(path)
+    return first, lock
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{path}: exists already", hint="append to it, or choose another path", path=path)
+
+
+def remove_stale_siblings(path: Path, *, older_than: float) -> list[Path]:
+    """Removes hidden `.<name>.tmp-…` folders that killed creations of `path` have left; returns them.
+
+    One is left alone while a process has its `dataset.json` locked, or something in it is younger than
+    `older_than` seconds.
+    """
+    removed = []
+    for name in files.names(path.parent):
+        sibling = path.with_name(name)
+        if not name.startswith(f".{path.name}.tmp-") or not sibling.is_dir() or sibling.is_symlink():
+            continue
+        if time.time() - files.newest_change(sibling) < older_than:
+            continue
+        if (sibling / "dataset.json").exists():
+            try:
+                WriterLock.exclusive(sibling).close()
+            except (BusyError, CorruptError):
+                continue
+        files.remove_tree(sibling)
+        removed.append(sibling)
+    return removed

@@ -1,0 +1,118 @@
+"""The one place from which the format reaches the operating system, so that a test can stand in for it.
+
+`files` and the row path make every call on a file through `current()`. A test replaces it for a block:
+
+    with layer.use(MyLayer()):
+        ...
+
+A layer subclasses `Layer` and overrides what it records or makes fail. Rules that such a layer can rely on:
+
+* Each method is one system call, but `fallocate` (one per file created), `punch` and `write_columns` (one
+  `pwrite` per column, then one for the journal if there is a commit). `write_columns` of a subclass that does
+  not override it goes through its `pwrite`, one call per column, so that no byte escapes it.
+* Bytes reach files only by `pwrite`; sizes change only by `pwrite`, `fallocate` and `truncate`; names only by
+  `open` with `O_CREAT`, `link`, `rename`, `unlink`, `mkdir` and `rmdir`. `datasync` and `sync` of a file make
+  its bytes and size durable, `sync` of a folder's descriptor its names. Nothing else is needed to replay a
+  power cut.
+* `pread` and `pwrite` may do less than was asked for; the caller goes on. Everything may raise `OSError`; the
+  caller then closes what it opened. `close` must close even when it raises.
+* Maps of readers (`mmap`), `flock` and `stat` of names are calls like the others but change nothing.
+
+The layer in use is a context variable: threads that are started inside the block use the real one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from rlcli import _native
+
+
+class Layer:
+    """The real calls. Paths are `Path`s, buffers are contiguous."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o666) -> int:
+        return os.open(path, flags, mode)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def fallocate(self, fd: int, size: int) -> None:
+        """Reserves the first `size` bytes, which read as zeros where nothing was written."""
+        os.posix_fallocate(fd, 0, size)
+
+    def punch(self, fd: int, offset: int, size: int) -> None:
+        """Makes a range zero and gives its space back; the size stays."""
+        code = _native.punch_hole(fd, offset, size)
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def datasync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def sync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def stat(self, path: Path) -> os.stat_result:
+        """Of the name itself: links are not followed."""
+        return os.stat(path, follow_symlinks=False)
+
+    def names(self, path: Path) -> list[str]:
+        return os.listdir(path)
+
+    def link(self, source: Path, target: Path) -> None:
+        """A second name; raises `FileExistsError` where there is one."""
+        os.link(source, target)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Moves a name, over a file that is there, or to an empty place for a folder."""
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        os.mkdir(path)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
+
+    def flock(self, fd: int, operation: int) -> None:
+        fcntl.flock(fd, operation)
+
+
+_REAL = Layer()
+_current: ContextVar[Layer] = ContextVar("layer", default=_REAL)
+
+
+def current() -> Layer:
+    """The layer in use."""
+    return _current.get()
+
+
+@contextmanager
+def use(layer: Layer) -> Iterator[None]:
+    """Everything in the block, in this thread, goes through `layer`."""
+    token = _current.set(layer)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,188 @@
+"""Who may write: advisory locks on `dataset.json`, on streams, and for publishing. SPEC.md section 10.
+
+A lock belongs to an open file and goes when its last descriptor does: with its process, however that dies. A
+child made by `fork` would keep the parent's descriptors, and so its locks, past the parent's death; therefore
+a child closes them first thing. Not covered: a library that forks in C and neither runs another program nor
+tells Python; its child holds the locks until it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from rlcli.errors import BusyError, CorruptError, InputError, RLError
+from rlcli.format import files, layer, manifest
+
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class WriterLock:
+    """What a writing process holds of one dataset: all of it, or some of its streams.
+
+    `is_exclusive`: no other writer can be at work. `streams` are the numbers of the streams that are held; of
+    an exclusive one the set is empty, since it has them all.
+    """
+
+    def __init__(self, root: Path, fd: int, *, exclusive: bool) -> None:
+        self.root = root
+        self.is_exclusive = exclusive
+        self._fd = fd
+        self._streams: dict[int, int] = {}
+        _held().add(self)
+
+    @classmethod
+    def exclusive(cls, root: Path, *, called: object = None) -> WriterLock:
+        """The whole dataset. Raises `BusyError`, naming the owner, if any writer is at work.
+
+        `called` is the path that the message names, if not `root`.
+        """
+        return cls(root, _lock(root, fcntl.LOCK_EX, called or root), exclusive=True)
+
+    @classmethod
+    def shared(cls, root: Path, *, called: object = None) -> WriterLock:
+        """A part of the dataset, beside other writers that share it. Raises `BusyError` if one does not."""
+        return cls(root, _lock(root, fcntl.LOCK_SH, called or root), exclusive=False)
+
+    @property
+    def streams(self) -> frozenset[int]:
+        return frozenset(self._streams)
+
+    @property
+    def is_held(self) -> bool:
+        """False after `close`, and in a forked child."""
+        return self._fd >= 0
+
+    def holds(self, stream: int) -> bool:
+        """No other writer can have this stream."""
+        return self.is_held and (self.is_exclusive or stream in self._streams)
+
+    def moved(self, root: Path) -> None:
+        """The dataset has been renamed to `root`."""
+        self.root = root
+
+    def take(self, stream: int) -> bool:
+        """Takes a stream of a shared dataset; False if a writer that is alive has it."""
+        if self.is_exclusive or stream in self._streams:
+            return True
+        fd = _lock_file(self.root / "locks" / f"{manifest.stream_id(stream)}.lock", fcntl.LOCK_NB)
+        if fd is None:
+            return False
+        self._streams[stream] = fd
+        return True
+
+    def release(self, stream: int) -> None:
+        """Lets go of a stream again."""
+        files.close(self._streams.pop(stream))
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Nobody else makes a generation meanwhile; waits for one who is at it."""
+        if self.is_exclusive:
+            yield
+            return
+        fd = _lock_file(self.root / "locks" / "publish.lock", 0)
+        assert fd is not None
+        _passing().add(fd)
+        try:
+            yield
+        finally:
+            _passing().discard(fd)
+            files.close(fd)
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        for stream in list(self._streams):
+            self.release(stream)
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            files.close(fd)
+
+    def forget(self) -> None:
+        """Closes the descriptors in a forked child: the parent's locks stay the parent's."""
+        for fd in (self._fd, *self._streams.values()):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = -1
+        self._streams.clear()
+
+
+@cache
+def _held() -> weakref.WeakSet[WriterLock]:
+    """Every lock of this process. The first call arranges that a forked child lets go of them."""
+    os.register_at_fork(after_in_child=_let_go)
+    return weakref.WeakSet()
+
+
+@cache
+def _passing() -> set[int]:
+    """Descriptors of publish locks that are held at this moment, by some thread."""
+    return set()
+
+
+def _let_go() -> None:
+    for lock in _held():
+        lock.forget()
+    for fd in _passing():
+        os.close(fd)
+    _passing().clear()
+
+
+def _lock(root: Path, kind: int, called: object) -> int:
+    fd = files.open_read(root / "dataset.json")
+    try:
+        layer.current().flock(fd, kind | fcntl.LOCK_NB)
+    except OSError as err:
+        files.close(fd)
+        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise BusyError(
+                f"{called}: another writer has it open{_owners(root)}",
+                hint="wait for it or stop it",
+                path=called,
+            ) from err
+        raise
+    return fd
+
+
+def _lock_file(path: Path, flags: int) -> int | None:
+    """The exclusive lock of a lock file, which is made if it is missing. None if another process has it."""
+    while True:
+        with files.resources(path):
+            try:
+                fd = layer.current().open(path, _LOCK)
+            except FileNotFoundError:
+                files.make_folder(path.parent)
+                continue
+        try:
+            layer.current().flock(fd, fcntl.LOCK_EX | flags)
+            held, found = layer.current().fstat(fd), layer.current().stat(path)
+        except FileNotFoundError:
+            files.close(fd)
+            continue
+        except OSError as err:
+            files.close(fd)
+            if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return None
+            raise
+        if (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino):
+            return fd
+        files.close(fd)  # it was removed and made again meanwhile
+
+
+def _owners(root: Path) -> str:
+    """` (process 12 on host h)`, as far as the newest manifest says it."""
+    try:
+        identity = manifest.load_identity(root)
+        streams = manifest.load(root, identity["uuid"], manifest.generations(root)[-1]).streams
+    except (InputError, CorruptError, RLError, OSError, IndexError):
+        return ""
+    owners = {(o.get("host"), o["pid"]): None for s in streams if (o := s.get("owner"))}
+    if not owners:
+        return ""
+    return " (" + ", ".join(f"process {pid} on host {host}" for host, pid in owners) + ")"
