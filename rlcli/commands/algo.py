@@ -8,7 +8,6 @@ import typer
 
 from rlcli import console
 from rlcli.config import options, to_dict
-from rlcli.errors import UsageError, nearest
 
 ALGO_HELP = "List algorithms and their options."
 
@@ -47,15 +46,13 @@ def list_algorithms(json: console.Json = False) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="An algorithm from `rl algo list`.")],
+    name: Annotated[str, typer.Argument(help="An algorithm from `rl algo list`, or your own module.")],
     json: console.Json = False,
 ) -> None:
     """Every option of one algorithm: type, default, where the default comes from."""
     console.configure(json=json)
-    from rlcli.algorithms import ALGORITHMS, load
+    from rlcli.algorithms import load
 
-    if name not in ALGORITHMS:
-        raise UsageError(f"there is no algorithm {name!r}; {nearest(name, ALGORITHMS)}")
     config = load(name).Config
     defaults = to_dict(config())
     rows = [

@@ -18,6 +18,9 @@ from rlcli.pipeline.settings import Settings
 TRAIN_HELP = "Train an algorithm online (--env) or from datasets (--from-dataset)."
 
 
+_ONLY = {"online": ("env", "steps"), "dataset": ("from_dataset", "updates")}  # options of one source
+
+
 def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `rl train` with a command per built-in algorithm, and one for the user's own if it is named."""
     group = typer.Typer(help=TRAIN_HELP, no_args_is_help=True, rich_markup_mode=None)
@@ -56,8 +59,11 @@ def _command(name: str, module: Any) -> Callable[..., None]:
         outcome = train(name, resolved["run"], resolved[name], out=out, resume=resume, given=given)
         console.result("run", outcome, str(outcome["path"]))
 
+    unfit = {flag for source, names in _ONLY.items() if source not in module.SOURCES for flag in names}
     flags = [
-        _parameter(option, default) for config in sections.values() for option, default in _defaults(config)
+        _parameter(option, default, hidden=option.name in unfit)
+        for config in sections.values()
+        for option, default in _defaults(config)
     ]
     command.__signature__ = inspect.Signature([*fixed.values(), *flags])  # type: ignore[attr-defined]
     command.__name__ = name
@@ -88,7 +94,8 @@ def _defaults(config: type[Any]) -> list[tuple[Option, Any]]:
     return [(option, values[option.name]) for option in options(config)]
 
 
-def _parameter(option: Option, default: Any) -> inspect.Parameter:
+def _parameter(option: Option, default: Any, *, hidden: bool) -> inspect.Parameter:
+    """The flag of an option; a hidden one is accepted, so that the refusal can say why."""
     shown = ",".join(map(str, default)) if isinstance(default, list) else default
     notes = (
         "" if shown in (None, "") else f"default: {str(shown).lower() if isinstance(shown, bool) else shown}"
@@ -98,16 +105,24 @@ def _parameter(option: Option, default: Any) -> inspect.Parameter:
     text = f"{option.help} [{notes}]" if notes else option.help
     if option.type is bool:
         names = f"{option.flag}/--no-{option.flag[2:]}"
-        annotation: Any = Annotated[bool | None, typer.Option(names, help=text, show_default=False)]
+        annotation: Any = Annotated[
+            bool | None, typer.Option(names, help=text, show_default=False, hidden=hidden)
+        ]
     elif option.repeatable:
         annotation = Annotated[
-            list[str] | None, typer.Option(option.flag, help=text, metavar=option.metavar, show_default=False)
+            list[str] | None,
+            typer.Option(option.flag, help=text, metavar=option.metavar, show_default=False, hidden=hidden),
         ]
     else:
         annotation = Annotated[
             str | None,
             typer.Option(
-                option.flag, help=text, metavar=option.metavar, parser=_parser(option), show_default=False
+                option.flag,
+                help=text,
+                metavar=option.metavar,
+                parser=_parser(option),
+                show_default=False,
+                hidden=hidden,
             ),
         ]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -36,7 +36,8 @@ def learning_curve(run_paths: Sequence[str | Path], out: str | Path) -> Path:
         _draw(axes, name, lines, color=f"C{index}")
     if axes.get_ylim()[0] > 0:
         axes.set_ylim(bottom=0)  # a curve that starts high should look high
-    axes.set_xlabel("environment steps (online) or updates (from a dataset)")
+    axes.set_xlabel(" or ".join(sorted({_unit(lines) for lines in curves.values()})))
+    axes.set_title("mean and range of evaluations; faint: training episodes", fontsize="medium")
     axes.set_ylabel("score: undiscounted return of an episode")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -64,6 +65,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not any("score" in line or "eval/score_mean" in line for line in lines):
         raise InputError(f"{path} has no scores yet", path=path)
     return lines
+
+
+def _unit(lines: list[dict[str, Any]]) -> str:
+    """What the steps of a run count: trained from a dataset, every step is an update."""
+    offline = all(line.get("updates") == line["step"] for line in lines)
+    return "updates (from a dataset)" if offline else "environment steps"
 
 
 def _draw(axes: Any, name: str, lines: list[dict[str, Any]], color: str) -> None:

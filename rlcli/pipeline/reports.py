@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -19,10 +20,18 @@ class Reporter(AbstractContextManager["Reporter"]):
         self._file: IO[str] = open(run.metrics_path, "a", buffering=1)  # noqa: SIM115 - closed in __exit__
         self._events = _events(run) if tensorboard else None
         self._live = _Live(title, step, total, unit) if console.on_terminal() else None
+        self._diverged = False
 
     def report(self, step: int, updates: int, seconds: float, metrics: Mapping[str, float]) -> None:
         """One line of metrics at `step`; `seconds` is the time since this process began training."""
         line = {"step": step, "updates": updates, "seconds": round(seconds, 3), **metrics}
+        infinite = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+        if infinite and not self._diverged:
+            self._diverged = True
+            console.warn(
+                f"{', '.join(infinite)} not finite at step {step:,}: training has diverged, or the data hold "
+                "NaN or infinite values (`rl buffer verify --semantics` finds those of a dataset)"
+            )
         self._file.write(console.to_json(line) + "\n")
         if self._events is not None:
             for name, value in metrics.items():

@@ -9,6 +9,7 @@ replay/         the replay of off-policy online training: an ordinary dataset
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -20,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.console import to_json
-from rlcli.errors import CorruptError, IncompatibleError, InputError, UsageError
-from rlcli.format.files import lock
+from rlcli.errors import BusyError, CorruptError, IncompatibleError, InputError, UsageError
 from rlcli.pipeline.provenance import canonical, sha256
 
 RUN_FORMAT = [1, 0]
@@ -54,7 +54,14 @@ class Run:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else trains this run meanwhile. Raises `BusyError` if another process does already."""
-        descriptor = lock(self.path / "run.json", what=self.path)
+        descriptor = os.open(self.path / "run.json", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            os.close(descriptor)
+            raise BusyError(
+                f"{self.path}: another process is training it", hint="wait for it or stop it", path=self.path
+            ) from err
         try:
             yield
         finally:
