@@ -1,0 +1,233 @@
+"""`features.json` of TensorFlow Datasets: which values an Example holds, with their types and shapes.
+
+The file is the JSON form of TFDS' `feature.proto`, in older files nested `{"type", "content"}`. It is a tree;
+what an Example holds are its leaves, named by their path: `steps/observation/image`. How their values are
+stored is in `rlds_values.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.format.keys import DTYPES
+
+Kind = Literal["tensor", "image", "text", "label"]
+Shape = tuple[int | None, ...]
+
+MAX_FILE_BYTES = 16 << 20
+MAX_ELEMENT_BYTES = 1 << 30  # one decoded value of one step
+_MAX_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class Field:
+    """A leaf of the tree.
+
+    `lengths` are the sequences around it, outermost first, None where the length varies. `shape` is one
+    element's, None for an axis that varies. `dtype` is numpy's name, `bfloat16` or `string`. `encoding` is a
+    tensor's (`none`, `zlib`, `bytes`) or an image's format (`jpeg`, `png`, empty if not said).
+    """
+
+    path: tuple[str, ...]
+    kind: Kind
+    dtype: str
+    shape: Shape = ()
+    encoding: str = "none"
+    lengths: tuple[int | None, ...] = ()
+    num_classes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its key in an Example."""
+        return "/".join(self.path)
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether an element is read as one byte string, to be decoded by someone else."""
+        return self.kind in ("image", "text") or self.dtype == "string"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys of an Example that its values may be under."""
+        parts = ["", "/shape", "/value", "/ragged_flat_values"]
+        parts += [f"/ragged_row_lengths_{level}" for level in range(max(0, len(self.lengths) - 1))]
+        return tuple(self.name + part for part in parts)
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its elements say their shape beside their values."""
+        return self.kind == "tensor" and self.shape.count(None) > 1
+
+
+def read_features(path: Path) -> tuple[Any, tuple[Field, ...]]:
+    """The parsed JSON of a `features.json` and its leaves, in the file's order.
+
+    Raises `InputError` if it cannot be read, `CorruptError` if it is malformed, `IncompatibleError` that
+    names the feature for a class that is not known.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
+    if len(text) > MAX_FILE_BYTES:
+        raise CorruptError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes", path=path)
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise CorruptError(f"{path}: not JSON: {err}", path=path) from err
+    try:
+        return tree, tuple(_leaves(tree, (), ()))
+    except CorruptError as err:
+        raise CorruptError(f"{path}: {err.message}", path=path) from err
+    except IncompatibleError as err:
+        raise IncompatibleError(f"{path}: {err.message}", path=path) from err
+
+
+def label_names(folder: Path, field: Field) -> list[str] | None:
+    """The names of a ClassLabel, from `<path with dashes>.labels.txt` beside `features.json`."""
+    path = folder / f"{'-'.join(field.path)}.labels.txt"
+    try:
+        with path.open(encoding="utf-8") as file:
+            names = [line.strip() for line in file.read(MAX_FILE_BYTES).split("\n")]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"{path}: cannot be read: {err}", path=path) from err
+    return [name for name in names if name]
+
+
+def _leaves(node: Any, path: tuple[str, ...], lengths: tuple[int | None, ...]) -> Iterator[Field]:
+    where = "/".join(path) or "the top"
+    if len(path) + len(lengths) > _MAX_DEPTH:
+        raise CorruptError(f"{where}: nested more than {_MAX_DEPTH} deep")
+    kind, content = _content(node, where)
+    match kind:
+        case "featuresDict":
+            for name, child in _mapping(content.get("features", {}), where).items():
+                yield from _leaves(child, (*path, name), lengths)
+        case "sequence":
+            yield from _leaves(content.get("feature"), path, (*lengths, _length(content, where)))
+        case "tensor" | "audio":
+            encoding = str(content.get("encoding") or "none").lower()
+            if encoding not in ("none", "zlib", "bytes"):
+                raise IncompatibleError(f"{where}: unknown tensor encoding {encoding!r}")
+            if content.get("lazyDecode"):
+                raise IncompatibleError(f"{where}: audio that is still encoded is not supported")
+            dtype = _dtype(content.get("dtype", "int64" if kind == "audio" else None), where)
+            yield Field(path, "tensor", dtype, _shape(content, where), encoding, lengths)
+        case "image" | "video":
+            shape = _shape(content, where) or (None,) * (2 if kind == "image" else 3) + (3,)
+            dtype = _dtype(content.get("dtype") or "uint8", where)
+            if dtype not in ("uint8", "uint16", "float32"):
+                raise IncompatibleError(f"{where}: images of {dtype} are not known")
+            if kind == "video":
+                lengths, shape = (*lengths, shape[0]), shape[1:]
+            if len(shape) != 3:
+                raise IncompatibleError(f"{where}: an image of shape {show_shape(shape)}, expected 3 axes")
+            yield Field(path, "image", dtype, shape, str(content.get("encodingFormat") or ""), lengths)
+        case "text":
+            yield Field(path, "text", "string", (), "none", lengths)
+        case "classLabel":
+            classes = content.get("numClasses")
+            number = None if classes is None else _integer(classes, where)
+            yield Field(path, "label", "int64", (), "none", lengths, number)
+        case "boundingBox":
+            yield Field(path, "tensor", "float32", (4,), "none", lengths)
+        case "translation":
+            for language in content.get("languages", []):
+                yield Field((*path, str(language)), "text", "string", (), "none", lengths)
+        case _:
+            raise IncompatibleError(f"{where}: features of kind {kind} are not supported")
+
+
+#: The key of a feature's content, by the end of its Python class name; for files of the older form.
+_CLASSES = {
+    "FeaturesDict": "featuresDict", "Sequence": "sequence", "Dataset": "sequence", "Tensor": "tensor",
+    "Scalar": "tensor", "Image": "image", "Video": "video", "Audio": "audio", "Text": "text",
+    "ClassLabel": "classLabel", "BBoxFeature": "boundingBox", "Translation": "translation",
+}  # fmt: skip
+
+
+def _content(node: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """The kind of a feature and what describes it, with the names of the newer form."""
+    node = _mapping(node, where)
+    if "type" in node and "content" in node:
+        name = str(node["type"]).rsplit(".", 1)[-1]
+        kind = _CLASSES.get(name)
+        if kind is None:
+            raise IncompatibleError(f"{where}: unknown feature class {node['type']!r}")
+        content = node["content"]
+        if isinstance(content, str):
+            try:
+                content = json.loads(content)
+            except (ValueError, RecursionError) as err:
+                raise CorruptError(f"{where}: its content is not JSON") from err
+        content = _camel(_mapping({} if content is None else content, where))
+        if kind == "featuresDict" and "proto_cls" not in node:
+            content = {"features": node["content"]}
+        return kind, content
+    named = _camel(node)
+    for kind in _CLASSES.values():
+        if kind in named:
+            return kind, _camel(_mapping(named[kind], where))
+    raise IncompatibleError(f"{where}: unknown feature class {node.get('pythonClassName')!r}")
+
+
+def _camel(node: dict[str, Any]) -> dict[str, Any]:
+    """Proto field names in the spelling of its JSON form; both are allowed in files."""
+    names = ("encoding_format", "num_classes", "features_dict", "class_label", "bounding_box", "lazy_decode")
+    known = {name: re.sub(r"_(.)", lambda found: found[1].upper(), name) for name in names}
+    return {known.get(name, name): value for name, value in node.items()}
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CorruptError(f"{where}: {type(value).__name__}, expected an object")
+    return value
+
+
+def _integer(value: Any, where: str) -> int:
+    """An int64 of proto JSON, which is a number or a string of one."""
+    try:
+        if isinstance(value, bool | float):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError) as err:
+        raise CorruptError(f"{where}: {value!r}, expected a whole number") from err
+
+
+def _length(content: dict[str, Any], where: str) -> int | None:
+    value = content.get("length")
+    length = -1 if value is None else _integer(value, where)
+    return None if length < 0 else length
+
+
+def _shape(content: dict[str, Any], where: str) -> Shape:
+    value = content.get("shape") or []
+    dimensions = value.get("dimensions", []) if isinstance(value, dict) else value
+    if not isinstance(dimensions, list) or len(dimensions) > 32:
+        raise CorruptError(f"{where}: its shape is not a list of dimensions")
+    sizes = [-1 if size is None else _integer(size, where) for size in dimensions]
+    if math.prod(max(size, 1) for size in sizes) > MAX_ELEMENT_BYTES:
+        raise IncompatibleError(f"{where}: elements of shape {sizes} are too large")
+    return tuple(None if size < 0 else size for size in sizes)
+
+
+def _dtype(value: Any, where: str) -> str:
+    name = "string" if value in ("string", "object", "str", "bytes") else value
+    if name != "string" and name not in DTYPES:
+        raise IncompatibleError(f"{where}: dtype {value!r} is not storable")
+    return str(name)
+
+
+def show_shape(shape: Shape) -> str:
+    """For messages: `(480, ?, 3)`."""
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
