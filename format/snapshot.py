@@ -6,7 +6,6 @@ SPEC.md sections 4, 7 and 8.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError
-from rlcli.format import files, manifest
+from rlcli.format import files, layer, manifest
 from rlcli.format.journal import HEADER, RECORD, Journal
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Manifest, Segment
@@ -38,11 +37,14 @@ class OpenJournal:
         milliseconds.
         """
         before = self.state.offset
-        data = os.pread(self.fd, 1 << 16, before)
+        if self.state.sealed_by is not None:
+            self.state.unseal()  # its writer was killed before it published: the record may have been cut
+        start = self.state.offset
+        data = layer.current().pread(self.fd, 1 << 16, start)
         if not data:
             return False
         if len(data) == 1 << 16:
-            data += files.read_at(self.fd, files.size_of(self.fd) - before - len(data), before + len(data))
+            data += files.read_at(self.fd, files.size_of(self.fd) - start - len(data), start + len(data))
         reason = self.state.feed(data)
         for _ in range(_RETRIES):
             if reason is None:
