@@ -16,6 +16,7 @@ import numpy as np
 from rlcli.format.dataset import Dataset
 from rlcli.format.episode_table import Episodes
 from rlcli.format.keys import Key
+from rlcli.format.layout import FIRST_ROWS, MAX_BYTES
 from rlcli.format.schema import Schema
 from rlcli.format.writer import Writer
 
@@ -101,6 +102,14 @@ def read_piece(dataset: Dataset, rows: Rows, keys: list[Key]) -> dict[Key, Array
     return {key: _pick(found, key) for key in keys}
 
 
+def whole_segment_rows(schema: Schema, rows: int) -> int:
+    """How many rows a segment should have so that `rows` come in few: a multiple of 4,096 up to 1 GiB."""
+    fitting = max(1, MAX_BYTES // schema.row_bytes)
+    if fitting < FIRST_ROWS:
+        return fitting
+    return min(max(1, -(-rows // FIRST_ROWS)) * FIRST_ROWS, fitting - fitting % FIRST_ROWS)
+
+
 def chunk_rows(schema: Schema) -> int:
     """How many rows are moved at once: about 8 MiB."""
     return max(1, min(65_536, CHUNK_BYTES // schema.row_bytes))
@@ -114,29 +123,31 @@ def copy_episodes(
     stream: int,
     *,
     renumber: bool = False,
+    commit: bool = True,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Appends the `chosen` episodes of `table` (indices) to a stream of `writer` in order, and commits.
+    """Appends the `chosen` episodes of `table` (indices) to a stream of `writer` in order.
 
     `writer` has the columns of `source`. With `renumber` episodes get the writer's next numbers, in their
-    `episode` column too. `advance` is told of rows; what it raises leaves the last commit.
+    `episode` column too. Rows are committed in chunks as they come, or by the caller. `advance` is told of
+    rows; what it raises leaves the last commit.
     """
     schema = source.schema
-    plain = [column.key for column in schema.plain]
-    derived = schema.derived
+    given = [column.key for column in schema.given]
+    shifts = schema.shifts
     numbers = np.arange(writer.next_episode, writer.next_episode + len(chosen))
     if not renumber:
         numbers = table.number[chosen]
     for piece in pieces(table, chosen, chunk_rows(schema)):
-        columns = read_piece(source, piece.rows, plain)
+        columns = read_piece(source, piece.rows, given)
         if renumber and NUMBER in columns:
             columns[NUMBER] = numbers[piece.position].reshape(columns[NUMBER].shape)
         before = writer.streams[stream].rows
         writer.write(stream, columns)
         episodes = chosen[piece.ending]
-        finals = read_piece(source, piece.rows[piece.ends - 1], [column.key for column in derived])
+        finals = read_piece(source, piece.rows[piece.ends - 1], [column.key for column in shifts])
         for k, (episode, end) in enumerate(zip(episodes, piece.ends, strict=True)):
-            final = {column.of or (): finals[column.key][k] for column in derived}
+            final = {column.of or (): finals[column.key][k] for column in shifts}
             seed = int(table.seed[episode])
             writer.end_episode(
                 stream,
@@ -148,7 +159,8 @@ def copy_episodes(
                 number=int(numbers[piece.ending[k]]),
                 at=before + int(end),
             )
-        writer.commit()
+        if commit:
+            writer.commit()
         if advance is not None:
             advance(len(piece.rows))
 

@@ -21,6 +21,8 @@ Output = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The ne
 def register(group: typer.Typer) -> None:
     """Add the verbs, in the order of the help page."""
     group.command("merge", short_help="Several datasets as one, by hard link.")(merge)
+    group.command("append", short_help="Add the episodes of datasets to the end of one.")(append)
+    group.command("compact", short_help="The same rows in few, large segments.")(compact)
 
 
 def _paths(given: list[Path]) -> list[Path]:
@@ -62,3 +64,48 @@ def merge(
     for line in buffer_merge.remarks(report):
         console.log(line)
     console.result("merge", report, str(out))
+
+
+def append(
+    dataset: Dataset,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC…", help="Datasets; - reads their paths from standard input.")
+    ],
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Add the episodes of SRC to the end of DS, all or none, and print DS.
+
+    Nothing that is committed changes: rows are added as `rl collect --append` does. Stream k of SRC goes on
+    in stream k of DS (modulo their number), and episodes get new numbers.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.pipeline import buffer_copy
+
+    report = buffer_copy.append(dataset, _paths(sources))
+    for line in buffer_copy.append_remarks(report):
+        console.log(line)
+    console.result("append", report, str(dataset))
+
+
+def compact(
+    dataset: Dataset,
+    out: Output,
+    one_stream: Annotated[
+        bool, typer.Option("--one-stream", help="All streams one after the other in a single one.")
+    ] = False,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Copy DS into few, large, full segments and print OUT.
+
+    Rows, episodes, flags, final observations and seeds stay the same. What is left behind: space of segments
+    that were sealed early, and rows of a window whose episode's beginning is gone.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.pipeline import buffer_copy
+
+    report = buffer_copy.compact(dataset, out, one_stream=one_stream)
+    for line in buffer_copy.compact_remarks(report):
+        console.log(line)
+    console.result("compact", report, str(out))
