@@ -6,5 +6,6 @@ PYBIND11_MODULE(_native, module) {
   bind_gather(module);
   bind_mapping(module);
   bind_returns(module);
+  bind_sampling(module);
   bind_row_map(module);
 }

@@ -9,4 +9,5 @@ namespace py = pybind11;
 void bind_gather(py::module_ &module);
 void bind_mapping(py::module_ &module);
 void bind_returns(py::module_ &module);
+void bind_sampling(py::module_ &module);
 void bind_row_map(py::module_ &module);

@@ -6,40 +6,34 @@
 
 #include <algorithm>
 #include <cmath>
-#include <mutex>
 #include <stdexcept>
+#include <vector>
 
 namespace rl {
 
-// Leaf i is drawn with probability (p_i + epsilon)^alpha / sum, never one that was not set or was excluded.
-// Sampling and updating may happen in different threads.
+// Leaf i is drawn with probability (p_i + epsilon)^alpha / sum, never one that was not set or was excluded. The
+// priorities themselves are kept beside the trees, -1 where there is none. Not for several threads at once.
 class Priorities {
 public:
   Priorities(double alpha, double epsilon) : alpha_(alpha), epsilon_(epsilon) {}
 
   static constexpr double kMost = 1e100;
 
-  std::size_t size() const {
-    std::lock_guard lock(mutex_);
-    return sum_.size();
-  }
+  std::size_t size() const { return sum_.size(); }
 
-  double total() const {
-    std::lock_guard lock(mutex_);
-    return sum_.total();
-  }
+  double total() const { return sum_.total(); }
 
   // The least leaf that can be drawn; infinite if none can.
-  double least() const {
-    std::lock_guard lock(mutex_);
-    return min_.total();
-  }
+  double least() const { return min_.total(); }
 
   void resize(std::size_t size) {
-    std::lock_guard lock(mutex_);
     sum_.resize(size);
     min_.resize(size);
+    raw_.resize(size, -1.0);
   }
+
+  // Copies the priorities of all leaves, -1 where there is none.
+  void priorities(double *out) const { std::copy(raw_.begin(), raw_.end(), out); }
 
   double leaf_of(double priority) const {
     const double base = priority + epsilon_;
@@ -49,7 +43,6 @@ public:
   // Leaf leaves[i] gets priority priorities[i], in [0, 1e100]; a negative leaf is passed over. Returns the greatest
   // priority given, 0 if none. Throws, with nothing changed, for a priority or a leaf that cannot be.
   double set(const std::int64_t *leaves, const double *priorities, std::size_t count) {
-    std::lock_guard lock(mutex_);
     double greatest = 0;
     std::vector<std::int64_t> kept;
     std::vector<double> values;
@@ -59,9 +52,13 @@ public:
         throw std::invalid_argument("a priority is not in [0, 1e100]");
       if (leaves[i] >= static_cast<std::int64_t>(sum_.size())) throw std::out_of_range("no such leaf");
       if (leaves[i] < 0) continue;
-      greatest = std::max(greatest, priorities[i]);
       kept.push_back(leaves[i]);
       values.push_back(leaf_of(priorities[i]));
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      if (leaves[i] < 0) continue;
+      raw_[static_cast<std::size_t>(leaves[i])] = priorities[i];
+      greatest = std::max(greatest, priorities[i]);
     }
     apply(kept.data(), values.data(), kept.size());
     return greatest;
@@ -69,16 +66,14 @@ public:
 
   // All leaves [first, first + count) get one priority.
   void fill(std::size_t first, std::size_t count, double priority) {
-    std::lock_guard lock(mutex_);
     if (first + count > sum_.size()) throw std::out_of_range("no such leaf");
-    put(first, std::vector<double>(count, leaf_of(priority)));
+    put(first, count, leaf_of(priority), priority);
   }
 
   // Leaves [first, first + count) are never drawn until they are set again.
   void exclude(std::size_t first, std::size_t count) {
-    std::lock_guard lock(mutex_);
     if (first + count > sum_.size()) throw std::out_of_range("no such leaf");
-    put(first, std::vector<double>(count, 0.0));
+    put(first, count, 0.0, -1.0);
   }
 
   // Draws `count` leaves with random numbers 0, 1, … of `random`. Stratified: one from each of `count` equal parts
@@ -86,7 +81,6 @@ public:
   // be drawn.
   bool sample(const Random &random, std::size_t count, bool stratified, double beta, std::int64_t *leaves,
               float *weights) const {
-    std::lock_guard lock(mutex_);
     const double total = sum_.total();
     if (!(total > 0)) return false;
     std::vector<std::uint64_t> numbers(count);
@@ -105,7 +99,6 @@ public:
   // `count` if no more can be drawn. Weights are those of independent draws.
   std::size_t sample_distinct(const Random &random, std::size_t count, double beta, std::int64_t *leaves,
                               float *weights) {
-    std::lock_guard lock(mutex_);
     std::vector<std::uint64_t> numbers(count);
     random.fill(numbers.data(), count);
     std::vector<double> taken;
@@ -120,10 +113,8 @@ public:
     return taken.size();
   }
 
-  double operator[](std::size_t leaf) const {
-    std::lock_guard lock(mutex_);
-    return sum_[leaf];
-  }
+  // Of one leaf, -1 if there is none.
+  double priority(std::size_t leaf) const noexcept { return raw_[leaf]; }
 
 private:
   void weigh(const std::int64_t *leaves, std::size_t count, double beta, float *weights) const {
@@ -139,17 +130,16 @@ private:
     min_.set(leaves, values, count);
   }
 
-  void put(std::size_t first, std::vector<double> values) {
-    sum_.set_range(first, values.data(), values.size());
-    for (double &value : values)
-      if (!(value > 0)) value = Min::nothing;
-    min_.set_range(first, values.data(), values.size());
+  void put(std::size_t first, std::size_t count, double leaf, double priority) {
+    sum_.set_range(first, std::vector<double>(count, leaf).data(), count);
+    min_.set_range(first, std::vector<double>(count, leaf > 0 ? leaf : Min::nothing).data(), count);
+    std::fill_n(raw_.begin() + static_cast<std::ptrdiff_t>(first), count, priority);
   }
 
   double alpha_, epsilon_;
-  mutable std::mutex mutex_;
   SumTree sum_;
   MinTree min_;
+  std::vector<double> raw_;
 };
 
 }  // namespace rl

@@ -1,4 +1,4 @@
-// Trees against sums over all leaves, at rounding edges, and from several threads.
+// Trees against sums over all leaves, and at rounding edges.
 #undef NDEBUG
 #include "priorities.hpp"
 
@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <random>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -94,6 +93,9 @@ void draws_follow_the_priorities() {
   const double given[] = {1, 4, 9, 16};  // leaves 1, 2, 3, 4 of 10; leaves 3 and 5 are not set
   assert(priorities.set(leaves, given, 4) == 16);
   assert(priorities.total() == 10 && priorities.least() == 1);
+  double kept[6];
+  priorities.priorities(kept);
+  assert(kept[1] == 4 && kept[3] == -1 && kept[4] == 16);
   const double share[] = {0.1, 0.2, 0.3, 0, 0.4, 0};
   for (bool stratified : {false, true}) {
     std::vector<std::int64_t> drawn(100000);
@@ -157,33 +159,6 @@ void what_cannot_be_is_refused() {
   assert(throws([&] { priorities.fill(3, 2, 1); }));
 }
 
-void threads_may_draw_and_update() {
-  rl::Priorities priorities(0.6, 1e-6);
-  priorities.resize(1000);
-  priorities.fill(0, 1000, 1.0);
-  std::thread updates([&] {
-    std::mt19937_64 random(4);
-    for (int round = 0; round < 300; ++round) {
-      std::int64_t leaves[16];
-      double values[16];
-      for (int i = 0; i < 16; ++i) {
-        leaves[i] = static_cast<std::int64_t>(random() % 1000);
-        values[i] = static_cast<double>(random() % 100);
-      }
-      priorities.set(leaves, values, 16);
-      if (round % 100 == 0) priorities.resize(1000 + static_cast<std::size_t>(round));
-    }
-  });
-  std::int64_t leaves[64];
-  float weights[64];
-  for (std::uint64_t round = 0; round < 300; ++round) {
-    assert(priorities.sample(rl::Random(0, 0, round), 64, true, 1, leaves, weights));
-    for (int i = 0; i < 64; ++i)
-      assert(leaves[i] >= 0 && leaves[i] < 1000 && weights[i] > 0 && weights[i] <= 1);
-  }
-  updates.join();
-}
-
 }  // namespace
 
 int main() {
@@ -193,6 +168,5 @@ int main() {
   draws_follow_the_priorities();
   distinct_draws_are_distinct_and_leave_no_trace();
   what_cannot_be_is_refused();
-  threads_may_draw_and_update();
   std::puts("ok");
 }
