@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rlcli.format import files
@@ -64,11 +65,18 @@ class SegmentPaths:
         return freed
 
 
-def free_name(root: Path, stream: int, first: int) -> str:
-    """The name of a new segment; with a suffix if a dropped one still has the plain name."""
+def free_name(root: Path, stream: int, first: int, retired: Collection[str] = ()) -> str:
+    """The name of a new segment; with a suffix if there are files of that name, or it is one of `retired`.
+
+    A reader knows a segment by its name: one that was published once must never be another.
+    """
     base = name = f"w{stream:02d}-{first:012d}"
     suffix = 0
-    while SegmentPaths(root, name).journal.exists() or SegmentPaths(root, name).columns.exists():
+    while (
+        name in retired
+        or SegmentPaths(root, name).journal.exists()
+        or SegmentPaths(root, name).columns.exists()
+    ):
         suffix += 1
         name = f"{base}.{suffix}"
     return name

@@ -125,6 +125,15 @@ class Manifest:
         found = list(self.schema.features)
         return found if self.window is None else [*found, "window"]
 
+    @property
+    def retired(self) -> frozenset[str]:
+        """Names of segments that recoveries and rewinds took out of the dataset."""
+        entries = [entry for entry in self.lineage if entry.get("op") in ("recover", "rewind")]
+        lists = [entry.get(what) for entry in entries for what in ("dropped", "shortened")]
+        return frozenset(
+            name for found in lists if isinstance(found, list) for name in found if isinstance(name, str)
+        )
+
     def next(self, **changes: Any) -> Manifest:
         """The following generation with some fields changed."""
         parent = {"generation": self.generation, "sha256": self.sha256}

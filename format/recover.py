@@ -353,7 +353,7 @@ class _StreamState:
         mapped = StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
         finals = sum(episode.flags >> 3 for episode in records)
         mapped.map_finals(finals if not entry.sealed else entry.finals)
-        name = free_name(self.root, entry.stream, entry.first)
+        name = free_name(self.root, entry.stream, entry.first, self.newest.retired)
         copy = SegmentWriter.create(
             self.root,
             Segment(name, entry.stream, entry.first, entry.alloc),

@@ -256,7 +256,7 @@ class Writer:
     def _add_segment(self, s: Stream, first: int) -> None:
         newest = self._publisher.manifest
         alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows, newest.window)
-        name = free_name(self.path, s.number, first)
+        name = free_name(self.path, s.number, first, newest.retired)
         entry = Segment(name, s.number, first, alloc)
         s.segments.append(
             SegmentWriter.create(
