@@ -1,0 +1,263 @@
+"""RLDS and Open X-Embodiment: TensorFlow Datasets' folders of episodes, read without TensorFlow.
+
+A record is an episode and a step is a row, in the files' order (which is TFDS' shuffle, not the order of
+collection). In RLDS a step is an observation, the action applied to it, and the reward for that
+(google-research/rlds, README): the same row holds all three, as ours do. At `is_last` only the observation
+is valid by the letter, but most Open X datasets put a real action there. So `last_step=keep` keeps every step
+as a row, the last with an unknown next observation; `drop` makes the last step the final observation of the
+row before it; `auto` drops if all last steps are flagged and hold zeros where others do not.
+
+`is_terminal` on the last step means terminated; an episode that ends without it is truncated. Flags that do
+not follow from where records begin and end are kept as `("source", "is_last")` and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rlcli.config import opt
+from rlcli.datasets import openx
+from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
+from rlcli.datasets.example import Values, decode
+from rlcli.datasets.features import Field, label_names, read_features
+from rlcli.datasets.rlds_columns import REWARD, SPLIT, mapped_keys, plan_columns
+from rlcli.datasets.rlds_directory import Directory, Shard, find_folder, read_directory
+from rlcli.datasets.rlds_images import Dct
+from rlcli.datasets.rlds_scan import Scan, at, flag, num_steps, scan
+from rlcli.datasets.rlds_values import count
+from rlcli.errors import CorruptError, InputError, RLError, UsageError
+
+__all__ = ["Options", "RLDSSource", "detect", "open_source"]
+
+_PART_BYTES = 64 << 20  # decoded rows of one part
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `--set` may say when reading RLDS."""
+
+    split: str = opt("", "Splits to read, e.g. train or train,val; all that are there if empty.")
+    last_step: Literal["default", "keep", "drop", "auto"] = opt(
+        "default", "The last step: a row, only the final observation, or by what all of them hold."
+    )
+    allow_missing_shards: bool = opt(False, "Read the shards that are there and count the others.")
+    dct: Literal["accurate", "fast"] = opt(
+        "accurate", "How JPEG is decoded; fast gives TensorFlow's pixels (needs --images decode)."
+    )
+
+
+def detect(path: Path) -> Seen:
+    """Whether `path` is an RLDS dataset: `features.json` with steps, and shards."""
+    try:
+        folder = find_folder(path)
+        if folder is None:
+            return Seen(False, "no features.json there")
+        _, fields = read_features(folder / "features.json")
+        if not _has_steps(fields):
+            return Seen(False, "its features.json has no steps, so it holds no episodes")
+        directory = read_directory(path)
+    except (UsageError, CorruptError):
+        raise
+    except RLError as err:
+        return Seen(False, err.message)
+    shards = sum(map(len, directory.splits.values()))
+    return Seen(True, f"RLDS dataset {directory.name} {directory.version}, {shards} shards")
+
+
+@contextmanager
+def open_source(path: Path, request: Request, options: Options) -> Iterator[RLDSSource]:
+    """The dataset at `path`, every record looked through once unless `request.plan` says what they hold.
+
+    Raises `InputError` for missing shards, `CorruptError` for damage, `UsageError` for unknown splits.
+    """
+    directory = read_directory(path)
+    tree, fields = read_features(directory.folder / "features.json")
+    if not _has_steps(fields):
+        raise InputError(f"{directory.folder}: its features.json has no steps", path=directory.folder)
+    if options.dct == "fast" and request.images != "decode":
+        raise UsageError("dct=fast is about decoded pictures; add --images decode")
+    yield RLDSSource(directory, tree, fields, request, options)
+
+
+class RLDSSource:
+    """An opened dataset; its pieces are shards. See `contract.Source`."""
+
+    def __init__(
+        self, directory: Directory, tree: Any, fields: tuple[Field, ...], request: Request, options: Options
+    ) -> None:
+        self.directory = directory
+        self.fields = fields
+        self.shards = directory.select(options.split, options.allow_missing_shards)
+        self.dct: Dct = options.dct
+        self.report = Report()
+        self.scan = Scan.from_json(request.plan) if request.plan else scan(self.shards, fields)
+        self.plan = self.scan.to_json()
+        self._check_lengths(options)
+        hints = openx.written_by_us(directory.folder)
+        self.drops = self._drops(options.last_step, hints)
+        splits = list(dict.fromkeys(shard.split for shard in self.shards))
+        self.columns = plan_columns(
+            fields,
+            self.scan,
+            images=request.images,
+            mapping=mapped_keys(fields, request.mapping, directory.folder),
+            derive=request.derive,
+            with_split=len(splits) > 1,
+        )
+        self.with_split = len(splits) > 1
+        self.schema = self.columns.schema
+        self.spec = self._spec(request, hints)
+        self.report.lossy += self.columns.lossy
+        self.report.remarks += [*self.columns.remarks, *openx.remarks(directory.name)]
+        self.report.details |= {
+            "splits": splits, "last_step": "drop" if self.drops else "keep", "images": request.images,
+            "dct": options.dct if request.images == "decode" else None,
+        }  # fmt: skip
+        lost = sum(len(directory.missing.get(split, ())) for split in splits)
+        self.report.details["missing_shards"] = lost
+        if lost:
+            self.report.remarks.append(f"{lost:,} shards are missing; their episodes are not in the result")
+        self.record = self._record(tree, splits)
+        self.files = [
+            *sorted(directory.folder.glob("*.labels.txt")),
+            *(path for name in ("dataset_info.json", "features.json")
+              if (path := directory.folder / name).is_file()),
+            *(shard.path for shard in self.shards),
+        ]  # fmt: skip
+
+    # -- what the source is --------------------------------------------------------------------------------
+
+    def _check_lengths(self, options: Options) -> None:
+        for shard, (records, _, _, _) in zip(self.shards, self.scan.shards, strict=True):
+            if shard.records is None or shard.records == records:
+                continue
+            message = f"{shard.path} has {records:,} records, dataset_info.json says {shard.records:,}"
+            if records < shard.records and not options.allow_missing_shards:
+                raise CorruptError(f"{message}; it was cut between two records", path=shard.path)
+            self.report.remarks.append(message)
+
+    def _drops(self, policy: str, hints: Mapping[str, Any]) -> bool:
+        if policy == "default":
+            policy = "drop" if hints.get("last_step") == "final observation" else "keep"
+        if policy == "auto":
+            return self.scan.padded
+        return policy == "drop"
+
+    def _spec(self, request: Request, hints: Mapping[str, Any]) -> dict[str, Any]:
+        spec = {
+            "env": None if request.env_id is None else {"id": request.env_id},
+            "observation": self.columns.observation.to_json(),
+            "action": self.columns.action.to_json(),
+        }
+        told = hints.get("spec")
+        if isinstance(told, dict) and request.env_id is None:
+            spec["env"] = told.get("env")
+        return spec
+
+    def _record(self, tree: Any, splits: list[str]) -> dict[str, Any]:
+        labels = {
+            item.name: names
+            for item in self.fields
+            if item.kind == "label" and (names := label_names(self.directory.folder, item)) is not None
+        }
+        return {
+            "name": self.directory.name,
+            "version": self.directory.version,
+            "dataset_info": self.directory.info,
+            "features": tree,
+            "labels": labels,
+            "splits": splits,
+            "columns": self.columns.keys,
+            "last_step": self.report.details["last_step"],
+            "dct": self.report.details["dct"],
+            "alignment": "same row: observation, the action applied to it, the reward for that",
+        }
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """One per shard; sizes are of rows as they are stored, heaps as large as the file."""
+        found = []
+        for index, (shard, (_, episodes, steps, unpadded)) in enumerate(
+            zip(self.shards, self.scan.shards, strict=True)
+        ):
+            rows = unpadded if self.drops else steps
+            size = max(shard.path.stat().st_size, rows * self.schema.row_bytes)
+            found.append(Piece(f"{index:05d}", size, rows, episodes))
+        return found
+
+    # -- its rows ------------------------------------------------------------------------------------------
+
+    def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
+        """The episodes of one shard; a record and 64 MiB of decoded rows are in memory."""
+        shard = self.shards[int(piece.name)]
+        told = 0
+        rows = 0
+        for position, record in shard.read():
+            with at(shard.path, position):
+                example = decode(record)
+                length = num_steps(example, self.fields)
+                last = flag(example, "is_last", length)
+            if not length:
+                report.count("records_without_steps")
+                continue
+            report.repaired += last is not None and not last[-1]
+            drops = self.drops and last is not None and bool(last[-1])
+            report.dropped += drops
+            if drops and length == 1:
+                report.count("episodes_of_an_observation_alone")
+            for item in self.columns.stored:
+                if not count(item.field, example):
+                    report.count(f"absent {item.field.name}")
+            for part in self._episode(shard, position, example, length, drops=drops):
+                rows += len(part.columns[REWARD])
+                yield part
+                target = piece.num_bytes * rows // max(1, piece.rows or 1)
+                advance(max(0, target - told))
+                told = max(told, target)
+        advance(max(0, piece.num_bytes - told))
+
+    def _episode(
+        self, shard: Shard, position: int, example: Mapping[str, Values], length: int, *, drops: bool
+    ) -> Iterator[Part]:
+        terminal = flag(example, "is_terminal", length)
+        terminated = terminal is not None and bool(terminal[-1])
+        rows = length - drops
+        step = max(1, _PART_BYTES // max(1, self.schema.row_bytes))
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            with at(shard.path, position):
+                columns: dict[Any, Any] = {
+                    item.column.key: item.rows(example, start, stop, self.dct) for item in self.columns.stored
+                }
+                final = self._final(example, length - 1) if drops and stop == rows else None
+            columns.setdefault(REWARD, np.zeros((stop - start, 1), np.float32))
+            if self.with_split:
+                columns[SPLIT] = [shard.split] * (stop - start)
+            end = End(terminated, not terminated, final=final) if stop == rows else None
+            yield Part(columns, end)
+
+    def _final(self, example: Mapping[str, Values], row: int) -> Any:
+        """The observation of one step, as `End.final` takes it."""
+        followed = {column.of for column in self.schema.shifts}
+        nested: dict[str, Any] = {}
+        for item in self.columns.stored:
+            key = item.column.key
+            if key in followed:
+                value = item.rows(example, row, row + 1, self.dct)[0]
+                if len(key) == 1:
+                    return value
+                node = nested
+                for name in key[1:-1]:
+                    node = node.setdefault(name, {})
+                node[key[-1]] = value
+        return nested
+
+
+def _has_steps(fields: tuple[Field, ...]) -> bool:
+    return any(item.path[0] == "steps" and item.lengths for item in fields)

@@ -1,0 +1,343 @@
+"""Which column each feature of an RLDS dataset becomes, and the rows of that column.
+
+Keys follow the features' paths: `steps/observation/…` and `steps/action/…` keep their nesting,
+`steps/reward` is `("next", "reward")`, other features of a step keep their names, and those of an episode are
+`("info", "episode", …)` in each of its rows. What is not numbers of one shape goes to a heap: text, pictures
+that stay encoded, ragged values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rlcli.datasets.example import Values
+from rlcli.datasets.features import Field, show_shape
+from rlcli.datasets.mapping import LEFT_OUT, storable
+from rlcli.datasets.rlds_images import Dct, decode
+from rlcli.datasets.rlds_scan import FLAGS, Scan
+from rlcli.datasets.rlds_values import Ragged, count, read
+from rlcli.errors import CorruptError, IncompatibleError, UsageError, nearest
+from rlcli.format.heap import missing
+from rlcli.format.keys import Key, check_key
+from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
+from rlcli.format.specs import Box, Composite, Discrete, Spec
+
+REWARD: Key = ("next", "reward")
+_MAX_BYTES = 1 << 28  # one value of a heap whose size nobody tells
+#: First parts of keys that are ours; a feature of such a name goes below `info`.
+_OURS = {"next", "episode", "step", "is_init", "done", "terminated", "truncated", "source", "info"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A feature and the column that keeps it.
+
+    `form`: `values` as they are, `text`, `encoded` pictures as they came, `pixels` decoded ones.
+    """
+
+    field: Field
+    column: Column
+    form: Literal["values", "text", "encoded", "pixels"] = "values"
+
+    @property
+    def per_episode(self) -> bool:
+        return not self.field.lengths or self.field.path[0] != "steps"
+
+    def rows(self, example: Mapping[str, Values], start: int, stop: int, dct: Dct) -> Any:
+        """The column's values of the steps `start … stop - 1`; absent ones are zeros or empty."""
+        size = stop - start
+        number = count(self.field, example)
+        if self.per_episode:
+            low, high = 0, 1
+            if number != 1 and not self.field.lengths:
+                return self._absent(size)
+            high = number if self.field.lengths else 1
+        elif not number:
+            return self._absent(size)
+        else:
+            low, high = start, stop
+        values = read(self.field, example, low, high)
+        if self.per_episode and self.field.lengths:
+            values = [np.asarray(values)]
+        rows = self._converted(values, dct)
+        if not self.per_episode:
+            return rows
+        return list(rows) * size if isinstance(rows, list) else np.repeat(rows, size, axis=0)
+
+    def _absent(self, size: int) -> Any:
+        if self.column.heap is not None:
+            return [missing(self.column)] * size
+        return np.zeros((size, *self.column.shape), self.column.numpy)
+
+    def _converted(self, values: Any, dct: Dct) -> Any:
+        column, name = self.column, self.field.name
+        if self.form == "text":
+            return [value.decode() for value in values]
+        if self.form == "encoded":
+            return [value or missing(column) for value in values]
+        if self.form == "pixels":
+            height, width, channels = column.shape
+            blank = missing(column) if column.heap is not None else np.zeros(column.shape, column.numpy)
+            pictures = [
+                decode(name, value, (height, width, channels), column.dtype, dct) if value else blank
+                for value in values
+            ]
+            return pictures if column.heap is not None else np.stack(pictures)
+        if isinstance(values, Ragged):
+            return np.split(values.flat, np.cumsum(values.lengths)[:-1])
+        if column.heap is not None:
+            return list(values)
+        array = np.stack(values) if isinstance(values, list) else values
+        with np.errstate(over="ignore", invalid="ignore"):
+            return array.astype(column.numpy, copy=False).reshape(-1, *column.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The columns of a dataset: `stored` from features, and sentences about what is lost or odd."""
+
+    schema: Schema
+    observation: Spec
+    action: Spec
+    stored: tuple[Stored, ...]
+    lossy: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        """Feature -> key, for the record."""
+        return {item.field.name: list(item.column.key) for item in self.stored}
+
+
+def plan_columns(
+    fields: Sequence[Field],
+    found: Scan,
+    *,
+    images: Literal["keep", "decode"],
+    mapping: Mapping[str, Key | None],
+    derive: bool = True,
+    with_split: bool = False,
+) -> Plan:
+    """The columns for `fields`, of which `found` tells what `features.json` does not.
+
+    `mapping` has the keys of features that do not take their own, None for those left out. Raises
+    `IncompatibleError` for pictures of different sizes that shall be decoded, and for keys that clash.
+    """
+    stored: list[Stored] = []
+    lossy: list[str] = []
+    remarks: list[str] = []
+    for item in fields:
+        name = item.path[-1] if item.path[0] == "steps" and len(item.path) == 2 else ""
+        if name in FLAGS and name not in found.inexact and item.name not in mapping:
+            continue
+        keys = [mapping[item.name]] if item.name in mapping else _own_keys(item, found, mapping)
+        if item.name not in found.seen:
+            remarks.append(f"{item.name} is in no record and becomes no column")
+            continue
+        for key in keys:
+            if key is None:
+                lossy.append(f"{item.name} is left out")
+                continue
+            try:
+                stored.append(_stored(item, key, found, images, remarks))
+            except _NotKept as err:
+                lossy.append(f"{item.name} is not kept: {err}")
+    return _assembled(stored, lossy, remarks, derive, with_split)
+
+
+def mapped_keys(fields: Sequence[Field], given: Mapping[str, str], where: object) -> dict[str, Key | None]:
+    """Feature -> key for what the user said; names go with or without `steps/`, `-` leaves one out.
+
+    Raises `UsageError` for a feature that is not there, and for keys that only we may write.
+    """
+    names = {item.name: item.name for item in fields}
+    names |= {name.removeprefix("steps/"): name for name in names if name.startswith("steps/")}
+    found: dict[str, Key | None] = {}
+    for name, to in given.items():
+        if name not in names:
+            raise UsageError(f"{where}: no feature {name!r} to map; {nearest(name, names)}", path=where)
+        if to == LEFT_OUT:
+            found[names[name]] = None
+            continue
+        key = REWARD if to == "reward" else tuple(to.split("/"))
+        if key != REWARD and key[0] in _OURS - {"info", "source"}:
+            raise UsageError(
+                f"{where}: {name} cannot become {to!r}; that follows from the records", path=where
+            )
+        try:
+            found[names[name]] = check_key(key)
+        except IncompatibleError as err:
+            raise UsageError(f"{where}: {name} cannot become {to!r}: {err.message}", path=where) from err
+    return found
+
+
+class _NotKept(Exception):
+    """Why a feature has no column."""
+
+
+def _own_keys(item: Field, found: Scan, mapping: Mapping[str, Key | None]) -> list[Key | None]:
+    """The keys a feature takes by its path; below `info` where the user gave them to another."""
+    path = item.path
+    if path[0] != "steps" or not item.lengths:
+        path = path[1:] if path[0] == "episode_metadata" and len(path) > 1 else path
+        return [("info", "episode", *storable("/".join(path)))]
+    path = path[1:] or path
+    if path == ("reward",):
+        keys: list[Key] = [REWARD, ("source", "reward")] if "reward" in found.inexact else [REWARD]
+    elif path[0] in FLAGS:
+        keys = [("source", *path)]
+    else:
+        key = storable("/".join(path))
+        keys = [("info", *key) if key[0].lower() in _OURS or key[0] == "reward" else key]
+    given = [key for key in mapping.values() if key is not None]
+    return [("info", *key) if any(_clash(key, other) for other in given) else key for key in keys]
+
+
+def _clash(a: Key, b: Key) -> bool:
+    """Whether two keys are equal or one is the parent of the other."""
+    size = min(len(a), len(b))
+    return a[:size] == b[:size]
+
+
+def _stored(
+    item: Field, key: Key, found: Scan, images: Literal["keep", "decode"], remarks: list[str]
+) -> Stored:
+    if len(item.lengths) > (2 if item.path[0] == "steps" else 1):
+        raise _NotKept("sequences within sequences of a step")
+    if 0 in item.shape or 0 in item.lengths:
+        raise _NotKept(f"its values of shape {show_shape(item.shape)} are empty")
+    if item.is_bytes:
+        if len(item.lengths) > (1 if item.path[0] == "steps" else 0) or (
+            item.kind == "tensor" and item.shape
+        ):
+            raise _NotKept("sequences of strings or pictures in a step")
+        if item.kind == "image":
+            return _picture(item, key, found, images, remarks)
+        if item.name in found.binary:
+            return Stored(item, heap_column(key, Heap("bytes", limit=_MAX_BYTES)), "encoded")
+        return Stored(item, heap_column(key, Heap("text")), "text")
+    if key == REWARD:
+        if item.shape or item.lengths[1:]:
+            raise _NotKept("a reward of more than one number")
+        return Stored(item, Column(key, "float32", (1,)))
+    inner = item.lengths[1:] if item.path[0] == "steps" else item.lengths
+    if None in inner:
+        if None in item.shape:
+            raise _NotKept("sequences of values whose shape varies")
+        shape = (-1, *(n or 0 for n in item.shape))
+        return Stored(item, heap_column(key, Heap("array", limit=_MAX_BYTES), item.dtype, shape))
+    if None not in item.shape:
+        fixed = (*(n or 0 for n in inner), *(n or 0 for n in item.shape))
+        return Stored(item, Column(key, item.dtype, fixed))
+    if item.encoding == "none" and item.lengths:
+        raise _NotKept(f"its shape {show_shape(item.shape)} is not in the records")
+    shapes = found.shapes.get(item.name, set())
+    if len(shapes) == 1 and 0 not in (shape := next(iter(shapes))):
+        return Stored(item, Column(key, item.dtype, shape))
+    if len({shape[1:] for shape in shapes}) == 1 and 0 not in (rest := next(iter(shapes))[1:]):
+        return Stored(item, heap_column(key, Heap("array", limit=_MAX_BYTES), item.dtype, (-1, *rest)))
+    raise _NotKept("more than the first axis of its shape varies")
+
+
+def _picture(
+    item: Field, key: Key, found: Scan, images: Literal["keep", "decode"], remarks: list[str]
+) -> Stored:
+    seen = found.pictures.get(item.name, set())
+    sizes = {(picture.height, picture.width) for picture in seen}
+    if not seen:
+        raise _NotKept("none of its pictures has a byte")
+    if len(sizes) > 1:
+        if images == "decode":
+            raise IncompatibleError(
+                f"{item.name}: its pictures have {len(sizes)} sizes or more, which one column cannot hold",
+                hint="--images keep stores them as they are",
+            )
+        remarks.append(f"{item.name}: pictures of different sizes are kept as bytes")
+        return Stored(item, heap_column(key, Heap("bytes", limit=_MAX_BYTES)), "encoded")
+    (height, width) = sizes.pop()
+    for told, there in zip(item.shape, (height, width), strict=False):
+        if told not in (None, there):
+            raise CorruptError(
+                f"{item.name}: pictures of {height}x{width}, features.json says {show_shape(item.shape)}"
+            )
+    channels = item.shape[2] or max(picture.channels for picture in seen)
+    shape = (height, width, channels)
+    plain = Stored(item, Column(key, item.dtype, shape), "pixels")
+    if images == "decode":
+        return plain
+    if item.dtype == "float32" or channels == 2:
+        remarks.append(f"{item.name}: no codec of heaps holds such pictures; they are decoded")
+        return plain
+    bits = 16 if item.dtype == "uint16" else 8
+    for codec in ("jpeg", "png"):
+        if {(p.codec, p.channels, p.bits) for p in seen} == {(codec, channels, bits)}:
+            heap = Heap("array", codec, limit=_limit(shape, item.dtype))
+            return Stored(item, heap_column(key, heap, item.dtype, shape), "encoded")
+    remarks.append(f"{item.name}: pictures in several encodings become PNG, no pixel changed")
+    heap = Heap("array", "png", limit=_limit(shape, item.dtype))
+    return Stored(item, heap_column(key, heap, item.dtype, shape), "pixels")
+
+
+def _limit(shape: tuple[int, int, int], dtype: str) -> int:
+    return max(1 << 26, shape[0] * shape[1] * shape[2] * np.dtype(dtype).itemsize)
+
+
+def _assembled(
+    stored: list[Stored], lossy: list[str], remarks: list[str], derive: bool, with_split: bool
+) -> Plan:
+    specs: dict[str, dict[str, Any]] = {"observation": {}, "action": {}}
+    heaps: dict[Key, Heap] = {}
+    extra: list[Column] = []
+    whole: dict[str, Spec] = {}
+    for item in stored:
+        column, top = item.column, item.column.key[0]
+        is_image = column.heap is not None and column.heap.codec in ("jpeg", "png")
+        if (
+            top in specs
+            and not item.per_episode
+            and (column.heap is None or (is_image and top == "observation"))
+        ):
+            spec = _spec(item)
+            if len(column.key) == 1:
+                whole[top] = spec
+            else:
+                node = specs[top]
+                for name in column.key[1:-1]:
+                    node = node.setdefault(name, {})
+                node[column.key[-1]] = spec
+            if column.heap is not None:
+                heaps[column.key] = column.heap
+        elif column.key != REWARD:
+            extra.append(column)
+    observation, action = (whole.get(top) or _composite(specs[top]) for top in ("observation", "action"))
+    if with_split:
+        extra.append(heap_column(SPLIT, Heap("text")))
+    following: Literal["derived", "plain"] = "derived" if derive else "plain"
+    schema = ted_schema(observation, action, extra=extra, heaps=heaps, next_observation=following)
+    for what, there in (("reward", any(item.column.key == REWARD for item in stored)),
+                        ("observation", bool(whole.get("observation") or specs["observation"])),
+                        ("action", bool(whole.get("action") or specs["action"]))):  # fmt: skip
+        if not there:
+            zero = "; next/reward is 0 in every row" if what == "reward" else ""
+            remarks.append(f"the source has no {what} that is one column{zero}")
+    return Plan(schema, observation, action, tuple(stored), tuple(lossy), tuple(remarks))
+
+
+SPLIT: Key = ("info", "episode", "split")
+
+
+def _spec(item: Stored) -> Spec:
+    column = item.column
+    if item.field.kind == "label" and item.field.num_classes and not column.shape:
+        return Discrete(item.field.num_classes)
+    if item.field.kind == "image" and column.dtype == "uint8":
+        return Box(column.shape, column.dtype, 0, 255)
+    return Box(column.shape, column.dtype)
+
+
+def _composite(tree: dict[str, Any]) -> Composite:
+    return Composite({name: _composite(x) if isinstance(x, dict) else x for name, x in tree.items()})
