@@ -25,10 +25,11 @@ def compare_parts(
     """
     found = Comparison(0)
     wrong: dict[str, tuple[int, str]] = {}
-    ours, theirs = dataset.schema.by_key, schema.by_key
+    ours = {column.key: column for column in dataset.schema.columns}
+    theirs = {column.key: column for column in schema.columns}
     if all_keys and (odd := sorted("/".join(key) for key in ours.keys() ^ theirs.keys())):
         found.problems.append(f"only one of both has {', '.join(odd)}")
-    keys = [key for key, column in theirs.items() if key in ours and column.encoding != "derived"]
+    keys = [key for key, column in theirs.items() if key in ours and column.encoding in ("plain", "heap")]
     for part in parts:
         size = len(next(iter(part.columns.values())))
         start, stop = found.rows, found.rows + size
@@ -93,8 +94,8 @@ def _compare_end(
         sides = ("unknown", "known") if end.final is None else ("known", "unknown")
         _note(wrong, "next/observation", 1, f"row {row}: {sides[0]} in the source, {sides[1]} in ours")
     elif end.final is not None:
-        for column in dataset.schema.derived:
-            if column.of is None or column.of[:1] != ("observation",) or column.key[:1] != ("next",):
+        for column in dataset.schema.columns:
+            if column.encoding != "derived" or column.of is None:
                 continue
             value = end.final
             for name in column.of[1:]:

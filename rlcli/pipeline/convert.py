@@ -18,7 +18,7 @@ from rlcli.datasets.contract import ConverterModule, NoOptions, Request
 from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline import convert_check, convert_import, provenance
-from rlcli.pipeline.convert_import import Job
+from rlcli.pipeline.convert_job import Job
 from rlcli.pipeline.convert_rows import Selection, parse_episodes
 from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
 

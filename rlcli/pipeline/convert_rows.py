@@ -46,6 +46,12 @@ class Selection:
             "drop_invalid_last": self.drop_invalid_last,
         }
 
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Selection:
+        episodes = value["episodes"]
+        chosen = None if episodes is None else (episodes[0], episodes[1])
+        return Selection(chosen, value["limit"], value["drop_invalid_last"])
+
 
 def parse_episodes(text: str) -> tuple[int, int | None]:
     """`A:B`, `A:`, `:B` or a single number as `(first, stop)`. Raises `UsageError`."""
@@ -227,7 +233,9 @@ def _without_unknown(parts: Iterator[Part], schema: Schema, report: Report) -> I
 def _observation(columns: Mapping[Any, Any], row: int, schema: Schema) -> Any:
     """The observation of one row, an array or a nested dict, as `End.final` takes it."""
     nested: dict[str, Any] = {}
-    for column in schema.derived:
+    for column in schema.columns:
+        if column.encoding != "derived":
+            continue
         key = column.of or ()
         value = columns[key][row]
         value = value.copy() if isinstance(value, np.ndarray) else value

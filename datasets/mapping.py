@@ -1,0 +1,220 @@
+"""What the arrays of a plain file mean: by recognised names, by what the user says, and how sure that is.
+
+A mapping is source key -> our key. Our keys are written with slashes; these have a meaning of their own:
+
+    observation, observation/x   action, action/x   next/observation, next/observation/x
+    reward        terminated     truncated
+    done          terminated or truncated; the rest is terminated where `truncated` is known too
+    episode       a number per row that changes where an episode begins
+    episode_ends  one number per episode: the rows before its end, counted from the first row of the source
+    next_valid    whether the next observation of a row is the true one
+    -             left out
+
+Anything else, `info/speed` say, is carried along under that key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from rlcli.datasets.contract import AmbiguousMapping
+from rlcli.errors import IncompatibleError, UsageError, nearest
+from rlcli.format.keys import Key, check_key
+
+LEFT_OUT = "-"
+_NAMES = {
+    "observation": ("observations", "observation", "obs", "states", "state"),
+    "action": ("actions", "action", "act", "acts"),
+    "next/observation": (
+        "next_observations",
+        "next_observation",
+        "next_obs",
+        "next_states",
+        "next_state",
+        "obs_next",
+        "observations_next",
+    ),
+    "reward": ("rewards", "reward", "rew", "rews"),
+    "terminated": ("terminals", "terminal", "terminated", "terminations", "termination"),
+    "truncated": ("timeouts", "timeout", "truncated", "truncations", "truncation"),
+    "done": ("dones", "done"),
+    "episode": (
+        "episode_id",
+        "episode_ids",
+        "episode_index",
+        "episode",
+        "traj_id",
+        "trajectory_id",
+        "traj_ids",
+    ),
+    "episode_ends": ("episode_ends",),
+    "next_valid": ("next_observation_valid",),
+}
+_ROLE_OF = {name: role for role, names in _NAMES.items() for name in names}
+_NESTED = ("observation", "action", "next/observation")
+_OURS: dict[str, Key] = {
+    "reward": ("next", "reward"),
+    "terminated": ("next", "terminated"),
+    "truncated": ("next", "truncated"),
+}
+
+
+@dataclass
+class Roles:
+    """Which source key means what. `columns`: source key -> our key of everything that becomes a column."""
+
+    single: dict[str, str] = field(default_factory=dict)  # reward, done, episode, … -> source key
+    columns: dict[str, Key] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def below(self, *top: str) -> dict[str, Key]:
+        """The columns whose key begins so: `below("observation")`, `below("next", "observation")`."""
+        return {name: key for name, key in self.columns.items() if key[: len(top)] == top}
+
+
+def roles_of(
+    names: Iterable[str],
+    given: Mapping[str, str],
+    *,
+    confirmed: bool,
+    where: object,
+    replay_buffer: bool = False,
+) -> Roles:
+    """The meaning of all `names`, paths with slashes below the file's root.
+
+    `given` wins over recognised names; in a `replay_buffer` every other array below `data/` is an
+    observation. Raises `UsageError` for a source key that is not there, `AmbiguousMapping` where a meaning
+    had to be guessed and nobody `confirmed` it.
+    """
+    names = list(names)
+    for name in given:
+        if name not in names:
+            raise UsageError(f"{where}: no key {name!r} to map; {nearest(name, names)}", path=where)
+    prefix = _prefix(names)
+    mapping = {
+        name: given[name] if name in given else _meaning(name, prefix, replay_buffer) for name in names
+    }
+    guesses = _resolve_rivals(mapping, given)
+    inferred = _roles(mapping, where)
+    single = inferred.single
+    told = {
+        name: to for name, to in mapping.items() if name in given or not to.startswith(("info/", "source/"))
+    }
+    for role, top in (("observation", ("observation",)), ("action", ("action",))):
+        if not inferred.below(*top):
+            listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+            raise AmbiguousMapping(f"{where}: nothing is known as {role} (found {listed or 'nothing'})", told)
+    if "done" in single and "done" not in given.values() and "truncated" not in single:
+        guesses.append(f"{single['done']} may mean terminated, or terminated or truncated")
+    ends = ("episode", "episode_ends", "terminated", "truncated", "done")
+    if not any(name in single for name in ends):
+        guesses.append("nothing says where episodes end, so that all rows are one")
+    if guesses and not confirmed:
+        raise AmbiguousMapping(f"{where}: the meaning of its keys is a guess: {'; '.join(guesses)}", told)
+    return inferred
+
+
+def our_name(role: str) -> Key | None:
+    """The key of our column for a role of its own, None for roles that have none."""
+    return _OURS.get(role)
+
+
+def storable(name: str) -> Key:
+    """A source key as parts of ours: as it is where the grammar allows, otherwise the nearest."""
+    parts = []
+    for part in name.split("/"):
+        try:
+            parts += check_key((part,))
+        except IncompatibleError:
+            cleaned = re.sub(r"[^A-Za-z0-9_+=@.-]", "_", part).strip(".-")[:50]
+            parts.append(f"x_{cleaned}_")
+    return tuple(parts)
+
+
+def _prefix(names: list[str]) -> str:
+    """The group that holds the recognised arrays: the one with the most different roles."""
+    roles: dict[str, set[str]] = {"": set()}
+    for name in names:
+        parts = name.split("/")
+        for depth, part in enumerate(parts):
+            if part.lower() in _ROLE_OF:
+                roles.setdefault("".join(f"{each}/" for each in parts[:depth]), set()).add(
+                    _ROLE_OF[part.lower()]
+                )
+                break
+    return max(roles, key=lambda group: (len(roles[group]), -group.count("/"), -len(group)))
+
+
+def _meaning(name: str, prefix: str, replay_buffer: bool) -> str:
+    """Our key for a source key, by its name."""
+    if replay_buffer and name.startswith("meta/"):
+        return "episode_ends" if name == "meta/episode_ends" else LEFT_OUT
+    relative = name.removeprefix(prefix)
+    top, *rest = relative.split("/")
+    role = _ROLE_OF.get(top.lower())
+    if replay_buffer and name.startswith("data/"):
+        relative = name.removeprefix("data/")
+        top, *rest = relative.split("/")
+        role = _ROLE_OF.get(top.lower())
+        if role == "observation" or role is None:
+            return "/".join(("observation", *storable(relative)))
+    if role is not None and (not rest or role in _NESTED):
+        return "/".join((role, *storable("/".join(rest)))) if rest else role
+    if top in ("infos", "info"):
+        return "/".join(("info", *storable("/".join(rest or ["index"]))))
+    if top == "source" and rest:
+        return "/".join(("source", *storable("/".join(rest))))
+    return "/".join(("info", *storable(relative)))
+
+
+def _resolve_rivals(mapping: dict[str, str], given: Mapping[str, str]) -> list[str]:
+    """Leaves one source key per key of ours; what had to be chosen, as sentences."""
+    guesses = []
+    claims: dict[str, list[str]] = {}
+    for name, to in mapping.items():
+        if to != LEFT_OUT:
+            claims.setdefault(to, []).append(name)
+    for to, rivals in claims.items():
+        if len(rivals) < 2:
+            continue
+        told = [name for name in rivals if name in given]
+        if len(told) > 1:
+            raise UsageError(f"{' and '.join(told)} are both mapped to {to}")
+        order = _NAMES.get(to, ())
+        best = told[0] if told else min(rivals, key=lambda n: _rank(order, n))
+        for name in rivals:
+            if name != best:
+                mapping[name] = "/".join(("info", *storable(name)))
+        if not told:
+            guesses.append(f"{' and '.join(rivals)} may all mean {to}")
+    taken = {to for to in mapping.values() if to in _NESTED}
+    for name, to in mapping.items():
+        top = next((nested for nested in taken if to.startswith(f"{nested}/")), None)
+        if top is not None:
+            guesses.append(f"{name} is below {top}, which is an array itself")
+            mapping[name] = "/".join(("info", *storable(name)))
+    return guesses
+
+
+def _rank(order: tuple[str, ...], name: str) -> int:
+    last = name.rsplit("/", 1)[-1].lower()
+    return order.index(last) if last in order else len(order)
+
+
+def _roles(mapping: Mapping[str, str], where: object) -> Roles:
+    roles = Roles()
+    for name, to in mapping.items():
+        if to == LEFT_OUT:
+            roles.left_out.append(name)
+        elif to in _NAMES and to not in _NESTED:
+            roles.single[to] = name
+        else:
+            try:
+                roles.columns[name] = check_key(tuple(to.split("/")))
+            except IncompatibleError as err:
+                raise UsageError(f"{where}: {name} cannot become {to!r}: {err.message}") from err
+            if roles.columns[name][0] == "next" and roles.columns[name][:2] != ("next", "observation"):
+                raise UsageError(f"{where}: {name} cannot become {to!r}; known roles: {', '.join(_NAMES)}")
+    return roles

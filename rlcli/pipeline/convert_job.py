@@ -1,0 +1,93 @@
+"""One source and how it is to be read, in a form that lineage keeps and another process can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlcli.config import from_dict, to_dict
+from rlcli.datasets import registry
+from rlcli.datasets.contract import NoOptions, Request, Source
+from rlcli.pipeline import provenance
+from rlcli.pipeline.convert_rows import Selection
+
+
+@dataclass(frozen=True)
+class Job:
+    """A source, its format, and the options of reading it."""
+
+    format: str
+    path: Path
+    request: Request
+    options: Any
+    selection: Selection
+
+    @contextmanager
+    def opened(self, plan: Mapping[str, Any] | None = None) -> Iterator[Source]:
+        """The opened source; `plan` is what it said of itself when it was opened before."""
+        request = dataclasses.replace(self.request, plan=plan)
+        with registry.load(self.format).open_source(self.path, request, self.options) as source:
+            yield source
+
+    def stored(self) -> Job:
+        """The same with next observations stored in every row."""
+        return dataclasses.replace(self, request=dataclasses.replace(self.request, derive=False))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it; `from_json` is the inverse."""
+        request = dataclasses.asdict(self.request)
+        return {
+            "format": self.format,
+            "path": str(self.path.absolute()),
+            "request": {**request, "mapping": dict(self.request.mapping), "plan": None},
+            "options": to_dict(self.options),
+            "selection": self.selection.to_json(),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Job:
+        """The job that `to_json` told."""
+        kind = getattr(registry.load(value["format"]), "Options", NoOptions)
+        return Job(
+            value["format"],
+            Path(value["path"]),
+            Request(**value["request"]),
+            from_dict(kind, value["options"]),
+            Selection.from_json(value["selection"]),
+        )
+
+
+def lineage_of(job: Job, parents: list[dict[str, Any]]) -> dict[str, Any]:
+    """The lineage entry of a conversion."""
+    told = job.to_json()
+    plain = {**dataclasses.asdict(Request()), **Selection().to_json()}
+    given = {**told["request"], **told["selection"]}
+    return {
+        "op": "convert",
+        "command": provenance.command_line(),
+        "versions": provenance.versions(),
+        "time": provenance.now(),
+        "format": job.format,
+        "options": {
+            **told["options"],
+            **{name: value for name, value in given.items() if value != plain[name]},
+        },
+        "parents": parents,
+    }
+
+
+def description(job: Job, source: Source, parents: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a converted dataset says of its source in `extra`."""
+    return {"source": {**source.record, "format": job.format, **origin(job.path, parents)}}
+
+
+def origin(path: Path, parents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of a file its bytes and hash, of a folder how many files and bytes were read."""
+    told = {"path": str(path.absolute()), "bytes": sum(entry["bytes"] for entry in parents)}
+    if len(parents) == 1 and parents[0].get("file") == told["path"]:
+        return {**told, "sha256": parents[0]["sha256"]}
+    return {**told, "files": sum(entry.get("files", 1) for entry in parents)}
