@@ -124,6 +124,11 @@ def fields(pairs: Mapping[str, Any]) -> str:
     return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in shown.items())
 
 
+def count_text(count: int, noun: str) -> str:
+    """`1 episode`, `2,000 episodes`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def bytes_text(count: float) -> str:
     """`1536` as `1.5 KiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -20,6 +20,7 @@ def register(group: typer.Typer) -> None:
     group.command("head", short_help="The first rows.")(head)
     group.command("stats", short_help="What the numbers look like.")(stats)
     group.command("verify", short_help="Prove that datasets are sound, or say where not.")(verify)
+    group.command("diff", short_help="Whether two datasets say the same, or share episodes.")(diff)
 
 
 def info(dataset: Dataset, json: console.Json = False) -> None:
@@ -121,3 +122,41 @@ def verify(
     facts, text = verify(datasets, level=level, meaning=semantics)
     console.result("verification", facts, text)
     raise_if_damaged(facts)
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A dataset.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    tol: Annotated[float, typer.Option(metavar="T", help="Numbers may differ by this much.")] = 0.0,
+    ignore: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="Columns, and what is known of episodes: seed, return, number…"),
+    ] = None,
+    leakage: Annotated[
+        bool, typer.Option("--leakage", help="Instead: whether an episode, or its seed, is in both.")
+    ] = False,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Compare columns, specs, episodes by position, and every value; exit 8 if something differs.
+
+    NaN equals NaN. Streams, segments and how a column is stored make no difference. With --leakage, exit 8
+    if the datasets have an episode in common: equal content, whatever its number, or the same seed.
+    """
+    console.configure(json=json, quiet=quiet)
+    if leakage:
+        from rlcli.errors import UsageError
+        from rlcli.pipeline import leakage as leaks
+
+        if tol or ignore:
+            raise UsageError("--leakage takes neither --tol nor --ignore")
+        facts, text = leaks.leakage(first, second)
+        console.result("leakage", facts, text)
+        leaks.raise_if_leaking(facts)
+        return
+    from rlcli.pipeline.buffer_diff import diff, raise_if_different
+
+    names = [] if ignore is None else [name.strip() for name in ignore.split(",")]
+    facts, text = diff(first, second, tol=tol, ignore=names)
+    console.result("difference", facts, text)
+    raise_if_different(facts)
