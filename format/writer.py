@@ -202,6 +202,11 @@ class Writer:
         return [stream.committed for stream in self.streams]
 
     @property
+    def window(self) -> int | None:
+        """How many rows each stream keeps; None if all."""
+        return self._publisher.manifest.window
+
+    @property
     def generation(self) -> int:
         """The newest generation that this writer has seen."""
         return self._publisher.manifest.generation

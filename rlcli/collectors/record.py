@@ -97,6 +97,7 @@ def record(
     steps: int | None = None,
     episodes: int | None = None,
     first_episodes: Sequence[int] | None = None,
+    streams: Sequence[int] | None = None,
     stop: StopFlag | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recorded:
@@ -108,7 +109,8 @@ def record(
     which ones is fixed before the first step, so short episodes are not favoured as they would be by
     taking whichever end first. An environment that is through waits for the others.
 
-    Episode k of environment i starts from `episode_seed(seed, i, first_episodes[i] + k)`. When `stop` is
+    Episode k of environment i starts from `episode_seed(seed, streams[i], first_episodes[i] + k)`; `streams`,
+    the numbers of the sink's streams in the dataset, are 0, 1, … by default. When `stop` is
     requested, the round is finished, open episodes are cut, and the call returns early. `progress` is
     called with `(steps, episodes)` a few times a second, after what was recorded so far was committed.
 
@@ -119,7 +121,13 @@ def record(
     numbers = list(first_episodes) if first_episodes is not None else [0] * len(envs)
     part_rows = _part_rows(envs[0])
     lanes = [
-        _Lane(index, env, EpisodeSeeds(seed, index), numbers[index], part_rows)
+        _Lane(
+            index,
+            env,
+            EpisodeSeeds(seed, index if streams is None else streams[index]),
+            numbers[index],
+            part_rows,
+        )
         for index, env in enumerate(envs)
     ]
     return _Recording(lanes, policy, sink, part_rows, stop, progress).run(steps, episodes)

@@ -49,6 +49,16 @@ def collect(
     append: Annotated[
         bool, typer.Option("--append", help="Go on with the dataset at -o; counts say how much to add.")
     ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Like --append, beside other processes that also share.")
+    ] = False,
+    max_size: Annotated[
+        int | None,
+        console.count_option(
+            "--max-size",
+            help="Keep the newest steps only; per stream this by --num-envs, rounded up.",
+        ),
+    ] = None,
     env_arg: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="Argument of the environment; repeatable.")
     ] = None,
@@ -74,6 +84,8 @@ def collect(
         num_envs=num_envs,
         seed=seed,
         append=append,
+        share=share,
+        max_size=max_size,
         env_args=parse_arguments(env_arg or ()),
     )
     with redirect_stdout(sys.stderr):  # what environments and policies print is not the result

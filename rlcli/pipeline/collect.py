@@ -33,6 +33,7 @@ from rlcli.errors import (
     RLError,
     UsageError,
 )
+from rlcli.format import manifest
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Schema, ted_schema
@@ -59,6 +60,8 @@ class Options:
     num_envs: int | None = None  # None: 1, or as many as the dataset that is appended to has
     seed: int | None = None  # None: 0, or that of the dataset that is appended to
     append: bool = False
+    share: bool = False  # append beside other processes that do the same
+    max_size: int | None = None  # of a new dataset: rows it keeps, all streams together; the oldest leave
     env_args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,24 +89,25 @@ def collect(out: Path | None, options: Options) -> Collected:
     Without `out` the dataset is `data/<env>-<policy>-s<seed>`, with a number if that is taken. Equal options
     give datasets of equal digest. Appending continues each environment's sequence of episode seeds after the
     episodes in the dataset, cut ones included, so that none is collected twice, and draws new random actions;
-    if nothing is at `out` yet, it begins there.
+    if nothing is at `out` yet, it begins there. With `options.share` others may append at the same time: this
+    call then goes on in streams that nobody writes, and adds what is missing.
 
     Raises `UsageError` for a wrong name or combination or an `out` that exists, `IncompatibleError` if the
-    dataset to append to is of another environment or layout, `BusyError` if it has another writer,
-    `InputError` if the environment or the policy fails, and `Interrupted` after SIGINT or SIGTERM; then all
-    rows are committed and the dataset is closed properly.
+    dataset to append to is of another environment, layout or `max_size`, `BusyError` if it has another
+    writer, `InputError` if the environment or the policy fails, and `Interrupted` after SIGINT or SIGTERM;
+    then all rows are committed and the dataset is closed properly.
     """
     out = _checked(out, options)
     started = time.monotonic()
     with ExitStack() as stack:
         stop = stack.enter_context(console.interruptible())
-        before = _Before.read(out) if options.append and out is not None and os.path.lexists(out) else None
+        before = _Before.read(out) if _goes_on(options) and out is not None and os.path.lexists(out) else None
         seed = _first(options.seed, before.seed if before else None, 0)
-        num_envs = _first(options.num_envs, before.num_envs if before else None, 1)
+        num_envs = _first(options.num_envs, before.num_envs if before and not options.share else None, 1)
         envs = stack.enter_context(make_many(num_envs, options.env, **_plain(options.env_args)))
         spec, schema = _describe(envs[0])
         if before is not None:
-            before.check(spec, schema, num_envs)
+            before.check(spec, schema, num_envs, options)
         entropy = (seed, _POLICY_DOMAIN, before.lineage if before else 0)
         policy, identity = behaviour_policy(
             options.policy,
@@ -113,10 +117,16 @@ def collect(out: Path | None, options: Options) -> Collected:
             deterministic=options.deterministic,
         )
         lineage = _lineage(options, seed, num_envs, identity)
-        if before is not None:
-            writer = Writer.append(before.path, lineage=lineage)
-        else:
-            writer = _create(out, options, seed, schema, spec=spec, lineage=lineage, num_streams=num_envs)
+        facts = {"spec": spec, "lineage": lineage, "num_streams": num_envs}
+        writer = _open(out, before, options, seed, schema, facts)
+        if options.share:  # others may have drawn the same random actions but for the streams' numbers
+            policy, _ = behaviour_policy(
+                options.policy,
+                envs[0],
+                (*entropy, *(stream.number for stream in writer.streams)),
+                checkpoint=options.checkpoint,
+                deterministic=options.deterministic,
+            )
         added = _record(writer, envs, policy, seed, options, stop)
         result = _result(writer.path, added, time.monotonic() - started)
         if stop.requested:
@@ -133,16 +143,28 @@ def _checked(out: Path | None, options: Options) -> Path | None:
         ("steps", options.steps),
         ("episodes", options.episodes),
         ("num-envs", options.num_envs),
+        ("max-size", options.max_size),
     ):
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
     if options.seed is not None and not 0 <= options.seed < 2**63:
         raise UsageError(f"--seed must be a whole number from 0 to 2^63 - 1, got {options.seed}")
-    if options.append and out is None:
-        raise UsageError("--append needs -o: the dataset to go on with")
-    if out is not None and os.path.lexists(out) and not options.append:
+    if _goes_on(options) and out is None:
+        flag = "--append" if options.append else "--share"
+        raise UsageError(f"{flag} needs -o: the dataset to go on with")
+    if out is not None and os.path.lexists(out) and not _goes_on(options):
         raise UsageError(f"{out}: exists already", hint="add --append to go on with it", path=out)
     return out
+
+
+def _goes_on(options: Options) -> bool:
+    """A dataset that is there is appended to."""
+    return options.append or options.share
+
+
+def _window(options: Options, num_streams: int) -> int | None:
+    """The rows that each stream keeps."""
+    return None if options.max_size is None else -(-options.max_size // num_streams)
 
 
 def _first(*values: int | None) -> int:
@@ -159,6 +181,7 @@ class _Before:
     seed: int | None
     num_envs: int
     lineage: int
+    window: int | None
 
     @classmethod
     def read(cls, path: Path) -> _Before:
@@ -171,9 +194,10 @@ class _Before:
                 seeds[-1] if seeds else None,
                 len(dataset.stream_rows),
                 len(dataset.lineage),
+                manifest.load(path, dataset.uuid, dataset.generation).window,
             )
 
-    def check(self, spec: Mapping[str, Any], schema: Schema, num_envs: int) -> None:
+    def check(self, spec: Mapping[str, Any], schema: Schema, num_envs: int, options: Options) -> None:
         """Raise `IncompatibleError` unless rows of this kind may follow."""
         for part in ("env", "observation", "action"):
             if self.spec.get(part) != spec[part]:
@@ -185,7 +209,10 @@ class _Before:
             raise IncompatibleError(
                 f"{self.path} cannot be appended to: its columns are not those of rl collect"
             )
-        if self.num_envs != num_envs:
+        if options.max_size is not None and self.window != _window(options, num_envs):
+            found = "all rows" if self.window is None else f"{self.window:,} rows of each stream"
+            raise IncompatibleError(f"{self.path} keeps {found}; leave --max-size out")
+        if self.num_envs != num_envs and not options.share:
             raise IncompatibleError(
                 f"{self.path} has {self.num_envs} streams, --num-envs is {num_envs}; leave --num-envs out"
             )
@@ -229,6 +256,29 @@ def _default_name(options: Options, seed: int) -> str:
     return re.sub(r"[^A-Za-z0-9_.=-]+", "-", f"{options.env}-{policy}-s{seed}").strip("-.")
 
 
+def _open(
+    out: Path | None,
+    before: _Before | None,
+    options: Options,
+    seed: int,
+    schema: Schema,
+    facts: dict[str, Any],
+) -> Writer:
+    """A writer of a new dataset, or of the one that is there."""
+    if before is None:
+        try:
+            window = _window(options, facts["num_streams"])
+            return _create(out, options, seed, schema, window=window, share=options.share, **facts)
+        except UsageError:
+            if out is None or not options.share or not os.path.lexists(out):
+                raise
+        before = _Before.read(out)  # another process was quicker
+        before.check(facts["spec"], schema, facts["num_streams"], options)
+    if options.share:
+        return Writer.join(before.path, lineage=facts["lineage"], num_streams=facts["num_streams"])
+    return Writer.append(before.path, lineage=facts["lineage"])
+
+
 def _create(out: Path | None, options: Options, seed: int, schema: Schema, **facts: Any) -> Writer:
     """A new dataset at `out`, or at the first free default path."""
     while True:
@@ -252,7 +302,7 @@ def _record(
     unit, total = ("steps", options.steps) if options.steps is not None else ("episodes", options.episodes)
     chunk_rows = max(64, min(8192, _CHUNK_BYTES // writer.schema.row_bytes))
     with (
-        _closing(EpisodeWriter(writer, chunk_rows=chunk_rows)) as sink,
+        _closing(EpisodeWriter(writer, chunk_rows=chunk_rows), shared=options.share) as sink,
         console.progress(total, "collect", unit) as bar,
     ):
         told = 0
@@ -272,19 +322,20 @@ def _record(
             steps=options.steps,
             episodes=options.episodes,
             first_episodes=_episodes_per_stream(writer),
+            streams=[stream.number for stream in writer.streams],
             stop=stop,
             progress=progress,
         )
 
 
 @contextmanager
-def _closing(sink: EpisodeWriter) -> Iterator[EpisodeWriter]:
+def _closing(sink: EpisodeWriter, *, shared: bool) -> Iterator[EpisodeWriter]:
     """Close the dataset properly, unless it is the disk that failed: then its last commit stays.
 
-    A dataset that is new and has no row when something fails is removed.
+    A dataset that is new and has no row when something fails is removed, if nobody shares it.
     """
     writer = sink.writer
-    is_new = writer.generation == 1
+    is_new = writer.generation == 1 and not shared
     try:
         try:
             yield sink
@@ -304,10 +355,16 @@ def _closing(sink: EpisodeWriter) -> Iterator[EpisodeWriter]:
 
 
 def _episodes_per_stream(writer: Writer) -> list[int]:
-    """How many episodes each stream has, cut ones included: the number of the next one."""
+    """How many episodes each stream has had, cut ones included: the number of the next one.
+
+    Of a window, whose oldest have left, it is a number that none has had.
+    """
+    if writer.window is not None:
+        return [writer.next_episode] * len(writer.streams)
     with Dataset.open(writer.path, check="none") as dataset:
-        counts = np.bincount(dataset.episodes.stream, minlength=len(dataset.stream_rows))
-        return [int(count) for count in counts]
+        numbers = [stream.number for stream in writer.streams]
+        counts = np.bincount(dataset.episodes.stream, minlength=max(numbers) + 1)
+        return [int(counts[number]) for number in numbers]
 
 
 def _result(path: Path, added: Recorded, seconds: float) -> Collected:
@@ -325,7 +382,8 @@ def _interrupted(result: Collected, options: Options, signum: int) -> None:
     assert total is not None
     if done >= total:
         return
-    words = ["rl", "collect", options.env, "-o", str(result.path), "--append", f"--{unit}", str(total - done)]
+    how = "--share" if options.share else "--append"
+    words = ["rl", "collect", options.env, "-o", str(result.path), how, f"--{unit}", str(total - done)]
     if options.policy != "random":
         words += ["--policy", options.policy]
     for name, value in options.env_args.items():
