@@ -14,7 +14,8 @@ import numpy as np
 from rlcli.benchmarks import Setting
 from rlcli.benchmarks.rows import BATCH_KEYS, EPISODE, SCHEMA, block, write_dataset
 from rlcli.format.dataset import Dataset
-from rlcli.pipeline.benchmark import Arm, Item, LocalArm
+from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
+from rlcli.replay.batches import Batches
 from rlcli.replay.uniform import Uniform
 
 TITLE = "uniform batches of 256 transitions from a million"
@@ -27,14 +28,11 @@ def items(setting: Setting) -> Iterator[Item]:
     path = setting.folder / "dataset"
     write_dataset(path, num_rows)
     columns = _write_columns(setting.folder, num_rows)
-    dataset, unchecked = Dataset.open(path), Dataset.open(path, check="none")
-    sampler, plain_sampler = Uniform(dataset, BATCH_KEYS), Uniform(unchecked, BATCH_KEYS)
+    dataset = Dataset.open(path)
+    sampler = Uniform(dataset, BATCH_KEYS)
+    ring = Batches(Uniform(dataset, BATCH_KEYS), BATCH, form="tensordict")
     rng = np.random.default_rng(0)
     buffers = [np.empty((BATCH, *column.shape[1:]), column.dtype) for column in columns]
-    out = unchecked.gather(np.arange(BATCH), BATCH_KEYS)
-
-    def reuse() -> Any:
-        return unchecked.gather(plain_sampler.rows(BATCH, rng), plain_sampler.keys, out=out)
 
     def take() -> None:
         rows = rng.integers(0, num_rows, BATCH)
@@ -48,25 +46,24 @@ def items(setting: Setting) -> Iterator[Item]:
             np.copyto(buffer, source)
 
     def check() -> str:
-        rows = sampler.rows(BATCH, rng)
-        batch = dataset.gather(rows, BATCH_KEYS)
-        flat = [batch["observation"], batch["action"], *(batch["next"][key[1]] for key in BATCH_KEYS[2:])]
-        for column, found in zip(columns, flat, strict=True):
-            assert np.array_equal(found, column[rows])
+        rows = Uniform(dataset, BATCH_KEYS, seed=3).rows(BATCH)
+        batch = next(Batches(Uniform(dataset, BATCH_KEYS, seed=3), BATCH, form="tensordict"))
+        for key, column in zip(BATCH_KEYS, columns, strict=True):
+            assert np.array_equal(batch[key].numpy(), column[rows])
         return "batches equal NumPy's gather of the same rows"
 
     arms: list[Arm] = [
-        LocalArm("rl, hashes checked at first touch", "ours", lambda: sampler.sample(BATCH, rng), BATCH),
-        LocalArm("rl, unchecked, into the same arrays", "ours", reuse, BATCH),
+        LocalArm("rl, TensorDicts in turn", "ours", lambda: next(ring), BATCH),
+        LocalArm("rl, fresh NumPy arrays", "ours", lambda: sampler.sample(BATCH), BATCH),
         LocalArm("numpy take(out=) of mapped columns", "reference", take, BATCH),
         LocalArm("memcpy of the same bytes", "limit", memcpy, BATCH),
     ]
     item = Item("sample/uniform", "transitions/s", arms, check=check)
+    item.goals = (Goal("cpprb, in memory", 3.0), Goal("torchrl, memmap", 7.0))
     if setting.peer is not None:
         item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
     yield item
     dataset.close()
-    unchecked.close()
 
 
 def _write_columns(folder: Path, num_rows: int) -> list[np.memmap[Any, Any]]:

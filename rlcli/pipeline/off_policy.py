@@ -32,10 +32,11 @@ class OffPolicy(Loop):
         self.random = RandomPolicy(inputs.action, (settings.seed, 1))
         self.writer = EpisodeWriter(self._open_replay(inputs, position))
         self.replay = Dataset.open(session.run.replay, check="none")
-        self.sampler = Uniform(self.replay, session.algorithm.COLUMNS, config.buffer_size)
+        self.sampler = Uniform(self.replay, session.algorithm.COLUMNS, config.buffer_size, seed=settings.seed)
         if position is not None:
             self.collector.load_state_dict(position.arrays["collector"])
             self.random.load_state_dict(position.facts["random"])
+            self.sampler.load_state(position.facts["sampler"])
         self.writer.begin(0, self.collector.episode_seeds[0])
 
     def advance(self) -> None:
@@ -48,11 +49,15 @@ class OffPolicy(Loop):
         self.replay.refresh()
         if session.step >= session.config.learning_starts and len(self.sampler):
             for _ in range(self.updates_per_round):
-                session.update(self.sampler.sample(session.config.batch_size, session.rng))
+                session.update(self.sampler.sample(session.config.batch_size))
 
     def position(self) -> Position:
         self.writer.flush(sync=True)
-        facts = {"random": self.random.state_dict(), "replay_rows": self.writer.writer.stream_rows}
+        facts = {
+            "random": self.random.state_dict(),
+            "replay_rows": self.writer.writer.stream_rows,
+            "sampler": self.sampler.state(),
+        }
         return Position(facts, {"collector": self.collector.state_dict()})
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:

@@ -53,7 +53,7 @@ class Loop(AbstractContextManager["Loop"]):
 
 @dataclass
 class Session:
-    """What a loop works with. `state` is the algorithm's; `rng` draws batches."""
+    """What a loop works with. `state` is the algorithm's."""
 
     run: Run
     algorithm: ModuleType
@@ -62,7 +62,6 @@ class Session:
     nets: Any
     runner: UpdateRunner
     state: dict[str, Any]
-    rng: np.random.Generator
     total: int
     step: int = 0
     updates: int = 0
@@ -88,7 +87,6 @@ class Session:
         position = loop.position()
         progress = {
             "updates": self.updates,
-            "rng": self.rng.bit_generator.state,
             "scores": self.scores,
             "loop": dict(position.facts),
         }
@@ -141,7 +139,6 @@ def start_session(
         nets,
         runner,
         state,
-        np.random.default_rng(settings.seed),
         inputs.total,
     )
 
@@ -156,8 +153,7 @@ def continue_session(
     generator = torch.Generator().manual_seed(settings.seed)
     state = algorithm.init(nets, config, generator)
     runner = UpdateRunner(algorithm, nets, config, execution, generator)
-    rng = np.random.default_rng(settings.seed)
-    session = Session(run, algorithm, config, settings, nets, runner, state, rng, inputs.total)
+    session = Session(run, algorithm, config, settings, nets, runner, state, inputs.total)
     found = checkpoint.find(run.checkpoints)
     if not found:
         run.cut_metrics(0)
@@ -169,7 +165,6 @@ def _restore(session: Session, saved: Checkpoint) -> Position:
     loaded = checkpoint.load_tensors(saved)
     session.state = loaded["state"]
     session.runner.load_state_dict(loaded["runner"])
-    session.rng.bit_generator.state = saved.progress["rng"]
     session.scores = list(saved.progress["scores"])
     session.step, session.updates = saved.step, saved.progress["updates"]
     session.run.cut_metrics(saved.step)

@@ -1,0 +1,80 @@
+"""What every sampler is: a seed, a number of batches drawn, and how the next one is made.
+
+Batch number k is a function of the seed, k, the snapshot, the sampler's arguments and what it was told about
+earlier batches: not of the process, the number of threads, or whether the run was interrupted between.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli import _native
+from rlcli.errors import IncompatibleError
+from rlcli.replay.block import Batch, Block, Layout
+from rlcli.replay.source import Source
+
+State = dict[str, Any]  # nested dicts of numbers, text, lists of them, and arrays
+
+
+class Sampler(ABC):
+    """Draws batches from `source`. Not for several threads at once, but for `Prioritized.update`."""
+
+    NAME: ClassVar[str]  # in the table of samplers
+    STREAM: ClassVar[int]  # of random numbers, so that two samplers of one seed draw independently
+
+    def __init__(self, source: Source, seed: int = 0) -> None:
+        self.source = source
+        self.seed = seed
+        self.batches = 0
+
+    def __len__(self) -> int:
+        """How many rows can be drawn now."""
+        return self.source.eligible().count
+
+    @abstractmethod
+    def layout(self, batch_size: int) -> Layout:
+        """The leaves of a batch."""
+
+    @abstractmethod
+    def fill(self, block: Block, batch_size: int) -> None:
+        """Makes the next batch in a block of `layout(batch_size)`.
+
+        Raises `IncompatibleError` if nothing can be drawn.
+        """
+
+    def sample(self, batch_size: int) -> Batch:
+        """The next batch in fresh memory: nested dicts of arrays `[batch_size, …]`."""
+        block = Block(self.layout(batch_size))
+        self.fill(block, batch_size)
+        return block.nested
+
+    def state(self) -> State:
+        """What `load_state` needs to go on as if nothing had happened between."""
+        return {"sampler": self.NAME, "seed": self.seed, "batches": self.batches}
+
+    def load_state(self, state: State) -> None:
+        """Goes on where the sampler that gave `state` was. Raises `IncompatibleError` for another kind's."""
+        if state.get("sampler") != self.NAME:
+            raise IncompatibleError(
+                f"a sampler {self.NAME!r} cannot go on from the state of {state.get('sampler')!r}"
+            )
+        self.seed, self.batches = int(state["seed"]), int(state["batches"])
+
+    def units(self, count: int, part: int = 0) -> NDArray[np.float64]:
+        """`count` numbers in [0, 1) of this batch; each `part` is a stream of its own."""
+        return (self.numbers(count, part) >> np.uint64(11)) * 2.0**-53
+
+    def numbers(self, count: int, part: int = 0) -> NDArray[np.uint64]:
+        """`count` random 64-bit numbers of this batch."""
+        out = np.empty(count, np.uint64)
+        _native.random_numbers(self.seed, self.STREAM + 256 * part, self.batches, out)
+        return out
+
+
+def below(unit: NDArray[np.float64], counts: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Whole numbers in `[0, counts)` from numbers in [0, 1); counts up to 2^52."""
+    return np.minimum((unit * counts).astype(np.int64), np.asarray(counts) - 1)

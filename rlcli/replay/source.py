@@ -1,0 +1,104 @@
+"""What a sampler draws from: the columns and the rows of a dataset, worked out once per snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlcli.errors import IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
+from rlcli.replay.block import Block, Layout
+from rlcli.replay.runs import Runs, runs_of
+from rlcli.replay.streams import Rows
+
+
+@dataclass(frozen=True)
+class Eligible:
+    """`count` rows from `low` on, but for some: `gaps[j]` of them lie before the j-th that is left out."""
+
+    low: int
+    count: int
+    gaps: Rows
+
+    def row(self, position: Rows) -> Rows:
+        """The rows at these positions among the eligible ones."""
+        return self.low + position + np.searchsorted(self.gaps, position, side="right")
+
+
+class Source:
+    """The newest `capacity` rows of a dataset (None: all), and the columns under `keys` (None: all).
+
+    Rows whose next observation is unknown are not eligible if a next observation is among the columns.
+    The dataset may grow: `refresh` it, and what is asked next sees more.
+    Raises `IncompatibleError` if the dataset has nothing under a key.
+    """
+
+    def __init__(
+        self, dataset: Dataset, keys: Sequence[Key] | None = None, capacity: int | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.columns = [column for column in dataset.schema.columns if is_under(column.key, keys)]
+        self.keys = tuple(column.key for column in self.columns)
+        self.capacity = capacity
+        self.needs_next = any(key[:2] == ("next", "observation") for key in self.keys)
+        self._eligible: tuple[object, Eligible] | None = None
+        self._runs: dict[bool, tuple[object, Runs]] = {}
+        for wanted in keys or ():
+            if not any(is_under(key, [wanted]) for key in self.keys):
+                raise IncompatibleError(f"{dataset.path} has no column {'/'.join(wanted)}")
+
+    @property
+    def snapshot(self) -> object:
+        """Differs whenever other rows are committed or retained."""
+        return (self.dataset.generation, self.dataset.stream_rows)
+
+    @property
+    def low(self) -> int:
+        """The first row that may be drawn."""
+        return 0 if self.capacity is None else max(0, self.dataset.num_rows - self.capacity)
+
+    def unknown(self) -> Rows:
+        """Rows from `low` on that may not be drawn, ascending."""
+        if not self.needs_next:
+            return np.zeros(0, np.int64)
+        unknown = self.dataset.unknown_next
+        return unknown[np.searchsorted(unknown, self.low) :]
+
+    def eligible(self) -> Eligible:
+        """The rows that may be drawn."""
+        if self._eligible is None or self._eligible[0] != self.snapshot:
+            low, unknown = self.low, self.unknown()
+            count = self.dataset.num_rows - low - len(unknown)
+            self._eligible = (self.snapshot, Eligible(low, count, unknown - low - np.arange(len(unknown))))
+        return self._eligible[1]
+
+    def some(self) -> Eligible:
+        """The rows that may be drawn. Raises `IncompatibleError` if there is none."""
+        eligible = self.eligible()
+        if eligible.count <= 0:
+            raise IncompatibleError(f"{self.dataset.path} has no row whose next observation is known")
+        return eligible
+
+    def runs(self, *, across: bool = False) -> Runs:
+        """The rows that may be drawn, by episode (or `across` them)."""
+        found = self._runs.get(across)
+        if found is None or found[0] != self.snapshot:
+            found = (self.snapshot, runs_of(self.dataset, self.low, self.unknown(), across=across))
+            self._runs[across] = found
+        return found[1]
+
+    def layout(self, *axes: int) -> Layout:
+        """Dtype and shape of the columns with these axes in front."""
+        return {column.key: (column.numpy, (*axes, *column.shape)) for column in self.columns}
+
+    def gather(self, rows: Rows, block: Block) -> None:
+        """Writes the columns at `rows` into a block of `layout(len(rows))`."""
+        self.dataset.gather(rows, self.keys, out=block.nested)
+
+
+def is_under(key: Key, nodes: Sequence[Key] | None) -> bool:
+    """Whether a key is one of `nodes` or below one; None has everything below it."""
+    return nodes is None or any(key[: len(node)] == node for node in nodes)

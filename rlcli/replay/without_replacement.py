@@ -1,0 +1,91 @@
+"""Epochs: every row once, in an order that costs no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlcli import _native
+from rlcli.config import opt
+from rlcli.errors import IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
+from rlcli.replay.block import Block, Layout
+from rlcli.replay.sampler import Sampler, State
+from rlcli.replay.source import Source
+from rlcli.replay.streams import Rows
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every row once per epoch, in a random order."""
+
+    drop_last: bool = opt(
+        True, "Leave out what does not fill a batch at an epoch's end; otherwise the next epoch fills it."
+    )
+
+
+class WithoutReplacement(Sampler):
+    """Rows in the order of a pseudo-random permutation, a new one for each epoch.
+
+    An epoch is over the rows that are there when it begins; rows that come later are in the next one.
+    An epoch begins anew if its rows have been evicted.
+    """
+
+    NAME = "without-replacement"
+    STREAM = 1
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        keys: Sequence[Key] | None = None,
+        capacity: int | None = None,
+        *,
+        config: Config | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(Source(dataset, keys, capacity), seed)
+        self.config = config or Config()
+        self.epoch = 0
+        self.position = 0  # rows of this epoch that were given out
+        self._count = 0  # rows of this epoch
+
+    def layout(self, batch_size: int) -> Layout:
+        return self.source.layout(batch_size)
+
+    def rows(self, batch_size: int) -> Rows:
+        """The logical rows `[B]` of the next batch."""
+        eligible = self.source.some()
+        if eligible.count < batch_size and self.config.drop_last:
+            raise IncompatibleError(
+                f"{self.source.dataset.path} has {eligible.count} rows, fewer than a batch of {batch_size}"
+            )
+        rows = np.empty(batch_size, np.int64)
+        filled = 0
+        while filled < batch_size:
+            if self._count == 0 or self._count > eligible.count:
+                self._count, self.position = eligible.count, 0
+            left = self._count - self.position
+            if left == 0 or (self.config.drop_last and left < batch_size):
+                self.epoch, self.position, self._count = self.epoch + 1, 0, 0
+                continue
+            taken = min(left, batch_size - filled)
+            part = rows[filled : filled + taken]
+            _native.permuted(self.seed, self.STREAM, self.epoch, self._count, self.position, part)
+            self.position += taken
+            filled += taken
+        self.batches += 1
+        return eligible.row(rows)
+
+    def fill(self, block: Block, batch_size: int) -> None:
+        self.source.gather(self.rows(batch_size), block)
+
+    def state(self) -> State:
+        return {**super().state(), "epoch": self.epoch, "position": self.position, "count": self._count}
+
+    def load_state(self, state: State) -> None:
+        super().load_state(state)
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self._count = int(state["count"])
