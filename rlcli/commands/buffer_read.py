@@ -11,6 +11,11 @@ import typer
 from rlcli import console
 
 Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+NumRows = Annotated[int, console.count_option("--rows", "-n", help="How many rows.")]
+Keys = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,…", help="Columns, e.g. action,next/reward; all of next by next."),
+]
 
 
 def register(group: typer.Typer) -> None:
@@ -18,6 +23,8 @@ def register(group: typer.Typer) -> None:
     group.command("info", short_help="What a dataset is and what made it.")(info)
     group.command("ls", short_help="The datasets below some folders.")(list_datasets)
     group.command("head", short_help="The first rows.")(head)
+    group.command("tail", short_help="The last rows.")(tail)
+    group.command("cat", short_help="All rows, or those chosen, as NDJSON, CSV or Arrow.")(cat)
     group.command("stats", short_help="What the numbers look like.")(stats)
     group.command("verify", short_help="Prove that datasets are sound, or say where not.")(verify)
     group.command("diff", short_help="Whether two datasets say the same, or share episodes.")(diff)
@@ -58,11 +65,8 @@ def list_datasets(
 
 def head(
     dataset: Dataset,
-    rows: Annotated[int, console.count_option("--rows", "-n", help="How many rows.")] = 10,
-    keys: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,…", help="Columns, e.g. action,next/reward; all of next by next."),
-    ] = None,
+    rows: NumRows = 10,
+    keys: Keys = None,
     episode: Annotated[int | None, typer.Option(help="From the episode with this number.")] = None,
     json: console.Json = False,
 ) -> None:
@@ -72,6 +76,63 @@ def head(
 
     facts, text = head(dataset, rows, keys=keys, episode=episode)
     console.result("rows", facts, text)
+
+
+def tail(
+    dataset: Dataset,
+    rows: NumRows = 10,
+    keys: Keys = None,
+    episode: Annotated[int | None, typer.Option(help="Of the episode with this number.")] = None,
+    json: console.Json = False,
+) -> None:
+    """The last rows, shortened to fit the terminal; with --json all columns and every number."""
+    console.configure(json=json)
+    from rlcli.pipeline.buffer_rows import head
+
+    facts, text = head(dataset, rows, keys=keys, episode=episode, last=True)
+    console.result("rows", facts, text)
+
+
+def cat(
+    dataset: Dataset,
+    format: Annotated[
+        Literal["ndjson", "csv", "arrow"], typer.Option("--format", "-f", help="What is written.")
+    ] = "ndjson",
+    table: Annotated[Literal["steps", "episodes"], typer.Option(help="What a row is.")] = "steps",
+    keys: Keys = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="EXPR", help="Rows that satisfy a condition, e.g. 'reward > 1'.")
+    ] = None,
+    episodes: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Episodes at these positions; -10: is the last ten.")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(metavar="A:B", help="Rows at these positions.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="A new file; - is standard output.")
+    ] = None,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Write rows to standard output or a file, a chunk at a time, whatever the size of the dataset.
+
+    NDJSON nests columns as they are; CSV has a column per element, next/observation[0]; Arrow (an IPC stream)
+    has one per key, next.observation, with lists of fixed size. Unknown next values are null, or empty.
+    With -o FILE the path is printed.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.errors import UsageError
+    from rlcli.pipeline.buffer_cat import cat
+
+    file = None if out is None or out == Path("-") else out
+    if json and file is None:
+        raise UsageError(
+            "--json tells about a file that was written; name it with -o, or see --format ndjson"
+        )
+    facts = cat(
+        dataset, file, format=format, table=table, keys=keys, where=where, episodes=episodes, rows=rows
+    )
+    if file is not None:
+        console.result("file", {**facts, "file": file}, str(file))
 
 
 def stats(

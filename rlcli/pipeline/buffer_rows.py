@@ -1,4 +1,4 @@
-"""`rl buffer head`: the first rows, shortened to fit a terminal, or whole as JSON."""
+"""`rl buffer head` and `tail`: the first or last rows, shortened to fit a terminal, or whole as JSON."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _ENDS = (("next", "terminated"), ("next", "truncated"))
 
 
 def head(
-    path: Path, num_rows: int, *, keys: str | None = None, episode: int | None = None
+    path: Path, num_rows: int, *, keys: str | None = None, episode: int | None = None, last: bool = False
 ) -> tuple[dict[str, Any], str]:
-    """The first `num_rows` rows of the dataset, or of the episode with that number: facts and a table.
+    """The first (or `last`) `num_rows` rows of the dataset, or of the episode with that number: facts and a
+    table.
 
     `keys` is a comma-separated list such as `action,next/reward`; a name with columns below it means all of
     them. Without it the table leaves out what follows from the rest (next observations, is_init, done); the
@@ -38,8 +39,10 @@ def head(
         raise UsageError(f"--rows must not be negative, got {num_rows}")
     with Dataset.open(path) as dataset:
         known = [column.key for column in dataset.schema.columns]
-        chosen = None if keys is None else _choose(dataset, keys)
+        chosen = None if keys is None else choose_columns(dataset, keys)
         start, stop = (0, dataset.num_rows) if episode is None else _rows_of(dataset, episode)
+        if last:
+            start = max(start, stop - num_rows)
         stop = min(stop, start + num_rows)
         values = {key: _read(dataset, key, start, stop) for key in chosen or known}
         unknown = {
@@ -68,7 +71,7 @@ def _usual(values: dict[Key, Array]) -> list[_Column]:
     return columns + [_Values(key, values[key]) for key in others]
 
 
-def _choose(dataset: Dataset, text: str) -> list[Key]:
+def choose_columns(dataset: Dataset, text: str) -> list[Key]:
     """The columns that a comma-separated list names, in that order."""
     known = ["/".join(column.key) for column in dataset.schema.columns]
     chosen: list[str] = []
