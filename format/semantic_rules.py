@@ -188,12 +188,17 @@ def _outside(values: Array, leaf: Leaf) -> Callable[[int], str]:
     return lambda row: f"found {values[row].tolist()}, expected {expected}"
 
 
+def _one_step(*keys: Key) -> Callable[[Dataset, SpecLeaves], bool]:
+    """What follows a row is the next row, not one some steps later (`rl buffer map --n-step`)."""
+    return lambda dataset, spec: "n_step" not in dataset.extra and _has(*keys)(dataset, spec)
+
+
 RULES = (
     Rule("done = terminated | truncated", _has(DONE, TERMINATED, TRUNCATED), _done),
     Rule("is_init", _has(IS_INIT), _is_init),
     Rule("episode and step", lambda d, _: not {EPISODE, STEP}.isdisjoint(d.schema.by_key), _numbers),
-    Rule("ends", _has(TERMINATED, TRUNCATED), _ends),
-    Rule("next[t] = observation[t+1]", lambda dataset, _: bool(_next_keys(dataset)), _next),
+    Rule("ends", _one_step(TERMINATED, TRUNCATED), _ends),
+    Rule("next[t] = observation[t+1]", lambda d, spec: bool(_next_keys(d)) and _one_step()(d, spec), _next),
     Rule("unknown next", lambda dataset, _: bool(dataset.schema.derived), _unknown),
     Rule("finite", lambda *_: True, _finite),
     Rule("within spec", lambda _, spec: bool(spec), _within_spec),

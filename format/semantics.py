@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -160,10 +161,14 @@ class _Check:
         for at in np.flatnonzero(begins != expected)[:1].tolist():
             message = f"an episode begins at row {begins[at]}, expected row {expected[at]}"
             errors.append(Finding(rule, message, None, None, int(expected[at])))
-        numbers, counts = np.unique(spans.number, return_counts=True)
-        for number in numbers[(counts > 1) & (numbers >= 0)].tolist():
-            again = int(spans.start[np.flatnonzero(spans.number == number)[1]])
-            errors.append(Finding(rule, "an episode number is used twice", None, number, again))
+        ends = np.cumsum(self.dataset.stream_rows, dtype=np.int64)
+        for low, high in pairwise([0, *ends.tolist()]):
+            inside = (spans.start >= low) & (spans.start < high)
+            found, counts = np.unique(spans.number[inside], return_counts=True)
+            for number in found[(counts > 1) & (found >= 0)].tolist():
+                again = int(spans.start[np.flatnonzero(inside & (spans.number == number))[1]])
+                errors.append(Finding(rule, "an episode number is used twice", None, number, again))
+        numbers = np.unique(spans.number)
         endless = ~(table.terminated | table.truncated | table.cut)
         for at in np.flatnonzero(endless).tolist():
             row = int(table.start[at] + table.length[at] - 1)

@@ -14,5 +14,5 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     group = typer.Typer(help=BUFFER_HELP, no_args_is_help=True, rich_markup_mode=None)
     buffer_read.register(group)
     buffer_select.register(group)
-    buffer_write.register(group)
+    buffer_write.register(group, arguments)
     app.add_typer(group, name="buffer", help=BUFFER_HELP)

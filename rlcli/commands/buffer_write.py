@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rlcli import console
+from rlcli.commands import buffer_map
 
 Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
 Datasets = Annotated[
@@ -18,11 +19,12 @@ Datasets = Annotated[
 Output = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The new dataset; must not exist.")]
 
 
-def register(group: typer.Typer) -> None:
-    """Add the verbs, in the order of the help page."""
+def register(group: typer.Typer, arguments: list[str]) -> None:
+    """Add the verbs, in the order of the help page. `arguments` are the words of the command line."""
     group.command("merge", short_help="Several datasets as one, by hard link.")(merge)
     group.command("append", short_help="Add the episodes of datasets to the end of one.")(append)
     group.command("compact", short_help="The same rows in few, large segments.")(compact)
+    buffer_map.register(group, arguments)
 
 
 def _paths(given: list[Path]) -> list[Path]:

@@ -40,7 +40,7 @@ def test_a_newer_format_is_exit_5(rl: Callable[..., Any], copy: Path, command: s
     file = copy / "dataset.json" if place == "dataset.json" else max((copy / "manifests").iterdir())
     value = json.loads(file.read_text())
     if place == "feature":
-        value["features"]["incompat"].append("heap")
+        value["features"]["incompat"].append("not-yet")
     else:
         value["format"] = [2, 0]
     file.write_bytes(strictjson.dump_checked(value))
