@@ -7,6 +7,7 @@ its place in the next manifest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from rlcli.format.values import add_in_order
 
 Array = np.ndarray[Any, Any]
 REWARD = ("next", "reward")
-NUMBER = ("episode",)
+NUMBER, STEP = ("episode",), ("step",)
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,12 @@ class _StreamState:
             raise UsageError(
                 f"{self.root}: stream {self._number} has {self._rows} rows, asked to keep {keep}"
             )
+        lowest = self.entries[0].first if self.entries else 0
+        if lowest and keep <= lowest:
+            raise UsageError(
+                f"{self.root}: rows up to {lowest} of stream {self._number} have left the window, asked to "
+                f"keep {keep}"
+            )
         while self.entries and self.entries[-1].first >= keep:
             self.report.dropped.append(self.entries.pop().name)
             self._episodes.pop()
@@ -282,7 +289,7 @@ class _StreamState:
         kept = to_records(select(episodes, episodes["start"] + episodes["length"] <= keep))
         ends = [kept[-1].first + kept[-1].rows] if kept else []
         ends += [int(e["start"][-1] + e["length"][-1]) for e in self._episodes[-2::-1] if len(e["start"])]
-        end = ends[0] if ends else 0
+        end = ends[0] if ends else self._episode_start(keep)
         numbers = (
             [kept[-1].number]
             if kept
@@ -291,7 +298,8 @@ class _StreamState:
         self.report.next_episode = max([self.report.next_episode, *(number + 1 for number in numbers)])
         cut = None
         if end < keep:
-            open_ = Unfinished(end, self._sum_rewards(end, keep), self._episode_number(end))
+            return_ = self._sum_rewards(end, keep) if ends or lowest <= end else math.nan
+            open_ = Unfinished(end, return_, self._episode_number(keep - 1))
             self.report.next_episode = max(self.report.next_episode, open_.number + 1)
             if rows is None:
                 cut = Episode(end, keep - end, open_.return_, open_.number, NO_SEED, CUT)
@@ -314,6 +322,14 @@ class _StreamState:
         if cut is not None:
             writer.add_episode(cut)
         self.entries[-1] = writer.entry
+
+    def _episode_start(self, keep: int) -> int:
+        """Where the episode of the last kept row began, if none ends in what is there; maybe below it."""
+        first = self.entries[0].first
+        if first:
+            for _, values in self._column(STEP, keep - 1, keep):
+                return keep - 1 - int(values[0])
+        return first
 
     def _keep_open(self, last: Segment, kept: list[Episode], keep: int, journal: Journal | None) -> None:
         """The next writer goes on in this segment, or in a copy: the unfinished episode may end with its last
