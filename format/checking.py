@@ -5,7 +5,7 @@ SPEC.md 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,45 @@ import numpy as np
 import xxhash
 
 from rlcli.errors import CorruptError
-from rlcli.format import files, sums
+from rlcli.format import bulk, sums
 from rlcli.format.journal import Commit
 from rlcli.format.keys import Key, path_of
 from rlcli.format.mapping import MappedSegment
-from rlcli.format.schema import Schema
+from rlcli.format.schema import Column, Schema
 from rlcli.format.sums import BLOCK, FileSum
 
 Array = np.ndarray[Any, Any]
+
+
+class _Part:
+    """One file of a sealed segment that is compared block by block."""
+
+    def __init__(self, path: Path, expected: FileSum, array: Array) -> None:
+        self.path = path
+        self.expected = expected.blocks
+        self.data = array.reshape(-1).view(np.uint8)
+        self.right = bytearray(len(expected.blocks))
+        self.left = len(expected.blocks)
+
+    def compare(self, blocks: range) -> None:
+        """Compares those of the blocks that were not compared before."""
+        for block in blocks:
+            if self.right[block]:
+                continue
+            found = xxhash.xxh3_64_hexdigest(self.data[block * BLOCK : (block + 1) * BLOCK].data)
+            if found != self.expected[block]:
+                raise CorruptError(f"{self.path}: block {block} differs from its hash", path=self.path)
+            self.right[block] = 1
+            self.left -= 1
+
+
+class _Checks:
+    """What was compared of one sealed segment."""
+
+    def __init__(self, found: dict[str, FileSum]) -> None:
+        self.sums = found
+        self.parts: dict[tuple[str, Key], _Part] = {}
+        self.whole: set[Key] = set()  # columns that were compared wholly
 
 
 class Checker:
@@ -32,101 +63,92 @@ class Checker:
     def __init__(self, root: Path, schema: Schema) -> None:
         self._root = root
         self._schema = schema
-        self._sums: dict[str, dict[str, FileSum]] = {}
-        self._blocks: dict[tuple[str, str], Array] = {}  # which blocks of a file were right
+        self._position = {column.key: n for n, column in enumerate(schema.plain)}
+        self._final_position = {column.key: n for n, column in enumerate(schema.derived)}
+        self._checks: dict[str, _Checks] = {}
         self._commits: dict[str, list[Commit]] = {}  # not compared yet
-        self._done: set[Key] = set()
-
-    def is_done(self, keys: Sequence[Key]) -> bool:
-        """Everything of these columns was compared."""
-        return self._done.issuperset(keys)
-
-    def set_done(self, keys: Sequence[Key]) -> None:
-        self._done.update(keys)
 
     def commits(self, mapped: MappedSegment, commits: list[Commit]) -> None:
         """Takes note of new commits of an open segment, emptying the list."""
         self._commits.setdefault(mapped.entry.name, []).extend(commits)
         commits.clear()
-        self._done.clear()
 
-    def segment(self, mapped: MappedSegment) -> None:
-        """Takes note of a sealed segment and compares all its files but columns and finals."""
-        entry = mapped.entry
-        self._commits.pop(entry.name, None)
-        self._done.clear()
-        found = sums.load(self._root, entry)
-        self._sums[entry.name] = found
-        for name, expected in found.items():
-            if name.endswith(".memmap") and name.split("/")[0] in ("segments", "finals"):
-                continue
-            path = self._root / name
-            fd = files.open_read(path, expected.bytes)
-            try:
-                data = files.read_at(fd, expected.bytes, 0)
-            finally:
-                files.close(fd)
-            if sums.of_bytes(data).blocks != expected.blocks:
-                raise CorruptError(f"{path}: differs from its hash", path=path)
+    def forget(self, mapped: MappedSegment) -> None:
+        """A segment is sealed now, or has left."""
+        self._commits.pop(mapped.entry.name, None)
+        self._checks.pop(mapped.entry.name, None)
 
-    def column(self, mapped: MappedSegment, key: Key) -> None:
-        """Compares a whole column of a segment; a derived one: what it derives from, and its finals."""
-        column = self._schema.column(key)
-        source = column.of or column.key
+    def inspect(self, mapped: MappedSegment) -> dict[str, bytes]:
+        """Compares all files of a sealed segment but columns and finals, and returns their bytes by path."""
+        found = sums.load(self._root, mapped.entry)
+        small = [
+            name
+            for name in found
+            if not (name.endswith(".memmap") and name.startswith(("segments/", "finals/")))
+        ]
+        data = bulk.read(self._root, small, [found[name].bytes for name in small])
+        for name, content in zip(small, data, strict=True):
+            if sums.of_bytes(content).blocks != found[name].blocks:
+                raise CorruptError(f"{self._root / name}: differs from its hash", path=self._root / name)
+        self._checks[mapped.entry.name] = _Checks(found)
+        return dict(zip(small, data, strict=True))
+
+    def is_whole(self, mapped: MappedSegment, keys: Iterable[Key]) -> bool:
+        """Everything of these columns was compared in a segment."""
         if not mapped.entry.sealed:
-            self._compare_commits(mapped)
-            return
-        position = [c.key for c in self._schema.plain].index(source)
-        self._compare(mapped, "segments", source, mapped.columns[position], None)
-        if column.of is not None and mapped.finals:
-            position = self._schema.derived.index(column)
-            self._compare(mapped, "finals", key, mapped.finals[position][: mapped.entry.finals], None)
+            return not self._commits.get(mapped.entry.name)
+        checks = self._checks.get(mapped.entry.name)
+        return checks is not None and checks.whole.issuperset(keys)
 
-    def rows(self, mapped: MappedSegment, key: Key, low: int, high: int) -> None:
+    def columns(self, mapped: MappedSegment, keys: Iterable[Key]) -> None:
+        """Compares whole columns of a segment; for a derived one what it derives from, and its finals."""
+        for key in keys:
+            self.rows(mapped, self._schema.column(key), 0, mapped.entry.alloc)
+            if mapped.entry.sealed:
+                self._checks[mapped.entry.name].whole.add(key)
+
+    def rows(self, mapped: MappedSegment, column: Column, low: int, high: int) -> None:
         """Compares the blocks that hold rows `low … high` of a segment's column, and all its finals if
         derived.
         """
-        column = self._schema.column(key)
         if not mapped.entry.sealed:
             self._compare_commits(mapped)
             return
-        source = self._schema.column(column.of or column.key)
-        position = self._schema.plain.index(source)
-        first, last = low * source.row_bytes // BLOCK, (high * source.row_bytes - 1) // BLOCK
-        self._compare(mapped, "segments", source.key, mapped.columns[position], range(first, last + 1))
-        if column.of is not None and mapped.finals:
-            position = self._schema.derived.index(column)
-            self._compare(mapped, "finals", key, mapped.finals[position][: mapped.entry.finals], None)
+        checks = self._checks[mapped.entry.name]
+        if column.key in checks.whole:
+            return
+        source = column.of or column.key
+        part = checks.parts.get(("segments", source)) or self._part(mapped, "segments", source)
+        if part.left:
+            row_bytes = column.row_bytes
+            part.compare(range(low * row_bytes // BLOCK, (high * row_bytes - 1) // BLOCK + 1))
+        if column.of is not None and mapped.entry.finals:
+            part = checks.parts.get(("finals", column.key)) or self._part(mapped, "finals", column.key)
+            if part.left:
+                part.compare(range(len(part.expected)))
 
     def everything(self, mapped: MappedSegment) -> None:
         """Compares every column and final of a segment."""
-        for column in self._schema.columns:
-            self.column(mapped, column.key)
+        self.columns(mapped, [column.key for column in (*self._schema.plain, *self._schema.derived)])
 
-    def _compare(
-        self, mapped: MappedSegment, tree: str, key: Key, array: Array, blocks: range | None
-    ) -> None:
+    def _part(self, mapped: MappedSegment, tree: str, key: Key) -> _Part:
+        checks = self._checks[mapped.entry.name]
+        if tree == "segments":
+            array = mapped.column(self._position[key])
+        else:
+            array = mapped.final(self._final_position[key])
         name = f"{tree}/{mapped.entry.name}/{path_of(key)}"
-        path = self._root / name
-        expected = self._sums[mapped.entry.name].get(name)
+        expected = checks.sums.get(name)
         if expected is None or expected.bytes != array.nbytes:
+            path = self._root / name
             raise CorruptError(f"{path}: its sums file does not name it with {array.nbytes} bytes", path=path)
-        right = self._blocks.setdefault((mapped.entry.name, name), np.zeros(len(expected.blocks), bool))
-        if right.all():
-            return
-        data = array.reshape(-1).view(np.uint8)
-        for block in range(len(right)) if blocks is None else blocks:
-            if right[block]:
-                continue
-            if (
-                xxhash.xxh3_64_hexdigest(data[block * BLOCK : (block + 1) * BLOCK].data)
-                != expected.blocks[block]
-            ):
-                raise CorruptError(f"{path}: block {block} differs from its hash", path=path)
-            right[block] = True
+        part = checks.parts[tree, key] = _Part(self._root / name, expected, array)
+        return part
 
     def _compare_commits(self, mapped: MappedSegment) -> None:
-        waiting = self._commits.get(mapped.entry.name, [])
+        waiting = self._commits.get(mapped.entry.name)
+        if not waiting:
+            return
         for commit in waiting:
             if commit_hash(mapped, commit) != commit.hash:
                 first = mapped.entry.first + commit.first
@@ -142,10 +164,7 @@ def commit_hash(mapped: MappedSegment, commit: Commit) -> int:
     """The hash of a commit's rows and finals, from their bytes. SPEC.md section 7."""
     stop = commit.first + commit.rows
     digests = [xxhash.xxh3_64_digest(array[commit.first : stop].data) for array in mapped.columns]
-    if mapped.finals:
-        digests += [
-            xxhash.xxh3_64_digest(a[commit.finals_before : commit.finals].data) for a in mapped.finals
-        ]
-    else:
-        digests += [xxhash.xxh3_64_digest(b"")] * len(mapped.schema.derived)
+    finals = mapped.finals
+    digests += [xxhash.xxh3_64_digest(a[commit.finals_before : commit.finals].data) for a in finals]
+    digests += [xxhash.xxh3_64_digest(b"")] * (len(mapped.schema.derived) - len(finals))
     return xxhash.xxh3_64_intdigest(b"".join(digests))

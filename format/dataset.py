@@ -6,10 +6,10 @@ Everything is checked before it is believed; nothing is ever written. SPEC.md se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,39 +17,35 @@ from rlcli import _native
 from rlcli.errors import CorruptError, InputError, nearest
 from rlcli.format import digests, interop, manifest, snapshot
 from rlcli.format.checking import Checker
-from rlcli.format.episode_table import Episodes, StreamEpisodes, read_episodes
+from rlcli.format.episode_table import EpisodeRows, Episodes
 from rlcli.format.keys import Key
 from rlcli.format.layout import MANY_ROWS
 from rlcli.format.manifest import Manifest, Segment
-from rlcli.format.mapping import MappedSegment, StreamMap
-from rlcli.format.schema import Schema
-from rlcli.format.snapshot import OpenJournal
+from rlcli.format.mapping import StreamMap
+from rlcli.format.schema import Column, Schema
+from rlcli.format.stream_reader import SegmentReader, StreamReader
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class _Stream:
-    """The mapped segments of one stream; the last may have a journal that still grows."""
+class _Plan(NamedTuple):
+    """Columns to read, and their numbers in the row map."""
 
-    def __init__(self, segments: StreamMap) -> None:
-        self.map = segments
-        self.mapped: list[MappedSegment] = []
-        self.rows: list[int] = []  # committed, per mapped segment
-        self.journal: OpenJournal | None = None
-        self.episodes = StreamEpisodes()
-
-    @property
-    def num_rows(self) -> int:
-        return self.mapped[-1].entry.first + self.rows[-1] if self.mapped else 0
+    keys: tuple[Key, ...]
+    columns: tuple[Column, ...]
+    numbers: tuple[int, ...]
+    derived: bool
 
 
 class Dataset:
     """A snapshot of a dataset, moved on by `refresh`. Logical rows number its streams' rows one after the
     other.
 
-    With `check="touch"` no byte is returned whose hash was not compared before; with `"none"` only structure
-    and sizes are. Gathering may run in several threads; `refresh` beside it is safe for checks of `"none"`.
+    Opening reads the manifest and the journals of open segments; a sealed segment is opened when it is first
+    touched. With `check="touch"` no byte is returned whose hash was not compared before; with `"none"` only
+    structure and sizes are. Reading may run in several threads; `refresh` beside it is safe for checks of
+    `"none"`.
     """
 
     def __init__(
@@ -59,18 +55,18 @@ class Dataset:
         self.uuid: str = found.identity["uuid"]
         self.schema: Schema = found.manifest.schema
         self._manifest = found.manifest
-        self._journals = found.journals
         self._checker = Checker(path, self.schema) if check == "touch" else None
         self._single_range = single_range
-        self._table = _native.RowTable()
+        self._table = _native.RowMap()
         self._numbers: dict[Key, int] = {}
         for column in self.schema.plain:
             self._numbers[column.key] = self._table.add_plain(column.numpy, column.shape)
         for column in self.schema.derived:
             self._numbers[column.key] = self._table.add_shift(self._numbers[column.of or ()])
-        self._plans: dict[tuple[Key, ...] | None, tuple[tuple[Key, ...], tuple[int, ...]]] = {}
-        self._streams: list[_Stream] = []
-        self._adopt(found.manifest)
+        self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
+        self._ready: set[Key] = set()  # columns of which every row was touched and compared
+        self._streams: list[StreamReader] = []
+        self._adopt(found.manifest, found.journals)
 
     @classmethod
     def open(
@@ -92,9 +88,10 @@ class Dataset:
 
     def close(self) -> None:
         """Closes the journals; maps live as long as the object."""
-        for journal in self._journals.values():
-            journal.close()
-        self._journals = {}
+        for stream in self._streams:
+            if stream.journal is not None:
+                stream.journal.close()
+                stream.journal = None
 
     def __enter__(self) -> Dataset:
         return self
@@ -139,12 +136,12 @@ class Dataset:
     @property
     def stream_rows(self) -> list[int]:
         """Committed rows per stream."""
-        return [stream.num_rows for stream in self._streams]
+        return [stream.rows for stream in self._streams]
 
     @property
     def num_episodes(self) -> int:
         """Episodes with an end, also cut ones."""
-        return sum(stream.episodes.count for stream in self._streams)
+        return sum(stream.num_episodes - stream.num_partial for stream in self._streams)
 
     @property
     def size_bytes(self) -> int:
@@ -162,61 +159,106 @@ class Dataset:
         """SHA-256 of schema, spec and content; independent of time, place and commits. SPEC.md section 9."""
         parts = []
         for stream in self._streams:
-            for mapped, rows in zip(stream.mapped, stream.rows, strict=True):
-                entry = mapped.entry
-                if rows:
-                    content = entry.content or self._open_content(stream, mapped, rows)
-                    parts.append((entry.stream, entry.first, rows, content))
+            for segment in stream.segments:
+                entry = segment.mapped.entry
+                if segment.rows:
+                    whole = entry.sealed and segment.rows == entry.rows
+                    content = entry.content if whole else self._content(stream, segment)
+                    parts.append((entry.stream, entry.first, segment.rows, content))
         return digests.dataset_digest(self.schema, self.spec, parts)
 
-    def _open_content(self, stream: _Stream, mapped: MappedSegment, rows: int) -> str:
+    def _content(self, stream: StreamReader, segment: SegmentReader) -> str:
+        stream.touch(stream.position(segment.first))
         if self._checker is not None:
-            self._checker.everything(mapped)
-        episodes = stream.episodes.of_segment(len(stream.mapped) - 1)
-        return digests.segment_content(mapped, rows, episodes)
+            self._checker.everything(segment.mapped)
+        return digests.segment_content(segment.mapped, segment.rows, segment.episodes.arrays())
 
     @property
     def episodes(self) -> Episodes:
         """Every episode that has an end, in logical order."""
         starts = self._stream_starts()
         return Episodes.join(
-            [(int(start), stream.episodes) for start, stream in zip(starts, self._streams, strict=True)]
+            [
+                (at - stream.start, stream.tables(whole=True))
+                for at, stream in zip(starts, self._streams, strict=True)
+            ]
         )
+
+    def episode(self, index: int) -> EpisodeRows:
+        """Where the episode of that place in `episodes` is. Only its segment's table is read.
+
+        Raises `IndexError` if there is none.
+        """
+        at, left = 0, index
+        for stream in self._streams:
+            partial = stream.num_partial
+            count = stream.num_episodes - partial
+            if 0 <= left < count:
+                start, length = stream.episode(left + partial)
+                return EpisodeRows(at + start - stream.start, length, stream.number)
+            left -= count
+            at += stream.rows - stream.start
+        raise IndexError(f"episode {index} of {self.num_episodes}")
 
     @property
     def unknown_next(self) -> Rows:
         """Logical rows whose next observation is unknown, ascending: unless it is stored, these are episode
         ends without a final value, and the newest row of an unfinished episode.
         """
-        if not self.schema.derived:
-            return np.zeros(0, np.int64)
-        parts = [
-            stream.episodes.unknown_next(stream.num_rows) + start
-            for start, stream in zip(self._stream_starts(), self._streams, strict=True)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        found: list[int] = []
+        if self.schema.derived:
+            for at, stream in zip(self._stream_starts(), self._streams, strict=True):
+                found += [row - stream.start + at for row in stream.unknown_next]
+        return np.array(found, np.int64)
 
-    def _stream_starts(self) -> Rows:
-        return np.concatenate(([0], np.cumsum(self.stream_rows, dtype=np.int64)))[:-1]
+    def _stream_starts(self) -> list[int]:
+        """The first logical row of each stream."""
+        starts, at = [], 0
+        for stream in self._streams:
+            starts.append(at)
+            at += stream.rows - stream.start
+        return starts
 
     def read(self, key: Iterable[str], start: int = 0, stop: int | None = None) -> Array:
         """Rows `start … stop` of a column, `[stop - start, *shape]`, a copy. Unknown next values are zero."""
-        column = self.schema.column(key)
-        stop = self.num_rows if stop is None else stop
-        if not 0 <= start <= stop <= self.num_rows:
-            raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
-        if self._checker is not None:
-            self._check_range(column.key, start, stop + 1 if column.of else stop)
-        rows = np.arange(start, stop, dtype=np.int64)
-        array: Array = self._table.gather(rows, (self._numbers[column.key],))[0]
-        return array
+        wanted = (tuple(key),)
+        plan = self._plans.get(wanted) or self._plan(wanted)
+        return self._read(start, stop, plan)[0]
 
     def read_rows(
         self, start: int = 0, stop: int | None = None, keys: Iterable[Key] | None = None
     ) -> dict[str, Any]:
         """Rows `start … stop` of all columns (or `keys`) as a nested dict of copies."""
-        chosen = [column.key for column in self.schema.columns] if keys is None else [tuple(k) for k in keys]
-        return _nest(chosen, [self.read(key, start, stop) for key in chosen])
+        wanted = None if keys is None else tuple(keys)
+        plan = self._plans.get(wanted) or self._plan(wanted)
+        return _nest(plan.keys, self._read(start, stop, plan))
+
+    def _read(self, start: int, stop: int | None, plan: _Plan) -> list[Array]:
+        stop = self.num_rows if stop is None else stop
+        if not 0 <= start <= stop <= self.num_rows:
+            raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
+        if self._checker is not None:
+            self._prepare(start, stop, plan)
+        arrays = self._table.read(start, stop, plan.numbers)
+        if arrays is None:
+            self._prepare(start, stop, plan)
+            arrays = self._table.read(start, stop, plan.numbers)
+        assert arrays is not None, "prepared rows can be read"
+        return arrays
+
+    def _prepare(self, start: int, stop: int, plan: _Plan) -> None:
+        if not self._ready.issuperset(plan.keys):
+            for stream, low, high in self._parts(start, stop):
+                stream.prepare(low, high, plan.columns)
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[StreamReader, int, int]]:
+        """The stream rows that logical rows `start … stop` are."""
+        for stream in self._streams:
+            low, high = max(start, 0) + stream.start, min(stop + stream.start, stream.rows)
+            if low < high:
+                yield stream, low, high
+            count = stream.rows - stream.start
+            start, stop = start - count, stop - count
 
     def gather(
         self, rows: Rows, keys: Iterable[Key] | None = None, out: dict[str, Any] | None = None
@@ -228,38 +270,37 @@ class Dataset:
         """
         wanted = None if keys is None else tuple(keys)
         plan = self._plans.get(wanted) or self._plan(wanted)
-        if self._checker is not None:
-            self._check_columns(plan[0])
         index = np.ascontiguousarray(rows, np.int64)
-        if out is None:
-            return _nest(plan[0], self._table.gather(index, plan[1]))
-        self._table.gather(index, plan[1], [_pick(out, key) for key in plan[0]])
-        return out
+        targets = None if out is None else [_pick(out, key) for key in plan.keys]
+        if self._checker is not None:
+            self._prepare_rows(index, plan)
+        arrays = self._table.gather(index, plan.numbers, targets)
+        if arrays is None:
+            self._prepare_rows(index, plan)
+            arrays = self._table.gather(index, plan.numbers, targets)
+        assert arrays is not None, "prepared rows can be read"
+        return _nest(plan.keys, arrays) if out is None else out
 
-    def _plan(self, wanted: tuple[Key, ...] | None) -> tuple[tuple[Key, ...], tuple[int, ...]]:
-        chosen = [c.key for c in self.schema.columns] if wanted is None else [tuple(key) for key in wanted]
-        numbers = tuple(self._numbers[self.schema.column(key).key] for key in chosen)
-        self._plans[wanted] = (tuple(chosen), numbers)
-        return self._plans[wanted]
-
-    def _check_columns(self, keys: Sequence[Key]) -> None:
-        assert self._checker is not None
-        if self._checker.is_done(keys):
+    def _prepare_rows(self, index: Rows, plan: _Plan) -> None:
+        if self._ready.issuperset(plan.keys):
             return
+        at = 0
         for stream in self._streams:
-            for mapped in stream.mapped:
-                for key in keys:
-                    self._checker.column(mapped, key)
-        self._checker.set_done(keys)
+            count = stream.rows - stream.start
+            inside = index[(index >= at) & (index < at + count)]
+            if len(inside):
+                stream.prepare_rows(inside - at + stream.start, plan.keys, plan.derived)
+            at += count
+        if all(stream.is_ready(plan.keys) for stream in self._streams):
+            self._ready.update(plan.keys)
 
-    def _check_range(self, key: Key, start: int, stop: int) -> None:
-        assert self._checker is not None
-        for first, stream in zip(self._stream_starts(), self._streams, strict=True):
-            for mapped, rows in zip(stream.mapped, stream.rows, strict=True):
-                low = max(start - int(first) - mapped.entry.first, 0)
-                high = min(stop - int(first) - mapped.entry.first, rows)
-                if low < high:
-                    self._checker.rows(mapped, key, low, high)
+    def _plan(self, wanted: tuple[Key, ...] | None) -> _Plan:
+        columns = self.schema.columns if wanted is None else tuple(self.schema.column(key) for key in wanted)
+        keys = tuple(column.key for column in columns)
+        numbers = tuple(self._numbers[key] for key in keys)
+        plan = _Plan(keys, columns, numbers, any(column.of for column in columns))
+        self._plans[wanted] = plan
+        return plan
 
     def open_segment(self, name: str) -> Any:
         """A segment's stored columns as a `tensordict.TensorDict` of its committed rows, for other libraries.
@@ -268,19 +309,15 @@ class Dataset:
         are too short. Do not write to it. Raises `InputError` for a name that is not there, `CorruptError`
         for damage.
         """
-        known = [
-            (m, r)
-            for s in self._streams
-            for m, r in zip(s.mapped, s.rows, strict=True)
-            if m.entry.name == name
-        ]
-        if not known:
-            choices = nearest(name, (segment.name for segment in self.segments))
-            raise InputError(f"{self.path}: no segment {name!r}; {choices}")
-        ((mapped, rows),) = known
-        if self._checker is not None:
-            self._checker.everything(mapped)
-        return interop.load_segment(mapped, rows)
+        for stream in self._streams:
+            for position, segment in enumerate(stream.segments):
+                if segment.mapped.entry.name == name:
+                    stream.touch(position)
+                    if self._checker is not None:
+                        self._checker.everything(segment.mapped)
+                    return interop.load_segment(segment.mapped, segment.rows)
+        choices = nearest(name, (segment.name for segment in self.segments))
+        raise InputError(f"{self.path}: no segment {name!r}; {choices}")
 
     def refresh(self) -> None:
         """Moves on to what is committed now. Cheap when little was.
@@ -288,9 +325,10 @@ class Dataset:
         Logical rows of all streams but the first move when an earlier stream has grown.
         Raises `InputError` if rows were taken back (a rewind); open the dataset again then.
         """
-        for number, stream in enumerate(self._streams):
+        for stream in self._streams:
             if stream.journal is not None and stream.journal.advance():
-                self._advance(number, stream)
+                self._ready.clear()
+                stream.advance(stream.journal.state)
         if manifest.path_of(self.path, self.generation + 1).exists():
             newest = self._manifest
             numbers = manifest.generations(self.path)
@@ -302,106 +340,41 @@ class Dataset:
                         f"{path}: SHA-256 differs from what generation {generation} says", path=path
                     )
                 newest = following
-            self._adopt(newest)
+            self._adopt(newest, {})
 
-    def _adopt(self, newest: Manifest) -> None:
-        """Maps what a manifest lists and is not mapped yet."""
+    def _adopt(self, newest: Manifest, journals: dict[str, snapshot.OpenJournal]) -> None:
+        """Lists what a manifest names and is not listed yet."""
+        self._ready.clear()
         for number in range(len(newest.streams)):
             entries = [segment for segment in newest.segments if segment.stream == number]
             if number == len(self._streams):
                 capacity = sum(entry.alloc for entry in entries)
                 if newest.streams[number].get("owner"):
                     capacity += max(capacity, 4 * MANY_ROWS)
-                segments = StreamMap(
+                streams = StreamMap(
                     self.path, self.schema, capacity=capacity, single_range=self._single_range
                 )
-                self._streams.append(_Stream(segments))
-                self._table.add_stream()
+                self._streams.append(StreamReader(number, streams, self._table, self._checker))
             stream = self._streams[number]
-            for position, mapped in enumerate(stream.mapped):
+            for position, segment in enumerate(stream.segments):
                 entry = entries[position] if position < len(entries) else None
-                if entry is None or entry.name != mapped.entry.name:
+                if entry is None or entry.name != segment.mapped.entry.name:
                     raise InputError(f"{self.path}: rows were taken back since it was opened; open it again")
-                if entry.sealed and not mapped.entry.sealed:
-                    self._seal(number, stream, entry)
-            for entry in entries[len(stream.mapped) :]:
-                self._map(number, stream, entry)
+                if entry.sealed and not segment.mapped.entry.sealed:
+                    stream.seal(entry)
+            if further := entries[len(stream.segments) :]:
+                self._list(stream, further, journals)
         self._manifest = newest
 
-    def _map(self, number: int, stream: _Stream, entry: Segment) -> None:
-        mapped = stream.map.add(entry)
-        before = stream.mapped[-1] if stream.mapped else None
-        if before is None or not _continues(before, mapped, self.schema):
-            bases = [*mapped.addresses, *([0] * len(self.schema.derived))]
-            self._table.add_piece(number, entry.first, bases)
-        stream.mapped.append(mapped)
-        stream.rows.append(0)
-        if not entry.sealed:
-            journal = self._journals.get(entry.name)
-            if journal is None:
-                journal = snapshot.open_journal(self.path, self.uuid, entry)
-                self._journals[entry.name] = journal
-            stream.journal = journal
-            self._advance(number, stream)
-            return
-        if self._checker is not None:
-            self._checker.segment(mapped)
-        mapped.map_finals(entry.finals)
-        arrays = read_episodes(mapped.paths, entry)
-        stream.rows[-1] = entry.rows
-        stream.episodes.add_sealed(arrays)
-        ends = (arrays["start"] + arrays["length"] - 1).tolist()
-        finals = mapped.end_addresses(arrays["has_final"].tolist(), 0)
-        self._table.advance(number, stream.num_rows, ends, finals)
-
-    def _advance(self, number: int, stream: _Stream) -> None:
-        """Takes over what the stream's journal says beyond what is known."""
-        assert stream.journal is not None
-        mapped, state, live = stream.mapped[-1], stream.journal.state, stream.episodes.live
-        new = state.episodes[len(live) :]
-        ends: list[int] = []
-        finals: list[list[int]] = []
-        if new:
-            known = sum(episode.flags >> 3 for episode in live)
-            mapped.map_finals(state.finals)
-            ends = [episode.first + episode.rows - 1 for episode in new]
-            finals = mapped.end_addresses([bool(episode.flags >> 3) for episode in new], known)
-            stream.episodes.add_live(new)
-        stream.rows[-1] = state.rows
-        self._table.advance(number, stream.num_rows, ends, finals)
-        if self._checker is not None:
-            self._checker.commits(mapped, state.commits)
-        else:
-            state.commits.clear()
-
-    def _seal(self, number: int, stream: _Stream, entry: Segment) -> None:
-        """A segment that was open is sealed now."""
-        journal, mapped = stream.journal, stream.mapped[-1]
-        assert journal is not None
-        if journal.advance():
-            self._advance(number, stream)
-        state = journal.state
-        if (state.rows, len(state.episodes), state.finals) != (entry.rows, entry.episodes, entry.finals):
-            raise CorruptError(
-                f"{journal.path}: {state.rows} rows, {len(state.episodes)} episodes, the manifest says "
-                f"{entry.rows} and {entry.episodes}",
-                path=journal.path,
-            )
-        stream.episodes.seal()
-        mapped.entry = entry
-        stream.journal = None
-        self._journals.pop(entry.name).close()
-        if self._checker is not None:
-            self._checker.segment(mapped)
-
-
-def _continues(before: MappedSegment, mapped: MappedSegment, schema: Schema) -> bool:
-    """The mapped rows follow the ones before in memory, in every column."""
-    step = mapped.entry.first - before.entry.first
-    return all(
-        there == here + step * column.row_bytes
-        for here, there, column in zip(before.addresses, mapped.addresses, schema.plain, strict=True)
-    )
+    def _list(
+        self, stream: StreamReader, entries: list[Segment], journals: dict[str, snapshot.OpenJournal]
+    ) -> None:
+        """Lists further segments; the last may be open."""
+        stream.list_segments(entries)
+        last = entries[-1]
+        if not last.sealed:
+            journal = journals.get(last.name) or snapshot.open_journal(self.path, self.uuid, last)
+            stream.follow(journal)
 
 
 def _nest(keys: Sequence[Key], arrays: Sequence[Array]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ SPEC.md sections 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rlcli.errors import CorruptError
-from rlcli.format import files
+from rlcli.format import bulk
 from rlcli.format.journal import HAS_FINAL, Episode
 from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
@@ -20,6 +20,8 @@ from rlcli.format.manifest import Segment
 from rlcli.format.sums import EPISODE_COLUMNS
 
 Array = np.ndarray[Any, Any]
+_SPANS = ("start", "length", "has_final")
+_DTYPES = dict(EPISODE_COLUMNS)
 _FLAGS = ("terminated", "truncated", "cut", "has_final")  # bit 0, 1, …
 
 
@@ -46,82 +48,154 @@ class Episodes:
         return len(self.start)
 
     @staticmethod
-    def join(streams: Sequence[tuple[int, StreamEpisodes]]) -> Episodes:
-        """The episodes of streams that begin at these logical rows."""
-        parts = []
-        for number, (start, episodes) in enumerate(streams):
-            arrays = episodes.arrays()
-            arrays["start"] = arrays["start"] + start
-            arrays["stream"] = np.full(len(arrays["start"]), number, np.int64)
-            parts.append(arrays)
+    def join(streams: Sequence[tuple[int, Sequence[dict[str, Array]]]]) -> Episodes:
+        """The episodes of streams' segments; the number of a stream is its place. `start` counts from the
+        row that is given beside it.
+        """
         empty = {**episode_arrays([]), "stream": np.zeros(0, np.int64)}
-        joined = {name: np.concatenate([empty[name], *(part[name] for part in parts)]) for name in empty}
+        parts = [empty]
+        for number, (shift, segments) in enumerate(streams):
+            for arrays in segments:
+                start = arrays["start"] + shift
+                parts.append({**arrays, "start": start, "stream": np.full(len(start), number, np.int64)})
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in empty}
         return Episodes(return_=joined.pop("return"), **joined)
 
 
-class StreamEpisodes:
-    """The episodes of one stream: arrays per sealed segment, then the open one's records, which may grow."""
+@dataclass(frozen=True)
+class EpisodeRows:
+    """Where one episode is: logical rows `start` to `stop`."""
 
-    def __init__(self) -> None:
-        self.sealed: list[dict[str, Array]] = []
-        self.live: list[Episode] = []
-        self._unknown: list[int] = []  # ends without a final
-        self._last = -1  # the last end
+    start: int
+    length: int
+    stream: int
 
     @property
-    def count(self) -> int:
-        return sum(len(arrays["start"]) for arrays in self.sealed) + len(self.live)
+    def stop(self) -> int:
+        return self.start + self.length
 
-    def add_sealed(self, arrays: dict[str, Array]) -> None:
-        self.sealed.append(arrays)
-        ends = arrays["start"] + arrays["length"] - 1
-        self._unknown += ends[~arrays["has_final"]].tolist()
-        self._last = int(ends[-1]) if len(ends) else self._last
+    @property
+    def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Its logical rows `[length]`."""
+        return np.arange(self.start, self.stop, dtype=np.int64)
 
-    def add_live(self, records: Sequence[Episode]) -> None:
+
+class SegmentEpisodes:
+    """The episodes whose last row is in one segment: a sealed one's tree, read when it is asked for, or an
+    open one's records, which grow.
+
+    `limit` is the stream row at which a snapshot ends; episodes that end later are not there.
+    """
+
+    def __init__(self, paths: SegmentPaths, entry: Segment, limit: int | None = None) -> None:
+        self._paths = paths
+        self._entry = entry
+        self._limit = limit
+        self._files: dict[str, bytes] = {}
+        self._arrays: dict[str, Array] = {}
+        self._unknown: list[int] | None = None
+        self.live: list[Episode] = []
+
+    def __len__(self) -> int:
+        if self._entry.sealed:
+            return self._entry.episodes if self._limit is None else len(self.column("start"))
+        return len(self.live)
+
+    @property
+    def is_complete(self) -> bool:
+        """The entry alone says that each has a final value."""
+        return self._entry.sealed and self._entry.finals == self._entry.episodes
+
+    @property
+    def unknown(self) -> list[int]:
+        """Last rows of those that have no final value."""
+        if self._unknown is None:
+            self._unknown = self.ends[~self.column("has_final")].tolist()
+        return self._unknown
+
+    def give(self, data: Mapping[str, bytes]) -> None:
+        """Files of the tree, by name, that were read and compared already."""
+        self._files = data
+
+    def add(self, records: Sequence[Episode]) -> None:
         """Records that the open segment's journal has got."""
         self.live += records
-        for episode in records:
-            self._last = episode.first + episode.rows - 1
-            if not episode.flags & HAS_FINAL:
-                self._unknown.append(self._last)
+        ends = [e.first + e.rows - 1 for e in records if not e.flags & HAS_FINAL]
+        self._unknown = [*self.unknown, *ends]
+        self._arrays = {}
 
-    def seal(self) -> None:
-        self.sealed.append(episode_arrays(self.live))
-        self.live = []
+    def seal(self, entry: Segment) -> None:
+        """The segment is sealed, with the records that are known."""
+        self._entry, self._arrays, self.live = entry, episode_arrays(self.live), []
 
-    def of_segment(self, position: int) -> dict[str, Array]:
-        return self.sealed[position] if position < len(self.sealed) else episode_arrays(self.live)
+    @property
+    def last_end(self) -> int | None:
+        """The last row of the last one, if there is any."""
+        if self.live:
+            return self.live[-1].first + self.live[-1].rows - 1
+        return int(self.ends[-1]) if len(self) else None
+
+    def column(self, name: str) -> Array:
+        """A column of the table; `start` as stream rows. Raises `CorruptError` for what cannot be."""
+        if name not in self._arrays:
+            if not self._entry.sealed:
+                self._arrays = episode_arrays(self.live)
+            else:
+                self._load(name)
+        return self._arrays[name]
+
+    @property
+    def ends(self) -> Array:
+        """Their last stream rows."""
+        return self.column("start") + self.column("length") - 1
 
     def arrays(self) -> dict[str, Array]:
-        """All of them, `start` as stream rows."""
-        parts = [*self.sealed, episode_arrays(self.live)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
+        return {name: self.column(name) for name, _ in EPISODE_COLUMNS}
 
-    def unknown_next(self, num_rows: int) -> Array:
-        """Stream rows whose successor is unknown."""
-        tail = [num_rows - 1] if num_rows and self._last < num_rows - 1 else []
-        return np.array(self._unknown + tail, np.int64)
+    def _load(self, name: str) -> None:
+        if "start" not in self._arrays:
+            spans = _columns(self._paths, self._entry, _SPANS, self._files)
+            _check_spans(self._paths, self._entry, spans)
+            if self._limit is not None:
+                count = int(np.searchsorted(spans["start"] + spans["length"], self._limit, side="right"))
+                spans = {name: array[:count] for name, array in spans.items()}
+            self._arrays |= spans
+        if name not in self._arrays:
+            found = _columns(self._paths, self._entry, [name], self._files)[name]
+            self._arrays[name] = found[: len(self._arrays["start"])]
 
 
 def read_episodes(paths: SegmentPaths, entry: Segment) -> dict[str, Array]:
     """The episodes tree of a sealed segment. Raises `CorruptError` naming a file that is missing, short or
     long, or says what cannot be.
     """
+    arrays = _columns(paths, entry, [name for name, _ in EPISODE_COLUMNS], {})
+    _check_spans(paths, entry, arrays)
+    return arrays
+
+
+def _columns(
+    paths: SegmentPaths, entry: Segment, names: Sequence[str], known: Mapping[str, bytes]
+) -> dict[str, Array]:
+    """Columns of a sealed segment's episodes tree, from its files or from bytes of them that are known."""
     if not entry.episodes:
-        return episode_arrays([])
-    arrays = {}
-    for name, dtype in EPISODE_COLUMNS:
-        path = paths.episodes / path_of((name,))
-        size = entry.episodes * np.dtype(dtype).itemsize
-        fd = files.open_read(path, size)
-        try:
-            data = files.read_at(fd, size, 0)
-        finally:
-            files.close(fd)
-        arrays[name] = np.frombuffer(data, np.uint8 if dtype == "bool" else dtype)
-        if dtype == "bool":
-            arrays[name] = arrays[name].astype(bool)
+        empty = episode_arrays([])
+        return {name: empty[name] for name in names}
+    dtypes = [np.dtype(_DTYPES[name]) for name in names]
+    relative = [path_of((name,)) for name in names]
+    if known:
+        data = [known[name] for name in relative]
+    else:
+        data = bulk.read(paths.episodes, relative, [entry.episodes * dtype.itemsize for dtype in dtypes])
+    found = {}
+    for name, dtype, content in zip(names, dtypes, data, strict=True):
+        is_flag = dtype.kind == "b"
+        array = np.frombuffer(content, np.uint8 if is_flag else dtype)
+        found[name] = array.astype(bool) if is_flag else array
+    return found
+
+
+def _check_spans(paths: SegmentPaths, entry: Segment, arrays: Mapping[str, Array]) -> None:
     start, length = arrays["start"], arrays["length"]
     ends = start + length
     inside = (start >= 0) & (length > 0) & (ends > entry.first) & (ends <= entry.first + entry.rows)
@@ -129,7 +203,6 @@ def read_episodes(paths: SegmentPaths, entry: Segment) -> dict[str, Array]:
         raise CorruptError(
             f"{paths.episodes}: episodes overlap or lie outside the segment", path=paths.episodes
         )
-    return arrays
 
 
 def episode_arrays(episodes: Sequence[Episode]) -> dict[str, np.ndarray[Any, Any]]:

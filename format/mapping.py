@@ -6,13 +6,15 @@ SPEC.md section 5.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlcli import _native
-from rlcli.format import files
+from rlcli.format import bulk, files
 from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Segment
@@ -22,24 +24,69 @@ Array = np.ndarray[Any, Any]
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class MappedSegment:
-    """Read-only arrays over a segment's columns, `[alloc, *shape]`, and over its finals."""
+class _Range:
+    """Addresses for `rows` rows of every plain column, column after column."""
 
-    def __init__(self, root: Path, entry: Segment, schema: Schema) -> None:
+    def __init__(self, row_bytes: Sequence[int], rows: int) -> None:
+        sizes = [-(-rows * n // PAGE) * PAGE for n in row_bytes]
+        self.rows = rows
+        self.used = 0
+        self.memory = _native.AddressRange(sum(sizes))
+        self.starts = list(accumulate(sizes, initial=0))[:-1]
+
+
+class MappedSegment:
+    """A segment's place in memory; its columns are there after `map`, its finals after `map_finals`."""
+
+    def __init__(self, streams: StreamMap, entry: Segment, place: _Range, at: int) -> None:
         self.entry = entry
-        self.schema = schema
-        self.paths = SegmentPaths(root, entry.name)
-        self.columns: list[Array] = []
-        self.addresses: list[int] = []
-        self.finals: list[Array] = []
+        self.schema = streams.schema
+        self.paths = SegmentPaths(streams.root, entry.name)
+        self._names = streams.names
+        self._range = place
+        self._offsets = [start + at * n for start, n in zip(place.starts, streams.row_bytes, strict=True)]
+        self._sizes = [entry.alloc * n for n in streams.row_bytes]
+        base = place.memory.address
+        self.addresses = [base + offset for offset in self._offsets]
+        self.is_mapped = False
         self.final_addresses: list[int] = []
+        self._finals: list[tuple[_native.AddressRange, int]] = []
+
+    def map(self) -> None:
+        """Makes the columns readable. Raises `CorruptError` if a file is missing, no regular file, or not
+        exactly as long as it must be.
+        """
+        bulk.map_columns(self._range.memory, self.paths.columns, self._names, self._offsets, self._sizes)
+        self.is_mapped = True
+
+    def column(self, position: int) -> Array:
+        """A view of a plain column, `[alloc, *shape]`, to be used while the segment is mapped."""
+        column = self.schema.plain[position]
+        return _typed(self._range.memory, self._offsets[position], self._sizes[position], column)
+
+    def final(self, position: int) -> Array:
+        """A view of the finals of a derived column that `map_finals` has mapped, `[…, *shape]`."""
+        memory, size = self._finals[position]
+        column = self.schema.derived[position]
+        if self.entry.sealed:  # more was mapped if it was open then
+            size = self.entry.finals * column.row_bytes
+        return _typed(memory, 0, size, column)
+
+    @property
+    def columns(self) -> list[Array]:
+        """All plain columns."""
+        return [self.column(position) for position in range(len(self._sizes))]
+
+    @property
+    def finals(self) -> list[Array]:
+        """All finals; none before `map_finals`."""
+        return [self.final(position) for position in range(len(self._finals))]
 
     def map_finals(self, count: int) -> None:
         """Makes the first `count` finals readable. Raises `CorruptError` if a file is too short."""
-        derived = self.schema.derived
         if not count:
             return
-        for position, column in enumerate(derived):
+        for position, column in enumerate(self.schema.derived):
             path = self.paths.finals / path_of(column.key)
             size = count * column.row_bytes
             if self.entry.sealed:
@@ -51,65 +98,63 @@ class MappedSegment:
                     files.close(fd)
                     raise files.wrong_size(path, found, f"at least {size}")
             try:
-                if position == len(self.finals):
+                if position == len(self._finals):
                     # Every row may have a final; what is not in the file yet is not touched yet.
                     length = size if self.entry.sealed else self.entry.alloc * column.row_bytes
-                    address_range = _native.AddressRange(_pages(length))
-                    self.final_addresses.append(address_range.map_file(fd, 0, length))
-                    self.finals.append(_typed(address_range, 0, length, column))
+                    memory = _native.AddressRange(_pages(length))
+                    with files.resources(path):
+                        self.final_addresses.append(memory.map_file(fd, 0, length))
+                    self._finals.append((memory, length))
             finally:
                 files.close(fd)
 
-    def end_addresses(self, has_final: list[bool], first: int) -> list[list[int]]:
-        """Per episode end the addresses of its finals, 0 where unknown; the first final is number `first`."""
-        found = []
-        for known in has_final:
-            if known:
-                strides = zip(self.final_addresses, self.schema.derived, strict=True)
-                found.append([base + first * column.row_bytes for base, column in strides])
-                first += 1
-            else:
-                found.append([0] * len(self.schema.derived))
-        return found
+    def release(self) -> None:
+        """Gives the memory of its pages back; they are read from the files when touched again."""
+        for offset, size in zip(self._offsets, self._sizes, strict=True):
+            self._range.memory.release(offset, _pages(size))
+        for memory, size in self._finals:
+            memory.release(0, _pages(size))
+
+    def unmap(self) -> None:
+        """Gives up the files. Nobody may hold an address or a view of it any more."""
+        for offset, size in zip(self._offsets, self._sizes, strict=True):
+            self._range.memory.unmap(offset, _pages(size))
+        self._finals.clear()
+        self.final_addresses.clear()
+        self.is_mapped = False
 
 
 class StreamMap:
-    """Maps the segments of one stream in order. `capacity` is a hint: the rows that are certain to come."""
+    """Places the segments of a stream in memory one after the other.
+
+    Room for `capacity` rows is reserved at once, and twice as much whenever it is used up. Only segments
+    whose columns all fill whole pages lie side by side.
+    """
 
     def __init__(self, root: Path, schema: Schema, *, capacity: int, single_range: bool = True) -> None:
-        self._root = root
-        self._schema = schema
+        self.root = root
+        self.schema = schema
+        self.names = [path_of(column.key) for column in schema.plain]
+        self.row_bytes = [column.row_bytes for column in schema.plain]
         self._capacity = capacity
         self._single_range = single_range
-        self._ranges: list[_native.AddressRange] = []
-        self._used = 0
-        self._total = 0
+        self._range: _Range | None = None
+
+    def place(self, entry: Segment) -> MappedSegment:
+        """Gives a segment its addresses, behind the one before it where that is possible."""
+        if not self._single_range or any(entry.alloc * n % PAGE for n in self.row_bytes):
+            return MappedSegment(self, entry, _Range(self.row_bytes, entry.alloc), 0)
+        if self._range is None or self._range.used + entry.alloc > self._range.rows:
+            rows = max(self._capacity, entry.alloc, 2 * self._range.rows if self._range else 0)
+            self._range = _Range(self.row_bytes, rows)
+        mapped = MappedSegment(self, entry, self._range, self._range.used)
+        self._range.used += entry.alloc
+        return mapped
 
     def add(self, entry: Segment) -> MappedSegment:
-        """Maps a segment behind the one before it where that is possible.
-
-        Raises `CorruptError` if a file is missing, no regular file, or not exactly as long as it must be.
-        """
-        mapped = MappedSegment(self._root, entry, self._schema)
-        plain = self._schema.plain
-        whole = self._single_range and all(entry.alloc * c.row_bytes % PAGE == 0 for c in plain)
-        if whole and self._used + entry.alloc > self._total:
-            self._total = max(self._capacity, entry.alloc, 2 * self._total)
-            self._capacity = 0
-            self._ranges = [_native.AddressRange(_pages(self._total * c.row_bytes)) for c in plain]
-            self._used = 0
-        for position, column in enumerate(plain):
-            size = entry.alloc * column.row_bytes
-            fd = files.open_read(mapped.paths.columns / path_of(column.key), size)
-            try:
-                address_range = self._ranges[position] if whole else _native.AddressRange(_pages(size))
-                offset = self._used * column.row_bytes if whole else 0
-                mapped.addresses.append(address_range.map_file(fd, offset, size))
-            finally:
-                files.close(fd)
-            mapped.columns.append(_typed(address_range, offset, size, column))
-        if whole:
-            self._used += entry.alloc
+        """Places a segment and maps it. Raises `CorruptError` as `MappedSegment.map` does."""
+        mapped = self.place(entry)
+        mapped.map()
         return mapped
 
 
@@ -117,5 +162,5 @@ def _pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def _typed(address_range: _native.AddressRange, offset: int, size: int, column: Column) -> Array:
-    return address_range.view(offset, size).view(column.numpy).reshape(-1, *column.shape)
+def _typed(memory: _native.AddressRange, offset: int, size: int, column: Column) -> Array:
+    return memory.view(offset, size).view(column.numpy).reshape(-1, *column.shape)

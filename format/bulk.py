@@ -1,0 +1,48 @@
+"""Many small files read, or many columns mapped, in one call: opening a segment is mostly opening files.
+
+Where a file is not as it should be, or a test's layer stands in for the system, they are opened one by one by
+`files`, which says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlcli import _native
+from rlcli.errors import CorruptError
+from rlcli.format import files
+
+
+def read(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:
+    """The files' bytes. Raises `CorruptError` naming one that is missing, not a file or not of its size."""
+    found = _native.read_files(str(folder), names, sizes)
+    for position in range(len(found), len(names)):
+        path = folder / names[position]
+        fd = files.open_read(path, sizes[position])
+        try:
+            data = files.read_at(fd, sizes[position], 0)
+        finally:
+            files.close(fd)
+        if len(data) != sizes[position]:
+            raise CorruptError(f"{path}: ended early", path=path)
+        found.append(data)
+    return found
+
+
+def map_columns(
+    target: _native.AddressRange,
+    folder: Path,
+    names: Sequence[str],
+    offsets: Sequence[int],
+    sizes: Sequence[int],
+) -> None:
+    """Maps each file at its offset, read-only. Raises `CorruptError` as `read` does, and `ResourceError`."""
+    with files.resources(folder):
+        done = target.map_files(str(folder), names, offsets, sizes)
+        for position in range(done, len(names)):
+            fd = files.open_read(folder / names[position], sizes[position])
+            try:
+                target.map_file(fd, offsets[position], sizes[position])
+            finally:
+                files.close(fd)

@@ -1,0 +1,322 @@
+"""One stream of a dataset as a reader sees it: its segments are listed at once and read when first touched.
+
+SPEC.md sections 5, 7 and 8.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from rlcli import _native
+from rlcli.errors import CorruptError
+from rlcli.format.checking import Checker
+from rlcli.format.episode_table import SegmentEpisodes, episode_arrays, select
+from rlcli.format.journal import Journal
+from rlcli.format.keys import Key
+from rlcli.format.manifest import Segment
+from rlcli.format.mapping import MappedSegment, StreamMap
+from rlcli.format.schema import Column
+from rlcli.format.snapshot import OpenJournal
+from rlcli.format.sums import EPISODE_COLUMNS
+
+Array = np.ndarray[Any, Any]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class SegmentReader:
+    """A listed segment: `rows` of it are visible. Its memory may be read once it is touched."""
+
+    def __init__(self, mapped: MappedSegment, rows: int, limit: int | None) -> None:
+        self.mapped = mapped
+        self.rows = rows
+        self.episodes = SegmentEpisodes(mapped.paths, mapped.entry, limit)
+        self.is_touched = False
+        self.is_inspected = False
+
+    @property
+    def first(self) -> int:
+        return self.mapped.entry.first
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.rows
+
+
+class StreamReader:
+    """Retained are the stream rows `start … rows`; `limit` is where an older snapshot ends."""
+
+    def __init__(
+        self,
+        number: int,
+        streams: StreamMap,
+        table: _native.RowMap,
+        checker: Checker | None,
+        *,
+        start: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.number = number
+        self.start = start
+        self.limit = limit
+        self.segments: list[SegmentReader] = []
+        self.journal: OpenJournal | None = None
+        self._map = streams
+        self._table = table
+        self._checker = checker
+        self._firsts: list[int] = []
+        self._counts: list[int] | None = None  # episodes before each segment
+        self._no_bases = [0] * len(streams.schema.derived)
+        self._lock = RLock()
+        table.add_stream(start)
+
+    @property
+    def rows(self) -> int:
+        return self.segments[-1].stop if self.segments else self.start
+
+    @property
+    def is_touched(self) -> bool:
+        return all(segment.is_touched for segment in self.segments)
+
+    def list_segments(self, entries: Sequence[Segment]) -> None:
+        """Adds sealed or open segments behind the others; nothing is read yet."""
+        found = []
+        for entry in entries:
+            mapped = self._map.place(entry)
+            rows = entry.rows if self.limit is None else min(entry.rows, self.limit - entry.first)
+            self.segments.append(SegmentReader(mapped, rows, self.limit))
+            self._firsts.append(entry.first)
+            found.append((entry.first, rows, [*mapped.addresses, *self._no_bases]))
+        self._table.add_segments(self.number, found)
+        self._counts = None
+
+    def position(self, row: int) -> int:
+        """Which segment a stream row is in."""
+        return bisect_right(self._firsts, row) - 1
+
+    def touch(self, position: int) -> SegmentReader:
+        """Makes a segment's rows readable. Raises `CorruptError` naming a file that is not as it must be."""
+        segment = self.segments[position]
+        if segment.is_touched and (segment.is_inspected or self._checker is None):
+            return segment
+        with self._lock:
+            self.inspect(segment)
+            if not segment.is_touched:
+                mapped, entry = segment.mapped, segment.mapped.entry
+                mapped.map()
+                mapped.map_finals(entry.finals)
+                ends, has_final = _NO_ENDS
+                if self._no_bases:
+                    ends, has_final = segment.episodes.ends, segment.episodes.column("has_final")
+                self._table.fill(
+                    self.number, entry.first, segment.rows, ends, has_final, mapped.final_addresses
+                )
+                segment.is_touched = True
+        return segment
+
+    def inspect(self, segment: SegmentReader) -> None:
+        """Compares the small files of a sealed segment with their hashes, once."""
+        entry = segment.mapped.entry
+        if self._checker is None or segment.is_inspected or not entry.sealed:
+            return
+        with self._lock:
+            data = self._checker.inspect(segment.mapped)
+            if entry.episodes and not segment.is_touched:
+                folder = f"episodes/{entry.name}/"
+                files = {name.removeprefix(folder): data[name] for name in data if name.startswith(folder)}
+                for name, dtype in EPISODE_COLUMNS:
+                    size = entry.episodes * np.dtype(dtype).itemsize
+                    if len(files.get(f"{name}.memmap", b"")) != size:
+                        path = Path(segment.mapped.paths.root) / folder / f"{name}.memmap"
+                        raise CorruptError(f"{path}: its sums do not name it with {size} bytes", path=path)
+                segment.episodes.give(files)
+            segment.is_inspected = True
+
+    def prepare(self, low: int, high: int, columns: Iterable[Column]) -> None:
+        """Touches the segments of stream rows `low … high`, and compares these columns' blocks there."""
+        derived = any(column.of for column in columns)
+        for position in range(self.position(low), self.position(high - 1) + 1):
+            segment = self.touch(position)
+            if self._checker is not None:
+                first, stop = max(low, segment.first), min(high, segment.stop)
+                for column in columns:
+                    further = 1 if column.of and stop < segment.stop else 0
+                    self._checker.rows(
+                        segment.mapped, column, first - segment.first, stop + further - segment.first
+                    )
+        if (
+            derived
+            and high == self.segments[position].stop < self.rows
+            and not self._ends(position, high - 1)
+        ):
+            segment = self.touch(position + 1)
+            for column in columns:
+                if column.of and self._checker is not None:
+                    self._checker.rows(segment.mapped, column, 0, 1)
+
+    def _ends(self, position: int, row: int) -> bool:
+        return self.segments[position].episodes.last_end == row
+
+    def prepare_rows(self, rows: Rows, keys: Sequence[Key], derived: bool) -> None:
+        """Touches the segments of these stream rows, and compares these columns of them wholly."""
+        firsts = np.array(self._firsts)
+        found = np.searchsorted(firsts, rows, side="right") - 1
+        if derived:
+            following = np.minimum(rows + 1, self.rows - 1)
+            found = np.concatenate((found, np.searchsorted(firsts, following, side="right") - 1))
+        for position in np.unique(found).tolist():
+            segment = self.touch(position)
+            if self._checker is not None and not self._checker.is_whole(segment.mapped, keys):
+                self._checker.columns(segment.mapped, keys)
+
+    def is_ready(self, keys: Sequence[Key]) -> bool:
+        """Every segment was touched, and these columns compared wholly."""
+        return self.is_touched and (
+            self._checker is None
+            or all(self._checker.is_whole(segment.mapped, keys) for segment in self.segments)
+        )
+
+    # What a live segment gets.
+
+    def follow(self, journal: OpenJournal) -> None:
+        """Reads the last segment, which is open, by its journal from here on."""
+        self.journal = journal
+        segment = self.segments[-1]
+        segment.mapped.map()
+        segment.is_touched = True
+        self.advance(journal.state)
+
+    def advance(self, state: Journal) -> None:
+        """Takes over what the open segment's journal says beyond what is known."""
+        segment = self.segments[-1]
+        mapped = segment.mapped
+        new = state.episodes[len(segment.episodes.live) :]
+        records = episode_arrays(new)
+        if new:
+            mapped.map_finals(state.finals)
+            segment.episodes.add(new)
+            self._counts = None
+        segment.rows = state.rows
+        ends = records["start"] + records["length"] - 1
+        self._table.fill(
+            self.number, segment.first, state.rows, ends, records["has_final"], mapped.final_addresses
+        )
+        if self._checker is not None:
+            self._checker.commits(mapped, state.commits)
+        else:
+            state.commits.clear()
+
+    def seal(self, entry: Segment) -> None:
+        """The last segment, which was open, is sealed now. Raises `CorruptError` if it should hold something
+        else.
+        """
+        journal, segment = self.journal, self.segments[-1]
+        assert journal is not None
+        if journal.advance():
+            self.advance(journal.state)
+        state = journal.state
+        if (state.rows, len(state.episodes), state.finals) != (entry.rows, entry.episodes, entry.finals):
+            raise CorruptError(
+                f"{journal.path}: {state.rows} rows, {len(state.episodes)} episodes, the manifest says "
+                f"{entry.rows} and {entry.episodes}",
+                path=journal.path,
+            )
+        segment.episodes.seal(entry)
+        segment.mapped.entry = entry
+        if self._checker is not None:
+            self._checker.forget(segment.mapped)
+        self.journal = None
+        journal.close()
+
+    def evict(self, start: int) -> int:
+        """Rows before `start` leave, and segments that lie wholly before it. Returns how many rows left."""
+        left = start - self.start
+        if left <= 0:
+            return 0
+        self._table.evict(self.number, start)
+        self.start = start
+        gone = self.position(start) if start < self.rows else len(self.segments) - 1
+        for segment in self.segments[:gone]:
+            if segment.is_touched:
+                segment.mapped.unmap()
+            if self._checker is not None:
+                self._checker.forget(segment.mapped)
+        del self.segments[:gone], self._firsts[:gone]
+        self._counts = None
+        return left
+
+    # Episodes. Those that began before the first retained row come first.
+
+    def _before(self) -> list[int]:
+        if self._counts is None:
+            self._counts = list(accumulate((len(s.episodes) for s in self.segments), initial=0))
+        return self._counts
+
+    @property
+    def num_partial(self) -> int:
+        """Ended episodes of which rows have left."""
+        count = 0
+        for segment in self.segments if self.start else ():
+            if len(segment.episodes):
+                self.inspect(segment)
+                count += (partial := int(np.searchsorted(segment.episodes.column("start"), self.start)))
+                if partial < len(segment.episodes):
+                    break
+        return count
+
+    @property
+    def num_episodes(self) -> int:
+        """Ended ones, whole or not."""
+        return self._before()[-1]
+
+    def episode(self, index: int) -> tuple[int, int]:
+        """First stream row and length of an ended episode."""
+        before = self._before()
+        position = bisect_right(before, index) - 1
+        segment = self.segments[position]
+        self.inspect(segment)
+        at = index - before[position]
+        return int(segment.episodes.column("start")[at]), int(segment.episodes.column("length")[at])
+
+    def tables(self, *, whole: bool) -> list[dict[str, Array]]:
+        """The episodes of each segment; `whole` leaves those out of which rows have left."""
+        found = []
+        for segment in self.segments:
+            self.inspect(segment)
+            arrays = segment.episodes.arrays()
+            if whole and self.start and len(arrays["start"]) and arrays["start"][0] < self.start:
+                arrays = select(arrays, arrays["start"] >= self.start)
+            found.append(arrays)
+        return found
+
+    @property
+    def unknown_next(self) -> list[int]:
+        """Stream rows whose successor is unknown."""
+        unknown: list[int] = []
+        for segment in self.segments:
+            if not segment.episodes.is_complete:
+                self.inspect(segment)
+                unknown += segment.episodes.unknown
+        if self.start:
+            unknown = [row for row in unknown if row >= self.start]
+        if self.start < self.rows and self.last_end != self.rows - 1:
+            unknown.append(self.rows - 1)
+        return unknown
+
+    @property
+    def last_end(self) -> int | None:
+        """The last row of the last ended episode of which a segment is still there."""
+        for segment in reversed(self.segments):
+            if len(segment.episodes):
+                self.inspect(segment)
+                return segment.episodes.last_end
+        return None
+
+
+_NO_ENDS: tuple[Rows, Array] = (np.zeros(0, np.int64), np.zeros(0, bool))
