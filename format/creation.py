@@ -26,7 +26,8 @@ def create(path: Path, first: Manifest, *, share: bool, durable: bool) -> tuple[
     """
     if os.path.lexists(path):
         raise _exists(path)
-    remove_stale_siblings(path, older_than=STALE_SECONDS)
+    for sibling in stale_siblings(path, older_than=STALE_SECONDS):
+        files.remove_tree(sibling)
     temporary = path.with_name(f".{path.name}.tmp-{uuids.uuid4().hex}")
     lock = None
     try:
@@ -71,24 +72,26 @@ def _exists(path: Path) -> UsageError:
     return UsageError(f"{path}: exists already", hint="append to it, or choose another path", path=path)
 
 
-def remove_stale_siblings(path: Path, *, older_than: float) -> list[Path]:
-    """Removes hidden `.<name>.tmp-…` folders that killed creations of `path` have left; returns them.
+def stale_siblings(path: Path, *, older_than: float) -> list[Path]:
+    """Hidden `.<name>.tmp-…` folders that killed creations of `path` have left.
 
-    One is left alone while a process has its `dataset.json` locked, or something in it is younger than
+    One is left out while a process has its `dataset.json` locked, or something in it is younger than
     `older_than` seconds.
     """
-    removed = []
-    for name in files.names(path.parent):
-        sibling = path.with_name(name)
-        if not name.startswith(f".{path.name}.tmp-") or not sibling.is_dir() or sibling.is_symlink():
-            continue
-        if time.time() - files.newest_change(sibling) < older_than:
-            continue
-        if (sibling / "dataset.json").exists():
-            try:
-                WriterLock.exclusive(sibling).close()
-            except (BusyError, CorruptError):
-                continue
-        files.remove_tree(sibling)
-        removed.append(sibling)
-    return removed
+    return [
+        sibling
+        for name in files.names(path.parent)
+        if name.startswith(f".{path.name}.tmp-") and _is_stale(sibling := path.with_name(name), older_than)
+    ]
+
+
+def _is_stale(folder: Path, older_than: float) -> bool:
+    if folder.is_symlink() or not folder.is_dir() or time.time() - files.newest_change(folder) < older_than:
+        return False
+    if not (folder / "dataset.json").exists():
+        return True
+    try:
+        WriterLock.exclusive(folder).close()
+    except (BusyError, CorruptError):
+        return False
+    return True

@@ -54,12 +54,17 @@ class SegmentPaths:
         """Its folders; some may be missing."""
         return (self.columns, self.finals, self.episodes, self.heaps)
 
-    def remove(self) -> int:
-        """Deletes everything of the segment, its mutable side columns too; returns the bytes freed."""
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """Every file and folder of it, its mutable side columns too; some may be missing."""
         mutable = self.root / "mutable"
-        side = [mutable / name / f"{self.name}.memmap" for name in files.names(mutable)]
+        side = (mutable / name / f"{self.name}.memmap" for name in files.names(mutable))
+        return (self.journal, self.sums, *self.trees, *side)
+
+    def remove(self) -> int:
+        """Deletes everything of the segment; returns the bytes freed."""
         freed = 0
-        for path in (self.journal, self.sums, *self.trees, *side):
+        for path in self.parts:
             freed += files.space(path)
             files.remove_tree(path)
         return freed
