@@ -1,18 +1,22 @@
 """Time steps in, episodes out: what collecting, converting and online replay write through.
 
 It fills in what follows from the rest (`done`, `is_init`, `episode`, `step`), keeps the rows of each stream
-in preallocated arrays and writes them in chunks.
+in preallocated arrays and writes them in chunks. What follows from the rest and is given all the same, the
+next observation of a derived schema, is compared bit by bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from rlcli.format.given import Stored, Values
+from rlcli.format.heap import Encoded, encode
 from rlcli.format.keys import Key
+from rlcli.format.schema import Column, Schema
 from rlcli.format.writer import Writer
 
 Array = np.ndarray[Any, Any]
@@ -23,6 +27,100 @@ _TERMINATED = ("next", "terminated")
 _TRUNCATED = ("next", "truncated")
 
 
+class LayoutMismatch(Exception):
+    """A next observation is not the observation that followed, so it cannot be derived.
+
+    A dataset whose schema stores next observations plainly can hold these rows.
+    """
+
+
+class _HeapRows:
+    """The stored bytes of a heap column's values; equal ones in turn are encoded once."""
+
+    def __init__(self, column: Column, rows: int) -> None:
+        self.column = column
+        self.stored: list[bytes] = [b""] * rows
+        self._last: Nested = None
+
+    def __setitem__(self, at: int, value: Nested) -> None:
+        if self._last is None or not _same(self._last[0], value):
+            kept = value.copy() if isinstance(value, np.ndarray) else value
+            self._last = (kept, encode(self.column, value))
+        self.stored[at] = self._last[1]
+
+    def __getitem__(self, rows: slice) -> list[bytes]:
+        return self.stored[rows]
+
+
+def _same(one: Nested, other: Nested) -> bool:
+    if type(one) is not type(other):
+        return False
+    if not isinstance(one, np.ndarray):
+        return bool(one == other)
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+Rows = Array | _HeapRows
+
+
+def _rows_of(column: Column, rows: int) -> Rows:
+    if column.heap is not None:
+        return _HeapRows(column, rows)
+    return np.zeros((rows, *column.shape), column.numpy)
+
+
+class _Expected:
+    """Next observations that were given although they follow from the next row, until that row is there."""
+
+    def __init__(self, schema: Schema, rows: int) -> None:
+        self._sources = [schema.column(column.of or ()) for column in schema.shifts]
+        self.by_key = {s.key: _rows_of(s, rows) for s in self._sources}
+        self.given = np.zeros(rows, bool)
+        self._carried: dict[Key, Stored] | None = None  # of the row before the first
+
+    def check(self, by_key: Mapping[Key, Rows], rows: int, first: Sequence[int], is_open: bool) -> None:
+        """Compares what was given for `rows` rows with the rows that follow.
+
+        `first` are the rows that begin episodes; `is_open` says that the last row's episode goes on. Raises
+        `LayoutMismatch`.
+        """
+        begins = np.zeros(rows + 1, bool)
+        begins[list(first)] = True
+        begins[rows] = not is_open
+        chosen = np.flatnonzero(self.given[:rows] & ~begins[1:])
+        inside = chosen[chosen + 1 < rows]
+        for source in self._sources:
+            expected, found = self.by_key[source.key], by_key[source.key]
+            if self._carried is not None and not begins[0]:
+                self._compare(source, self._carried[source.key], found[0:1])
+            if isinstance(expected, _HeapRows):
+                assert isinstance(found, _HeapRows)
+                for row in inside.tolist():
+                    self._compare(source, expected[row : row + 1], found[row + 1 : row + 2])
+            elif len(inside):
+                assert isinstance(found, np.ndarray)
+                self._compare(source, expected[inside], found[inside + 1])
+        self._carried = None
+        if len(chosen) > len(inside):
+            last = slice(rows - 1, rows)
+            self._carried = {
+                key: values[last] if isinstance(values, _HeapRows) else values[last].copy()
+                for key, values in self.by_key.items()
+            }
+        self.given[:] = False
+
+    @staticmethod
+    def _compare(source: Column, expected: Stored, found: Stored) -> None:
+        if isinstance(expected, np.ndarray) and isinstance(found, np.ndarray):
+            same = expected.tobytes() == found.tobytes()
+        else:
+            same = list(expected) == list(found)
+        if not same:
+            raise LayoutMismatch(
+                f"a next {'/'.join(source.key)} is not the one that followed; store next observations plainly"
+            )
+
+
 class _Buffer:
     """Rows of one stream that are not written yet, and its unfinished episode.
 
@@ -30,11 +128,13 @@ class _Buffer:
     `truncated` are False but where an episode ended, and `parts` says which rows belong to which episode.
     """
 
-    def __init__(self, schema_columns: list[tuple[Key, np.dtype[Any], tuple[int, ...]]], rows: int) -> None:
-        self.arrays = [np.zeros((rows, *shape), dtype) for _, dtype, shape in schema_columns]
-        self.by_key = {key: array for (key, _, _), array in zip(schema_columns, self.arrays, strict=True)}
+    def __init__(self, schema: Schema, rows: int) -> None:
+        self.by_key = {column.key: _rows_of(column, rows) for column in schema.given}
+        self.expected: _Expected | None = None  # made when there is something to compare
         flat = {
-            key: array.reshape(rows, -1)[:, 0] for key, array in self.by_key.items() if array[0].size == 1
+            key: array.reshape(rows, -1)[:, 0]
+            for key, array in self.by_key.items()
+            if isinstance(array, np.ndarray) and array[0].size == 1
         }
         self.terminated, self.truncated, self.done, self.is_init, self.episode, self.step, self.reward = (
             flat.get(key, np.zeros(rows, dtype))
@@ -65,6 +165,14 @@ class _Buffer:
         self.terminated[:] = self.truncated[:] = False
         self.parts.clear()
 
+    def stored(self, rows: int) -> list[Stored]:
+        """The first `rows` rows as they are written. Raises `LayoutMismatch`."""
+        self.complete(rows)
+        if self.expected is not None:
+            first = [at for at, step, _ in self.parts if not step]
+            self.expected.check(self.by_key, rows, first, self.length > 0)
+        return [array[:rows] for array in self.by_key.values()]
+
 
 class EpisodeWriter:
     """Adds steps to a `Writer`. Leaves commit policy to `flush`; full chunks are committed by themselves.
@@ -75,10 +183,11 @@ class EpisodeWriter:
     def __init__(self, writer: Writer, *, chunk_rows: int = 1024) -> None:
         self.writer = writer
         self.chunk_rows = chunk_rows
-        columns = [(c.key, c.numpy, c.shape) for c in writer.schema.plain]
-        self._keys = [key for key, _, _ in columns]
+        schema = writer.schema
+        self._keys = [column.key for column in schema.given]
         self._plain_next = any(key[:2] == ("next", "observation") for key in self._keys)
-        self._final_keys = [c.of for c in writer.schema.derived if c.of is not None]
+        self._final_keys = [c.of for c in schema.shifts if c.of is not None]
+        self._compares = any(key[:1] == ("observation",) for key in self._final_keys)
         self._required = set(self._keys) - set(_DERIVED_BY_US) - {_TERMINATED, _TRUNCATED}
         self._children: dict[Key, int] = {}  # how many names a nested value must have
         nodes = {key[: depth + 1] for key in self._keys for depth in range(len(key))}
@@ -86,7 +195,7 @@ class EpisodeWriter:
             self._children[node[:-1]] = self._children.get(node[:-1], 0) + 1
         ours = {("observation",), ("action",), ("next",), *_DERIVED_BY_US}
         self._num_extra = sum(len(node) == 1 and node not in ours for node in nodes)
-        self._buffers = [_Buffer(columns, chunk_rows) for _ in writer.streams]
+        self._buffers = [_Buffer(schema, chunk_rows) for _ in writer.streams]
         self._next_number = writer.next_episode
         for stream, b in zip(writer.streams, self._buffers, strict=True):
             if stream.unfinished is not None:
@@ -125,7 +234,11 @@ class EpisodeWriter:
         """Adds one step. Values are copied.
 
         `next_observation` is needed where the episode ends (it becomes the exact final value), and in every
-        step if the schema stores next observations; where it is missing at an end, it is unknown.
+        step if the schema stores next observations; where it is missing at an end, it is unknown. Where it
+        is derived and given all the same, it is compared with the observation that follows: a later call, or
+        `flush`, raises `LayoutMismatch` if they differ in a bit; these rows are not written then.
+
+        A heap column takes `str`, `bytes` or an array, see `heap.encode`.
         """
         b = self._buffers[stream]
         at = b.rows
@@ -137,6 +250,10 @@ class EpisodeWriter:
         self._put(by_key, ("action",), action, at)
         if self._plain_next:
             self._put(by_key, ("next", "observation"), next_observation, at)
+        elif self._compares and next_observation is not None and not (terminated or truncated):
+            expected = self._expected(b)
+            self._put(expected.by_key, ("observation",), next_observation, at)
+            expected.given[at] = True
         if len(extra) != self._num_extra:
             raise ValueError(f"{len(extra)} extra columns {sorted(extra)}, the schema has {self._num_extra}")
         for name, value in extra.items():
@@ -150,11 +267,12 @@ class EpisodeWriter:
             b.terminated[at], b.truncated[at] = terminated, truncated
             self._end(b, terminated=terminated, truncated=truncated, cut=False, final=next_observation)
 
-    def add_rows(self, stream: int, columns: Mapping[Key, Array]) -> None:
+    def add_rows(self, stream: int, columns: Mapping[Key, Values]) -> None:
         """Adds contiguous rows of one episode; call `end` where it ends.
 
-        `columns` has every plain column, `[n, …]`, except those that follow from the rest (`done`, `is_init`,
-        `episode`, `step`); `terminated` and `truncated` may be left out and are False then, until `end`.
+        `columns` has every plain column, `[n, …]`, and n values of every heap column, except those that
+        follow from the rest (`done`, `is_init`, `episode`, `step`); `terminated` and `truncated` may be left
+        out and are False then, until `end`.
         """
         b = self._buffers[stream]
         if columns.keys() != self._required:
@@ -172,9 +290,16 @@ class EpisodeWriter:
             count = min(total - done, self.chunk_rows - b.rows)
             rows = slice(b.rows, b.rows + count)
             for key, values in columns.items():
-                target = b.by_key[key][rows]
+                if len(values) != total:
+                    raise ValueError(f"column {key} has {len(values)} rows, expected {total}")
                 part = values[done : done + count]
-                if part.dtype != target.dtype or len(values) != total or part.size != target.size:
+                held = b.by_key[key]
+                if isinstance(held, _HeapRows):
+                    for at, value in enumerate(part, b.rows):
+                        held[at] = value
+                    continue
+                target = held[rows]
+                if part.dtype != target.dtype or part.size != target.size:
                     shape = (total, *target.shape[1:])
                     raise ValueError(
                         f"column {key} is {values.dtype}{values.shape}, expected {target.dtype}{shape}"
@@ -209,9 +334,10 @@ class EpisodeWriter:
         for stream, b in enumerate(self._buffers):
             before = writer.streams[stream].rows
             if b.rows:
-                rows, b.rows = b.rows, 0
-                b.complete(rows)
-                writer.write_arrays(stream, [array[:rows] for array in b.arrays], rows)
+                rows = b.rows
+                stored = b.stored(rows)
+                b.rows = 0
+                writer.write_arrays(stream, stored, rows)
                 b.clear()
             for at, arguments in b.ends:
                 writer.end_episode(stream, at=before + at, **arguments)
@@ -251,14 +377,18 @@ class EpisodeWriter:
             self._next_number += 1
 
     def _end(self, b: _Buffer, *, terminated: bool, truncated: bool, cut: bool, final: Nested) -> None:
-        values = None
+        values: dict[Key, Any] | None = None
         if final is not None and self._final_keys:
             values = {}
             for key in self._final_keys:
                 value = final
                 for name in key[1:]:
                     value = value[name]
-                values[key] = np.array(value, b.by_key[key].dtype)
+                held = b.by_key[key]
+                if isinstance(held, _HeapRows):
+                    values[key] = Encoded(encode(held.column, value))
+                else:
+                    values[key] = np.array(value, held.dtype)
         b.ends.append(
             (b.rows, {
                 "terminated": bool(terminated), "truncated": bool(truncated), "cut": cut, "final": values,
@@ -269,7 +399,12 @@ class EpisodeWriter:
         b.has_number = False
         b.seed = None
 
-    def _put(self, by_key: dict[Key, Array], key: Key, value: Nested, at: int) -> None:
+    def _expected(self, b: _Buffer) -> _Expected:
+        if b.expected is None:
+            b.expected = _Expected(self.writer.schema, self.chunk_rows)
+        return b.expected
+
+    def _put(self, by_key: Mapping[Key, Rows], key: Key, value: Nested, at: int) -> None:
         target = by_key.get(key)
         if target is not None:
             target[at] = value

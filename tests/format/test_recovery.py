@@ -36,7 +36,7 @@ def _add(writer: EpisodeWriter, stream: int, t: int) -> None:
         reward=float(t),
         terminated=False,
         truncated=t % EPISODE == EPISODE - 1,
-        next_observation=np.full(3, -t, np.float32),
+        next_observation=np.full(3, -t, np.float32) if t % EPISODE == EPISODE - 1 else None,
     )
 
 

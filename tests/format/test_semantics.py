@@ -318,7 +318,7 @@ def test_streams_and_unfinished_episodes_are_judged(tmp_path: Path) -> None:
                 reward=1.0,
                 terminated=step % 4 == 3,
                 truncated=False,
-                next_observation=following,
+                next_observation=following if step % 4 == 3 else None,
             )
     episodes.flush()
     data = Dataset.open(tmp_path / "d")

@@ -47,7 +47,7 @@ def _add(writer: EpisodeWriter, stream: int, rows: int) -> None:
             reward=float(t),
             terminated=last,
             truncated=False,
-            next_observation=np.full(3, -t, np.float32),
+            next_observation=np.full(3, -t, np.float32) if t % EPISODE == EPISODE - 1 else None,
         )
 
 

@@ -63,14 +63,15 @@ def derived(path: Path, *, finish: str = "close") -> None:
     for t in range(21):
         for stream in range(2):
             end = t % (6 + stream) == 5
+            observation, following = value(), None if t == 12 else value()
             writer.add(
                 stream,
-                observation=value(),
+                observation=observation,
                 action=t % 3,
                 reward=float(np.float32(0.1 * t)),
                 terminated=end and stream == 0,
                 truncated=end and stream == 1,
-                next_observation=None if t == 12 else value(),
+                next_observation=following if end else None,
                 log_prob=-0.5 * t,
             )
     if finish == "close":

@@ -56,14 +56,15 @@ def fill(
                 continue
             if row % 7 == 0:
                 episodes.begin(stream, row + stream)
+            now, following = observation(), observation()
             episodes.add(
                 stream,
-                observation=observation(),
+                observation=now,
                 action=rng.uniform(-1, 1, 2),
                 reward=1.0,
                 terminated=row % 14 == 6,
                 truncated=row % 14 == 13,
-                next_observation=observation(),
+                next_observation=following if row % 7 == 6 else None,
                 info={"speed": float(row)},
             )
     episodes.flush()

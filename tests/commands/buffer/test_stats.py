@@ -47,7 +47,7 @@ def random_dataset(path: Path) -> None:
                 reward=float(i % 7),
                 terminated=i % 10 == 9,
                 truncated=False,
-                next_observation=values[i],
+                next_observation=values[i] if i % 10 == 9 else None,
                 half=rng.normal(size=2),
                 brain=brain[i],
             )

@@ -63,7 +63,7 @@ def test_verify_finds_wrong_meaning_in_intact_bytes(rl: Callable[..., Any], tmp_
                 reward=0.0,
                 terminated=row % 2 == 1,
                 truncated=False,
-                next_observation=np.zeros(3),
+                next_observation=np.zeros(3) if row % 2 == 1 else None,
             )
     assert rl("verify", tmp_path / "d", "--deep").code == 0
     ended = rl("verify", tmp_path / "d", "--semantics")
