@@ -174,6 +174,8 @@ def publish(
     target = path_of(root, manifest.generation)
     files.write_new(temporary, data, durable=durable)
     if before_link is not None:
+        if durable:
+            files.sync_folder(root / "manifests")  # a seal record must not outlive what excuses it
         before_link()
     try:
         files.link_new(temporary, target)
