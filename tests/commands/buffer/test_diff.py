@@ -55,8 +55,8 @@ def write(
                 }
                 change(row, values)
                 last = step == length - 1
-                known = final and last
-                following = np.array([-1, np.nan], np.float32) if known else None
+                known = final if last else layout == "plain"
+                following = np.array([row + 1 if not last else -1, np.nan], np.float32) if known else None
                 episodes.add(stream, **values, terminated=last, truncated=False, next_observation=following)
                 row += 1
     return path
