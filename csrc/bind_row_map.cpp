@@ -2,7 +2,9 @@
 #include "row_map.hpp"
 
 #include <pybind11/stl.h>
+#include <unistd.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -24,6 +26,9 @@ std::vector<rl::Address> pointers(const std::vector<std::uintptr_t> &addresses) 
 // The map, and what its columns look like in NumPy.
 struct Table {
   rl::RowMap rows;
+  std::shared_ptr<rl::Pool> pool;  // of the process that made it
+  pid_t owner = 0;
+  std::size_t threads = 1;
   std::vector<py::dtype> dtypes;
   std::vector<std::vector<py::ssize_t>> shapes;  // with a place for the number of rows in front
 
@@ -62,6 +67,24 @@ struct Table {
       throw std::invalid_argument("ends and has_final must be [E]");
     rows.fill(stream, first, count, ends.data(), reinterpret_cast<const std::uint8_t *>(has_final.data()),
               static_cast<std::size_t>(ends.shape(0)), pointers(final_bases));
+  }
+
+  void set_threads(std::size_t count) {
+    if (count < 1) throw std::invalid_argument("at least one thread");
+    threads = count;
+    if (owner == getpid()) pool.reset();
+    owner = 0;
+  }
+
+  // The threads that share large copies; made when they are first needed, anew in a forked process.
+  rl::Pool *workers() {
+    if (threads == 1) return nullptr;
+    if (owner != getpid()) {
+      if (owner != 0) new std::shared_ptr<rl::Pool>(pool);  // its threads are the parent's: never join them here
+      pool = std::make_shared<rl::Pool>(threads);
+      owner = getpid();
+    }
+    return pool.get();
   }
 
   py::array allocate(std::size_t column, std::size_t count) {
@@ -114,17 +137,34 @@ struct Table {
     if (index.ndim() != 1) throw std::invalid_argument("rows must be [B]");
     const auto count = static_cast<std::size_t>(index.shape(0));
     return arrays(count, columns, out, [&](const auto &chosen, const auto &targets) {
-      return rows.gather(index.data(), count, chosen, targets);
+      return rows.gather(index.data(), count, chosen, targets, workers());
     });
+  }
+
+  // Runs of `counts` logical rows from `starts` on go to rows `at` of the arrays `out`, of `size` rows each. False if
+  // rows of a segment that was not filled in are among them.
+  bool read_runs(const Rows &starts, const Rows &counts, const Rows &at, std::size_t size, const py::tuple &columns,
+                 const py::sequence &out) {
+    if (starts.ndim() != 1 || counts.size() != starts.size() || at.size() != starts.size())
+      throw std::invalid_argument("starts, counts and at must be [B]");
+    std::vector<rl::RowMap::Run> runs(static_cast<std::size_t>(starts.size()));
+    for (std::size_t k = 0; k < runs.size(); ++k) {
+      runs[k] = {starts.data()[k], counts.data()[k], at.data()[k]};
+      if (runs[k].at < 0 || runs[k].count < 0 || runs[k].at + runs[k].count > static_cast<std::int64_t>(size))
+        throw std::invalid_argument("a run does not fit where it goes");
+    }
+    const py::object found = arrays(size, columns, out, [&](const auto &chosen, const auto &targets) {
+      return rows.read_runs(runs, chosen, targets);
+    });
+    return !found.is_none();
   }
 
   py::object read(std::int64_t start, std::int64_t stop, const py::tuple &columns, const py::object &out) {
     if (start < 0 || stop < start || stop > rows.num_rows())
       throw py::index_error("rows " + std::to_string(start) + " to " + std::to_string(stop) + " of " +
                             std::to_string(rows.num_rows()));
-    return arrays(static_cast<std::size_t>(stop - start), columns, out, [&](const auto &chosen, const auto &targets) {
-      return rows.read(start, stop, chosen, targets);
-    });
+    return arrays(static_cast<std::size_t>(stop - start), columns, out,
+                  [&](const auto &chosen, const auto &targets) { return rows.read(start, stop, chosen, targets); });
   }
 };
 
@@ -135,7 +175,8 @@ void bind_row_map(py::module_ &module) {
       .def(py::init<>())
       .def("add_plain", &Table::add_plain, py::arg("dtype"), py::arg("shape"))
       .def("add_shift", &Table::add_shift, py::arg("of"))
-      .def("add_stream", [](Table &self, std::int64_t start) { self.rows.add_stream(start); }, py::arg("start") = 0)
+      .def(
+          "add_stream", [](Table &self, std::int64_t start) { self.rows.add_stream(start); }, py::arg("start") = 0)
       .def("add_segments", &Table::add_segments, py::arg("stream"), py::arg("listed"))
       .def("fill", &Table::fill, py::arg("stream"), py::arg("first"), py::arg("rows"), py::arg("ends"),
            py::arg("has_final"), py::arg("final_bases"))
@@ -144,5 +185,8 @@ void bind_row_map(py::module_ &module) {
           py::arg("stream"), py::arg("start"), py::call_guard<py::gil_scoped_release>())
       .def("gather", &Table::gather, py::arg("rows").noconvert(), py::arg("columns"), py::arg("out") = py::none())
       .def("read", &Table::read, py::arg("start"), py::arg("stop"), py::arg("columns"), py::arg("out") = py::none())
+      .def("read_runs", &Table::read_runs, py::arg("starts").noconvert(), py::arg("counts").noconvert(),
+           py::arg("at").noconvert(), py::arg("size"), py::arg("columns"), py::arg("out"))
+      .def("set_threads", &Table::set_threads, py::arg("count"))
       .def_property_readonly("num_rows", [](const Table &self) { return self.rows.num_rows(); });
 }

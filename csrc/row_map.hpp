@@ -1,8 +1,9 @@
 // Where the rows of a dataset are in memory, and their values: runs of rows, or rows at random.
 #pragma once
 
-#include "scattered.hpp"
+#include "pool.hpp"
 #include "row_streams.hpp"
+#include "scattered.hpp"
 
 #include <mutex>
 #include <shared_mutex>
@@ -117,41 +118,48 @@ public:
   }
 
   // Copies the columns at `rows` to `out`, one buffer of count * row_bytes per column. Unknown next values are zero.
-  // Nothing is copied, if a row is outside [0, num_rows()) or was not touched.
+  // Nothing is copied, if a row is outside [0, num_rows()) or was not touched. A pool shares large copies.
   Outcome gather(const std::int64_t *rows, std::size_t count, const std::vector<std::size_t> &columns,
-                 const std::vector<std::uint8_t *> &out) const {
+                 const std::vector<std::uint8_t *> &out, Pool *pool = nullptr) const {
     std::shared_lock lock(mutex_);
-    std::vector<Place> places(count);
     bool shifted = false;
-    for (std::size_t column : columns)
+    std::size_t bytes = 0;
+    for (std::size_t column : columns) {
       shifted |= columns_[column].derived;
+      bytes += columns_[column].row_bytes;
+    }
+    std::vector<Place> here(count), next(shifted ? count : 0);
+    std::vector<Exception> exceptions;
     for (std::size_t i = 0; i < count; ++i) {
       if (rows[i] < 0 || rows[i] >= total_) return Outcome::outside;
-      places[i] = locate(rows[i]);
-      if (!is_touched(places[i])) return Outcome::untouched;
+      here[i] = locate(rows[i]);
+      if (!is_touched(here[i])) return Outcome::untouched;
     }
-    std::vector<Successor> next;
-    if (shifted) {
-      next.reserve(count);
-      for (const Place &place : places) {
-        next.push_back(successor(place));
-        if (next.back().known && !is_touched(next.back().place)) return Outcome::untouched;
+    for (std::size_t i = 0; i < next.size(); ++i) {
+      next[i] = successor(here[i], i, exceptions);
+      if (!is_touched(next[i])) return Outcome::untouched;
+    }
+    const auto part = [&](std::size_t begin, std::size_t end) {
+      for (std::size_t k = 0; k < columns.size(); ++k) {
+        const Column &column = columns_[columns[k]];
+        copy_places((column.derived ? next : here).data(), column.derived ? column.of : columns[k], begin, end, out[k]);
       }
-    }
-    std::vector<Address> source(count);
+    };
+    if (pool != nullptr && count * bytes >= kWorthThreads)
+      pool->run(count, part);
+    else
+      part(0, count);
     for (std::size_t k = 0; k < columns.size(); ++k) {
       const Column &column = columns_[columns[k]];
-      if (column.derived) {
-        for (std::size_t i = 0; i < count; ++i)
-          source[i] = address_of(next[i], column);
-      } else {
-        for (std::size_t i = 0; i < count; ++i)
-          source[i] = spans_[places[i].span].bases[columns[k]] + offset(places[i].row, column);
-      }
-      copy_scattered(source.data(), count, column.row_bytes, out[k]);
+      for (std::size_t e = 0; column.derived && e < exceptions.size(); ++e)
+        copy_or_zero(exceptions[e].final_at(column.order, column.row_bytes), column.row_bytes,
+                     out[k] + exceptions[e].position * column.row_bytes);
     }
     return Outcome::done;
   }
+
+  // Below this many bytes a second thread costs more than it brings.
+  static constexpr std::size_t kWorthThreads = std::size_t{1} << 20;
 
   // Copies the columns of logical rows [start, stop), like `gather` of them all.
   Outcome read(std::int64_t start, std::int64_t stop, const std::vector<std::size_t> &columns,
@@ -175,6 +183,45 @@ public:
     return Outcome::done;
   }
 
+  struct Run {
+    std::int64_t start, count;  // logical rows
+    std::int64_t at;            // row of `out` where it goes
+  };
+
+  // Copies runs of rows, none across two streams, side by side into buffers. Rows of the buffers that no run covers are
+  // left as they are. Next values as in `gather`.
+  Outcome read_runs(const std::vector<Run> &runs, const std::vector<std::size_t> &columns,
+                    const std::vector<std::uint8_t *> &out) const {
+    std::shared_lock lock(mutex_);
+    std::vector<Slice> slices;
+    slices.reserve(runs.size());
+    for (const Run &run : runs) {
+      if (run.count < 0 || run.start < 0 || run.start + run.count > total_) return Outcome::outside;
+      if (run.count == 0) continue;
+      std::int64_t low = run.start;
+      const Stream *stream = nullptr;
+      for (const Stream &s : streams_) {
+        stream = &s;
+        if (low < s.rows - s.start) break;
+        low -= s.rows - s.start;
+      }
+      low += stream->start;
+      const std::int64_t high = low + run.count;
+      if (high > stream->rows) return Outcome::outside;
+      if (!stream->is_touched(low, high + needs_next(*stream, high, columns))) return Outcome::untouched;
+      slices.push_back({stream, low, high, run.at});
+    }
+    for (const Slice &slice : slices) {
+      const Segment &segment = slice.stream->segment_of(slice.low);
+      for (std::size_t column : columns)
+        if (!columns_[column].derived)
+          scattered::prefetch(segment.bases[column] + offset(slice.low - segment.first, columns_[column]));
+    }
+    for (const Slice &slice : slices)
+      read_stream(*slice.stream, slice.low, slice.high, columns, out, slice.at);
+    return Outcome::done;
+  }
+
 private:
   struct Column {
     std::size_t row_bytes;
@@ -193,11 +240,17 @@ private:
     std::size_t span;
     std::int64_t row;  // in the span
   };
-  struct Successor {
-    Place place;
-    const Segment *segment = nullptr;  // set if the row ends an episode: take end number `end`
-    std::size_t end = 0;
-    bool known = false;
+  struct Slice {  // a run in its stream
+    const Stream *stream;
+    std::int64_t low, high, at;
+  };
+  struct Exception {  // a row whose next value is a final one, or unknown
+    std::size_t position;
+    const Segment *segment;  // of the episode's end; null if unknown
+    std::size_t end;
+    Address final_at(std::size_t order, std::size_t row_bytes) const {
+      return segment == nullptr ? nullptr : segment->final_at(end, order, row_bytes);
+    }
   };
 
   static std::size_t offset(std::int64_t row, const Column &column) {
@@ -247,26 +300,37 @@ private:
     return span.stream->untouched == 0 || span.stream->segment_of(span.first + place.row).touched;
   }
 
-  Successor successor(const Place &place) const {
+  // Where the row after a place is. Where that is no part of the episode: the place itself, and an exception.
+  Place successor(const Place &place, std::size_t position, std::vector<Exception> &exceptions) const {
     const Span &span = spans_[place.span];
     const Stream &stream = *span.stream;
     const std::int64_t row = span.first + place.row;
-    Successor found;
     if (stream.ends.contains(row)) {
-      found.segment = &stream.segment_of(row);
-      found.end = found.segment->end_at(row);
-      return found;
+      const Segment &segment = stream.segment_of(row);
+      exceptions.push_back({position, &segment, segment.end_at(row)});
+      return place;
     }
-    if (row + 1 >= stream.rows) return found;
-    found.known = true;
-    found.place = row + 1 == span.end ? Place{place.span + 1, 0} : Place{place.span, place.row + 1};
-    return found;
+    if (row + 1 >= stream.rows) {
+      exceptions.push_back({position, nullptr, 0});
+      return place;
+    }
+    return row + 1 == span.end ? Place{place.span + 1, 0} : Place{place.span, place.row + 1};
   }
 
-  Address address_of(const Successor &next, const Column &column) const {
-    if (next.segment != nullptr) return next.segment->final_at(next.end, column.order, column.row_bytes);
-    if (!next.known) return nullptr;
-    return spans_[next.place.span].bases[column.of] + offset(next.place.row, column);
+  void copy_places(const Place *places, std::size_t number, std::size_t begin, std::size_t end,
+                   std::uint8_t *out) const {
+    if (begin == end) return;
+    const std::size_t bytes = columns_[number].row_bytes;
+    if (spans_.size() == 1) {
+      const Address base = spans_[0].bases[number];
+      const auto source = [=](std::size_t i) { return base + static_cast<std::size_t>(places[i].row) * bytes; };
+      copy_scattered(source, begin, end, bytes, out);
+    } else {
+      const auto source = [&](std::size_t i) {
+        return spans_[places[i].span].bases[number] + static_cast<std::size_t>(places[i].row) * bytes;
+      };
+      copy_scattered(source, begin, end, bytes, out);
+    }
   }
 
   // Whether row `high` is needed for the next values of rows before it.
@@ -292,7 +356,7 @@ private:
         for (; end != segment.ends.end() && *end < high; ++end) {
           const auto which = static_cast<std::size_t>(end - segment.ends.begin());
           const Address final = segment.final_at(which, column.order, column.row_bytes);
-          copy_scattered(&final, 1, column.row_bytes, target + offset(*end - low, column));
+          copy_or_zero(final, column.row_bytes, target + offset(*end - low, column));
         }
       });
     }

@@ -1,4 +1,4 @@
-// Copies of scattered rows into one contiguous buffer.
+// Copies of scattered rows of one size into one contiguous buffer; what comes next is fetched ahead.
 #pragma once
 
 #include <algorithm>
@@ -12,48 +12,91 @@ using Address = const std::uint8_t *;
 
 namespace scattered {
 
-constexpr std::size_t kAhead = 12;
+template <std::size_t Bytes> struct Fixed {
+  static constexpr std::size_t bytes = Bytes;
+  void operator()(std::uint8_t *out, Address from) const noexcept { std::memcpy(out, from, Bytes); }
+};
+
+// Step to 2 * Step bytes in two steps that overlap.
+template <std::size_t Step> struct Two {
+  std::size_t bytes;
+  void operator()(std::uint8_t *out, Address from) const noexcept {
+    std::memcpy(out, from, Step);
+    std::memcpy(out + bytes - Step, from + bytes - Step, Step);
+  }
+};
+
+// 16 bytes at a time, the last ones overlapping; a call of memcpy costs more than a short row.
+struct Blocks {
+  std::size_t bytes;
+  void operator()(std::uint8_t *out, Address from) const noexcept {
+    for (std::size_t at = 0; at + 16 < bytes; at += 16)
+      std::memcpy(out + at, from + at, 16);
+    std::memcpy(out + bytes - 16, from + bytes - 16, 16);
+  }
+};
+
+struct Long {
+  std::size_t bytes;
+  void operator()(std::uint8_t *out, Address from) const noexcept { std::memcpy(out, from, bytes); }
+};
 
 inline void prefetch(Address address) noexcept { __builtin_prefetch(address, 0, 0); }
 
-template <std::size_t Bytes> void copy_fixed(const Address *source, std::size_t count, std::uint8_t *out) {
-  for (std::size_t i = 0; i < count; ++i, out += Bytes) {
-    if (i + kAhead < count) prefetch(source[i + kAhead]);
-    if (source[i] != nullptr)
-      std::memcpy(out, source[i], Bytes);
-    else
-      std::memset(out, 0, Bytes);
+template <class Copy, class Source>
+void loop(const Copy &copy, const Source &source, std::size_t begin, std::size_t end, std::uint8_t *out) {
+  const std::size_t bytes = copy.bytes;
+  const std::size_t ahead = bytes > 1024 ? 1 : 24;
+  const std::size_t touched = std::min<std::size_t>(bytes, 256);  // the hardware goes on by itself after that
+  out += begin * bytes;
+  for (std::size_t i = begin; i < end; ++i, out += bytes) {
+    if (i + ahead < end) {
+      const Address next = source(i + ahead);
+      prefetch(next);
+      if (bytes > 16) {
+        for (std::size_t line = 64; line < touched; line += 64)
+          prefetch(next + line);
+        prefetch(next + touched - 1);
+      }
+    }
+    copy(out, source(i));
   }
 }
 
 }  // namespace scattered
 
-// out[i] = *source[i], `bytes` each; zeros where the address is null.
-inline void copy_scattered(const Address *source, std::size_t count, std::size_t bytes, std::uint8_t *out) {
+// Copies row i, of `bytes` bytes at source(i), to out + i * bytes, for i in [begin, end).
+template <class Source>
+void copy_scattered(const Source &source, std::size_t begin, std::size_t end, std::size_t bytes, std::uint8_t *out) {
+  using namespace scattered;
   switch (bytes) {
   case 1:
-    return scattered::copy_fixed<1>(source, count, out);
+    return loop(Fixed<1>{}, source, begin, end, out);
   case 2:
-    return scattered::copy_fixed<2>(source, count, out);
+    return loop(Fixed<2>{}, source, begin, end, out);
+  case 3:
+    return loop(Fixed<3>{}, source, begin, end, out);
   case 4:
-    return scattered::copy_fixed<4>(source, count, out);
+    return loop(Fixed<4>{}, source, begin, end, out);
   case 8:
-    return scattered::copy_fixed<8>(source, count, out);
+    return loop(Fixed<8>{}, source, begin, end, out);
   case 16:
-    return scattered::copy_fixed<16>(source, count, out);
+    return loop(Fixed<16>{}, source, begin, end, out);
   default:
     break;
   }
-  const std::size_t touched = std::min<std::size_t>(bytes, 256);  // the hardware goes on by itself after that
-  for (std::size_t i = 0; i < count; ++i, out += bytes) {
-    if (i + scattered::kAhead < count && source[i + scattered::kAhead] != nullptr)
-      for (std::size_t line = 0; line < touched; line += 64)
-        scattered::prefetch(source[i + scattered::kAhead] + line);
-    if (source[i] != nullptr)
-      std::memcpy(out, source[i], bytes);
-    else
-      std::memset(out, 0, bytes);
-  }
+  if (bytes < 8) return loop(Two<4>{bytes}, source, begin, end, out);
+  if (bytes < 16) return loop(Two<8>{bytes}, source, begin, end, out);
+  if (bytes <= 512) return loop(Blocks{bytes}, source, begin, end, out);
+  loop(Long{bytes}, source, begin, end, out);
+}
+
+// One row, or zeros for none.
+inline void copy_or_zero(Address from, std::size_t bytes, std::uint8_t *out) {
+  if (from != nullptr)
+    std::memcpy(out, from, bytes);
+  else
+    std::memset(out, 0, bytes);
 }
 
 }  // namespace rl

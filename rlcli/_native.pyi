@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_Float = NDArray[np.float32] | NDArray[np.float64]
+_Flags = NDArray[np.bool_]
+
 class AddressRange:
     def __init__(self, size: int) -> None: ...
     def map_file(self, fd: int, offset: int, length: int) -> int: ...
@@ -67,31 +70,59 @@ class RowMap:
         columns: tuple[int, ...],
         out: Sequence[NDArray[Any]] | None = None,
     ) -> list[NDArray[Any]] | None: ...
+    def read_runs(
+        self,
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        at: NDArray[np.int64],
+        size: int,
+        columns: tuple[int, ...],
+        out: Sequence[NDArray[Any]],
+    ) -> bool: ...
+    def set_threads(self, count: int) -> None: ...
     @property
     def num_rows(self) -> int: ...
 
 def read_files(folder: str, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]: ...
 def punch_hole(fd: int, offset: int, size: int) -> int: ...
-def gae_float32(
-    reward: NDArray[np.float32],
-    value: NDArray[np.float32],
-    next_value: NDArray[np.float32],
-    terminated: NDArray[np.bool_],
-    done: NDArray[np.bool_],
+def gae(
+    reward: _Float,
+    value: _Float,
+    next_value: _Float,
+    terminated: _Flags,
+    truncated: _Flags,
     *,
     gamma: float,
     lam: float,
-) -> NDArray[np.float32]: ...
-def gae_float64(
-    reward: NDArray[np.float64],
-    value: NDArray[np.float64],
-    next_value: NDArray[np.float64],
-    terminated: NDArray[np.bool_],
-    done: NDArray[np.bool_],
+    threads: int,
+) -> _Float: ...
+def td_lambda(
+    reward: _Float,
+    next_value: _Float | None,
+    terminated: _Flags,
+    truncated: _Flags,
     *,
     gamma: float,
     lam: float,
-) -> NDArray[np.float64]: ...
+    threads: int,
+) -> _Float: ...
+def vtrace(
+    reward: _Float,
+    ratio: _Float,
+    value: _Float,
+    next_value: _Float,
+    terminated: _Flags,
+    truncated: _Flags,
+    *,
+    gamma: float,
+    lam: float,
+    rho_bar: float,
+    c_bar: float,
+    threads: int,
+) -> tuple[_Float, _Float]: ...
+def n_step(
+    reward: _Float, terminated: _Flags, truncated: _Flags, *, gamma: float, n: int, threads: int
+) -> tuple[_Float, _Float, NDArray[np.int64]]: ...
 def random_numbers(seed: int, stream: int, batch: int, out: NDArray[np.uint64]) -> None: ...
 def uniform_rows(
     seed: int,

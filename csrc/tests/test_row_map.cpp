@@ -97,7 +97,8 @@ void random_maps_match_brute_force() {
     for (auto &row : rows)
       row = static_cast<std::int64_t>(random() % truth.size());
     const std::int64_t low = static_cast<std::int64_t>(random() % truth.size());
-    const std::int64_t high = low + static_cast<std::int64_t>(random() % (truth.size() - static_cast<std::size_t>(low) + 1));
+    const std::int64_t high =
+        low + static_cast<std::int64_t>(random() % (truth.size() - static_cast<std::size_t>(low) + 1));
     for (const bool run : {false, true}) {
       if (run) {
         rows.clear();
@@ -113,6 +114,58 @@ void random_maps_match_brute_force() {
         const Truth &expected = truth[static_cast<std::size_t>(rows[i])];
         assert(a[3 * i] == expected.value && a[3 * i + 2] == expected.value && b[i] == expected.value);
         assert(c[3 * i] == expected.next && c[3 * i + 2] == expected.next);
+      }
+    }
+    for (int k = 0; k < 20; ++k) {  // two runs, the second one first in the buffer, a row left between
+      const auto total = static_cast<std::int64_t>(truth.size());
+      std::vector<rl::RowMap::Run> runs;
+      for (std::int64_t at : {std::int64_t{6}, std::int64_t{0}}) {
+        const std::int64_t first = static_cast<std::int64_t>(random() % truth.size());
+        runs.push_back({first, static_cast<std::int64_t>(random() % 6), at});
+      }
+      std::vector<std::int64_t> a(36, 7), c(36, 7);
+      const auto outcome = map.read_runs(runs, {wide, shifted}, {bytes(a), bytes(c)});
+      if (outcome == rl::Outcome::outside) continue;  // beyond its stream
+      assert(outcome == rl::Outcome::done);
+      for (const auto &run : runs) {
+        assert(run.start + run.count <= total);
+        for (std::int64_t i = 0; i < 6; ++i) {
+          const auto at = static_cast<std::size_t>(3 * (run.at + i));
+          const auto row = static_cast<std::size_t>(run.start + i);
+          assert(a[at] == (i < run.count ? truth[row].value : 7) && a[at + 2] == a[at]);
+          assert(c[at] == (i < run.count ? truth[row].next : 7) && c[at + 2] == c[at]);
+        }
+      }
+    }
+  }
+}
+
+void every_row_size_is_copied_whole_by_any_number_of_threads() {
+  rl::Pool pool(3);
+  for (std::size_t size : {1u, 2u, 3u, 4u, 5u, 7u, 8u, 11u, 12u, 16u, 17u, 24u, 64u, 68u, 300u, 512u, 513u, 30000u}) {
+    std::vector<std::uint8_t> memory(40 * size);
+    for (std::size_t i = 0; i < memory.size(); ++i)
+      memory[i] = static_cast<std::uint8_t>(i * 31 + i / 256);
+    rl::RowMap map;
+    const std::size_t column = map.add_plain(size), shifted = map.add_shift(column);
+    map.add_stream(0);
+    map.add_segments(0, {{0, 40, {memory.data(), nullptr}}});
+    const std::int64_t end = 19;
+    const std::uint8_t has_final = 0;
+    map.fill(0, 0, 40, &end, &has_final, 1, {});
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < 100; ++i)
+      rows.push_back(i * 7 % 40);
+    for (rl::Pool *threads : {static_cast<rl::Pool *>(nullptr), &pool}) {
+      std::vector<std::uint8_t> out(rows.size() * size), next(rows.size() * size);
+      assert(map.gather(rows.data(), rows.size(), {column, shifted}, {out.data(), next.data()}, threads) ==
+             rl::Outcome::done);
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        const std::int64_t row = rows[i];
+        assert(std::memcmp(&out[i * size], &memory[static_cast<std::size_t>(row) * size], size) == 0);
+        for (std::size_t k = 0; k < size; ++k)
+          assert(next[i * size + k] ==
+                 (row == 19 || row == 39 ? 0 : memory[static_cast<std::size_t>(row + 1) * size + k]));
       }
     }
   }
@@ -197,6 +250,7 @@ void what_cannot_be_is_refused() {
 }  // namespace
 
 int main() {
+  every_row_size_is_copied_whole_by_any_number_of_threads();
   random_maps_match_brute_force();
   a_run_that_ends_with_an_episode_needs_no_further_segment();
   an_open_segment_grows();
