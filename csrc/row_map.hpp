@@ -112,6 +112,17 @@ public:
     renumber();
   }
 
+  // Forgets the last segment of a stream, which has no rows: it never got any.
+  void drop_empty(std::size_t stream) {
+    std::unique_lock lock(mutex_);
+    Stream &s = streams_.at(stream);
+    if (s.segments.empty() || s.segments.back().rows != 0) throw std::invalid_argument("the last segment has rows");
+    s.untouched -= !s.segments.back().touched;
+    s.segments.pop_back();
+    join(s);
+    renumber();
+  }
+
   std::int64_t num_rows() const {
     std::shared_lock lock(mutex_);
     return total_;

@@ -185,6 +185,15 @@ void a_run_that_ends_with_an_episode_needs_no_further_segment() {
   assert(map.read(0, 3, {plain}, {bytes(out)}) == rl::Outcome::untouched);
 }
 
+template <typename Call> bool throws(Call call) {
+  try {
+    call();
+  } catch (const std::exception &) {
+    return true;
+  }
+  return false;
+}
+
 void an_open_segment_grows() {
   rl::RowMap map;
   std::vector<std::int64_t> memory{1, 2, 3, 4, 5, 6}, finals{-1, -2}, out(6);
@@ -198,20 +207,14 @@ void an_open_segment_grows() {
   map.fill(0, 0, 6, ends.data() + 1, yes, 1, {});
   assert(map.read(0, 6, {shifted}, {bytes(out)}) == rl::Outcome::done);
   assert((out == std::vector<std::int64_t>{2, -1, 4, -2, 6, 0}));
+  assert(throws([&] { map.drop_empty(0); }));
+  map.add_segments(0, {{6, 0, {address(memory), nullptr}}});
+  map.drop_empty(0);
   map.evict(0, 3);
   assert(map.num_rows() == 3);
   const std::int64_t rows[] = {0, 2};
   assert(map.gather(rows, 2, {plain}, {bytes(out)}) == rl::Outcome::done);
   assert(out[0] == 4 && out[1] == 6);
-}
-
-template <typename Call> bool throws(Call call) {
-  try {
-    call();
-  } catch (const std::exception &) {
-    return true;
-  }
-  return false;
 }
 
 void what_cannot_be_is_refused() {
