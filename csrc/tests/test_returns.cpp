@@ -16,13 +16,28 @@ void expect_near(double found, double wanted, const char *claim) {
   }
 }
 
-std::vector<double> gae(const std::vector<double> &reward, const std::vector<double> &value,
-                        const std::vector<double> &next_value, const std::vector<std::uint8_t> &terminated,
-                        const std::vector<std::uint8_t> &done, std::size_t num_envs, double gamma, double lam) {
-  std::vector<double> advantage(reward.size(), -1e300);
-  rl::gae<double>(reward.data(), value.data(), next_value.data(), terminated.data(), done.data(), advantage.data(),
-                  reward.size() / num_envs, num_envs, gamma, lam);
+using Row = std::vector<double>;
+using Flags = std::vector<std::uint8_t>;
+
+rl::Rollout rollout(const Row &reward, std::size_t num_envs) {
+  return {reward.size() / num_envs, num_envs, 0, num_envs};
+}
+
+Row gae(const Row &reward, const Row &value, const Row &next_value, const Flags &terminated, const Flags &truncated,
+        std::size_t num_envs, double gamma, double lam) {
+  Row advantage(reward.size(), -1e300);
+  rl::gae<double>(rollout(reward, num_envs),
+                  {reward.data(), value.data(), next_value.data(), terminated.data(), truncated.data()},
+                  advantage.data(), gamma, lam);
   return advantage;
+}
+
+Row td_lambda(const Row &reward, const double *next_value, const Flags &terminated, const Flags &truncated,
+              double gamma, double lam) {
+  Row found(reward.size(), -1e300);
+  rl::td_lambda<double>(rollout(reward, 1), {reward.data(), nullptr, next_value, terminated.data(), truncated.data()},
+                        found.data(), gamma, lam);
+  return found;
 }
 
 }  // namespace
@@ -30,8 +45,8 @@ std::vector<double> gae(const std::vector<double> &reward, const std::vector<dou
 int main() {
   auto one = gae({1}, {0.5}, {10}, {0}, {1}, 1, 0.9, 1.0);
   expect_near(one[0], 9.5, "a truncated step bootstraps");
-  one = gae({1}, {0.5}, {10}, {1}, {1}, 1, 0.9, 1.0);
-  expect_near(one[0], 0.5, "a terminated step does not");
+  one = gae({1}, {0.5}, {NAN}, {1}, {0}, 1, 0.9, 1.0);
+  expect_near(one[0], 0.5, "a terminated step does not, whatever stands there");
 
   auto two = gae({1, 2}, {3, 4}, {4, 10}, {0, 0}, {0, 0}, 1, 0.5, 1.0);
   expect_near(two[1], 3, "the last row bootstraps once");
@@ -43,6 +58,34 @@ int main() {
   expect_near(wide[1], 2, "environments do not mix");
   expect_near(wide[2], 7, "the next episode starts afresh");
 
-  rl::gae<float>(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 0, 0, 0.9F, 0.9F);  // empty is fine
+  const Row values = {4, 10};
+  auto lambda = td_lambda({1, 2}, values.data(), {0, 0}, {0, 0}, 0.5, 0.25);
+  expect_near(lambda[1], 2 + 0.5 * 10, "the last row takes the value alone");
+  expect_near(lambda[0], 1 + 0.5 * (0.75 * 4 + 0.25 * 7), "the row before mixes value and return");
+  expect_near(td_lambda({1, 2}, nullptr, {0, 0}, {0, 0}, 0.5, 1.0)[0], 2, "rewards alone");
+
+  Row target(2), advantage(2);
+  const Row reward = {1, 2}, value = {3, 4}, ratio = {2, 0.5};
+  const Flags never = {0, 0};
+  rl::vtrace<double>(rollout(reward, 1), {reward.data(), value.data(), values.data(), never.data(), never.data()},
+                     ratio.data(), target.data(), advantage.data(), 0.5, 1.0, 1.0, 1.0);
+  expect_near(target[1], 4 + 0.5 * (2 + 5 - 4), "the ratio scales the difference");
+  expect_near(target[0], 3 + (1 + 2 - 3) + 0.5 * (target[1] - 4), "the clipped trace carries the correction");
+  expect_near(advantage[0], 1 + 0.5 * target[1] - 3, "the advantage is against the target of the row after");
+
+  Row sum(4), discount(4);
+  std::vector<std::int64_t> last(4);
+  const Row rewards = {1, 2, 4, 8};
+  const Flags ends = {0, 1, 0, 0}, not_cut = {0, 0, 0, 0};
+  rl::n_step<double>(rollout(rewards, 1), {rewards.data(), nullptr, nullptr, ends.data(), not_cut.data()}, sum.data(),
+                     discount.data(), last.data(), 0.5, 3);
+  expect_near(sum[0], 2, "two rewards to the episode's end");
+  expect_near(discount[0], 0, "which was terminal");
+  expect_near(static_cast<double>(last[0]), 1, "at row 1");
+  expect_near(sum[2], 8, "the data end after two steps");
+  expect_near(discount[2], 0.25, "bootstrapped with gamma squared");
+  expect_near(static_cast<double>(last[2]), 3, "from the last row");
+
+  rl::gae<float>({0, 0, 0, 0}, {nullptr, nullptr, nullptr, nullptr, nullptr}, nullptr, 0.9F, 0.9F);  // empty is fine
   return 0;
 }

@@ -19,6 +19,7 @@ CASES: dict[str, str] = {
     "open": "rlcli.benchmarks.open",
     "append": "rlcli.benchmarks.append",
     "sample": "rlcli.benchmarks.sample",
+    "returns": "rlcli.benchmarks.returns",
     "collect": "rlcli.benchmarks.collect",
     "update": "rlcli.benchmarks.update",
 }

@@ -113,7 +113,7 @@ def test_native_and_torch_agree_in_float32_on_strided_input() -> None:
 @BOTH
 def test_wrong_arguments_are_refused(estimate) -> None:  # type: ignore[no-untyped-def]
     good, flag = torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"gamma 1\.5"):
+    with pytest.raises(ValueError, match=r"gamma is 1\.5"):
         estimate(good, good, good, flag, flag, gamma=1.5, lam=0.9)
     with pytest.raises(ValueError, match=r"\[T, E\]"):
         estimate(good, good[:1], good, flag, flag, gamma=0.9, lam=0.9)
