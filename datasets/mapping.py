@@ -96,6 +96,8 @@ def roles_of(
     mapping = {
         name: given[name] if name in given else _meaning(name, prefix, replay_buffer) for name in names
     }
+    if replay_buffer and len(only := [n for n, to in mapping.items() if to.startswith("observation/")]) == 1:
+        mapping[only[0]] = given.get(only[0], "observation")
     guesses = _resolve_rivals(mapping, given)
     inferred = _roles(mapping, where)
     single = inferred.single
@@ -123,7 +125,7 @@ def our_name(role: str) -> Key | None:
 
 def storable(name: str) -> Key:
     """A source key as parts of ours: as it is where the grammar allows, otherwise the nearest."""
-    parts = []
+    parts: list[str] = []
     for part in name.split("/"):
         try:
             parts += check_key((part,))
@@ -158,7 +160,9 @@ def _meaning(name: str, prefix: str, replay_buffer: bool) -> str:
         relative = name.removeprefix("data/")
         top, *rest = relative.split("/")
         role = _ROLE_OF.get(top.lower())
-        if role == "observation" or role is None:
+        if role == "observation" and rest:
+            return "/".join(("observation", *storable("/".join(rest))))
+        if role == "observation" or (role is None and top not in ("infos", "info", "source")):
             return "/".join(("observation", *storable(relative)))
     if role is not None and (not rest or role in _NESTED):
         return "/".join((role, *storable("/".join(rest)))) if rest else role

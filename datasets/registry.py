@@ -33,6 +33,16 @@ class Converter:
 #: Content is asked in this order: what has the strictest signature first, plain formats last.
 CONVERTERS = {
     "d4rl": Converter("rlcli.datasets.d4rl", "D4RL HDF5: one flat file of transitions", (".hdf5", ".h5")),
+    "rlds": Converter(
+        "rlcli.datasets.rlds", "RLDS of TensorFlow Datasets, Open X-Embodiment: TFRecord episodes"
+    ),
+    "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
+    "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
+    "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),
+    "parquet": Converter(
+        "rlcli.datasets.parquet", "Parquet: a row per step, vectors as lists", (".parquet",), extra="arrow"
+    ),
+    "csv": Converter("rlcli.datasets.csv_text", "CSV: a row per step, vectors as x_0, x_1, …", (".csv",)),
 }
 
 

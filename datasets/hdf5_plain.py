@@ -1,0 +1,135 @@
+"""Plain HDF5 files, both ways: arrays of any names in any group. What is D4RL's is in `d4rl.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from rlcli.config import opt
+from rlcli.datasets import hdf5
+from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.hdf5_output import creating
+from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.errors import CorruptError
+from rlcli.format.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Writing plain HDF5 files."""
+
+    compression: Literal["gzip", "lzf", "none"] = opt("gzip", "How chunks are compressed.")
+
+
+def detect(path: Path) -> Seen:
+    """Whether `path` is HDF5 with arrays in it."""
+    if not hdf5.is_hdf5(path):
+        return Seen(False, "not an HDF5 file")
+    with hdf5.reading(path) as file, hdf5.damage(path):
+        count = sum(1 for _, dataset in hdf5.walk(file) if dataset.shape)
+    if not count:
+        return Seen(False, "an HDF5 file without arrays")
+    return Seen(True, f"HDF5 file, {count} arrays")
+
+
+@contextmanager
+def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
+    """The file, looked through once. Raises `CorruptError` for damage."""
+    with hdf5.reading(path) as file:
+        with hdf5.damage(path):
+            table = Hdf5Table(path, file)
+        yield PlainSource(table, request)
+
+
+def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
+    """A file with D4RL's names and `episode_id`; the attribute `rl.json` holds the spaces."""
+    exporter = Exporter(dataset)
+    compression = None if options.compression == "none" else options.compression
+    with creating(out) as output:
+        columns = {}
+        for name, column in exporter.columns.items():
+            dtype = h5py.string_dtype() if column.is_text else column.dtype
+            columns[name] = output.file.create_dataset(
+                name, column.shape, dtype, chunks=True, compression=compression
+            )
+        for start, stop in exporter.slices(list(columns)):
+            for name, target in columns.items():
+                values = exporter.read(name, start, stop)
+                target[start:stop] = values
+                output.check()
+                advance(values.nbytes)
+        output.file.attrs[METADATA] = json.dumps(exporter.metadata)
+    return exporter.report
+
+
+class Hdf5Table(Table):
+    """The arrays of a file as rows. See `plain.Table`."""
+
+    can_seek = True
+    layout = "hdf5"
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        super().__init__(path)
+        self.metadata = _metadata(file)
+        self._rows: dict[str, hdf5.Rows] = {}
+        self._texts: dict[str, h5py.Dataset] = {}
+        for name, dataset in hdf5.walk(file):
+            check_storage(path, dataset)
+            if not dataset.shape or not dataset.size:
+                self.others[name] = _shown(dataset)
+            elif h5py.check_string_dtype(dataset.dtype) is not None or dataset.dtype.kind == "S":
+                self._texts[name] = dataset
+                self.fields[name] = Field(np.dtype(object), tuple(dataset.shape[1:]), int(dataset.shape[0]))
+            else:
+                self._rows[name] = hdf5.Rows([dataset])
+                self.fields[name] = Field(
+                    self._rows[name].dtype, self._rows[name].shape, int(dataset.shape[0])
+                )
+        self.chunk_rows = max((rows.chunk_rows for rows in self._rows.values()), default=1)
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
+        """Rows of some arrays. Raises `CorruptError` that names the array and its rows."""
+        numeric = {name: self._rows[name] for name in names if name in self._rows}
+        arrays = hdf5.read_columns(numeric, start, stop)
+        for name in names:
+            if name in self._texts:
+                with hdf5.damage(self.path, f"{name} rows {start}..{stop - 1}:"):
+                    raw = self._texts[name][start:stop]
+                try:
+                    texts = [v.decode() if isinstance(v, bytes) else str(v) for v in raw.reshape(-1)]
+                except UnicodeDecodeError as err:
+                    raise CorruptError(f"{self.path}: {name} is not UTF-8: {err}", path=self.path) from err
+                arrays[name] = np.empty(stop - start, object)
+                arrays[name][:] = texts
+        return arrays
+
+
+def _metadata(file: h5py.File) -> dict[str, Any]:
+    for name in (METADATA, "rl_spec"):
+        try:
+            found = json.loads(str(file.attrs[name]))
+        except (KeyError, ValueError, OSError):
+            continue
+        if isinstance(found, dict):
+            return found if name == METADATA else {"spec": found}
+    return {}
+
+
+def _shown(dataset: h5py.Dataset) -> Any:
+    """A single value as JSON, anything else as its dtype and shape."""
+    if dataset.shape == () and dataset.dtype.kind in "biufSO":
+        value = dataset[()]
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        plain = np.asarray(value).tolist()
+        return plain if isinstance(plain, bool | int | str) or np.isfinite(plain) else str(plain)
+    return f"{dataset.dtype}{list(dataset.shape or ())}"

@@ -1,0 +1,254 @@
+"""NumPy archives (`.npz`), both ways, in bounded memory and without pickle.
+
+Members are read as streams, row by row as they are needed, so neither a compressed archive nor one that
+lies about its sizes is ever in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from rlcli.config import opt
+from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.plain import SLICE_BYTES, Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.format.dataset import Dataset
+
+_MAX_MEMBERS = 10_000
+_MAX_TRANSPOSED = 1 << 30  # bytes of an array in Fortran order, whose rows are not in one place
+_DEFLATE = 1040  # no deflated byte becomes more
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Writing npz archives."""
+
+    compress: bool = opt(True, "Deflate the arrays.")
+
+
+def detect(path: Path) -> Seen:
+    """Whether `path` is a zip archive of `.npy` members."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return Seen(False, "not a zip archive of arrays")
+    with _archive(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+    if not names:
+        return Seen(False, "not a zip archive of arrays")
+    return Seen(True, f"NumPy archive, {len(names)} arrays")
+
+
+@contextmanager
+def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
+    """The archive, looked through once. Raises `CorruptError` for damage, `IncompatibleError` for pickles."""
+    with _archive(path) as archive:
+        table = NpzTable(path, archive)
+        try:
+            yield PlainSource(table, request)
+        finally:
+            table.close()
+
+
+def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
+    """An archive with D4RL's names; `rl.json.npy` holds the spaces, as text. One pass per array."""
+    exporter = Exporter(dataset)
+    method = zipfile.ZIP_DEFLATED if options.compress else zipfile.ZIP_STORED
+    with zipfile.ZipFile(out, "x", method, allowZip64=True) as archive:
+        for name, column in list(exporter.columns.items()):
+            if column.is_text:
+                exporter.leave_out(name, "an npz archive has no place for text")
+                continue
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array_header_1_0(
+                    member,
+                    {
+                        "descr": npy.dtype_to_descr(column.dtype),
+                        "fortran_order": False,
+                        "shape": column.shape,
+                    },
+                )
+                for start, stop in exporter.slices([name]):
+                    values = np.ascontiguousarray(exporter.read(name, start, stop))
+                    member.write(values.tobytes())
+                    advance(values.nbytes)
+        with archive.open(f"{METADATA}.npy", "w") as member:
+            text = np.frombuffer(json.dumps(exporter.metadata).encode(), np.uint8)
+            npy.write_array(member, text, allow_pickle=False)
+    return exporter.report
+
+
+class NpzTable(Table):
+    """The arrays of an archive as rows. See `plain.Table`."""
+
+    layout = "npz"
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        super().__init__(path)
+        self._members: dict[str, _Member] = {}
+        infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        if len(infos) > _MAX_MEMBERS:
+            raise IncompatibleError(f"{path}: {len(infos):,} arrays, at most {_MAX_MEMBERS:,}", path=path)
+        for info in infos:
+            name = info.filename.removesuffix(".npy")
+            member = _Member(path, archive, info)
+            if name in self._members:
+                raise CorruptError(f"{path}: {name} is there twice", path=path)
+            if name == METADATA:
+                self.metadata = _metadata(member)
+            elif member.shape:
+                self._members[name] = member
+            else:
+                value = member.read(0, 1)[0]
+                self.others[name] = value.item() if value.dtype.kind in "biuf" else str(value)
+        self.fields = {
+            name: Field(member.dtype.newbyteorder("="), member.shape[1:], member.shape[0])
+            for name, member in self._members.items()
+        }
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
+        """Rows of some arrays; going back starts a member from its beginning."""
+        return {name: self._members[name].read(start, stop) for name in names}
+
+    def close(self) -> None:
+        for member in self._members.values():
+            member.close()
+
+
+class _Member:
+    """One array: its header, checked against the archive's directory, and a stream of its rows."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        self._path, self._archive, self._info = path, archive, info
+        self._stream: IO[bytes] | None = None
+        self._at = 0  # the row that the stream is at
+        self._whole: NDArray[Any] | None = None
+        with self._damage(), archive.open(info) as stream:
+            self.shape, fortran, self.dtype = _header(stream, f"{path}: {info.filename}")
+            header = stream.tell()
+        if self.dtype.hasobject:
+            raise IncompatibleError(
+                f"{path}: {info.filename} holds Python objects, which only pickle can read; refused",
+                path=path,
+            )
+        if self.dtype.itemsize == 0 or self.dtype.kind == "V":
+            raise IncompatibleError(f"{path}: {info.filename} has values of type {self.dtype}", path=path)
+        count = 1
+        for size in self.shape:
+            count *= size  # Python's integers do not overflow
+        declared = count * self.dtype.itemsize
+        if declared + header != info.file_size or info.file_size > _DEFLATE * (info.compress_size + 1):
+            raise CorruptError(
+                f"{path}: {info.filename} declares {declared:,} bytes of values, "
+                f"the archive {info.file_size - header:,} in {info.compress_size:,} compressed ones",
+                path=path,
+            )
+        self._row_bytes = declared // max(1, self.shape[0]) if self.shape else declared
+        if fortran and len(self.shape) > 1:
+            if declared > _MAX_TRANSPOSED:
+                raise IncompatibleError(
+                    f"{path}: {info.filename} has {declared:,} bytes in Fortran order, whose rows are "
+                    f"scattered; save it with numpy.ascontiguousarray",
+                    path=path,
+                )
+            flat = self._read_bytes(0, count)
+            self._whole = flat.reshape(self.shape, order="F")
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows, native-endian; of a single value, that value as one row."""
+        if self._whole is not None:
+            values = self._whole[start:stop]
+        else:
+            row = 1
+            for size in self.shape[1:]:
+                row *= size
+            values = self._read_bytes(start * row, (stop - start) * row)
+            values = values.reshape((stop - start, *self.shape[1:]))
+        return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+    def _read_bytes(self, first: int, count: int) -> NDArray[Any]:
+        """`count` values from value `first` on, of the flat array."""
+        if self._stream is None or first < self._at:
+            self.close()
+            self._stream = self._archive.open(self._info)
+            with self._damage():
+                _header(self._stream, f"{self._path}: {self._info.filename}")
+            self._at = 0
+        with self._damage():
+            skip = (first - self._at) * self.dtype.itemsize
+            while skip > 0:
+                skip -= len(self._exactly(min(skip, 1 << 20)))
+            data = self._exactly(count * self.dtype.itemsize)
+        self._at = first + count
+        return np.frombuffer(data, self.dtype)
+
+    def _exactly(self, size: int) -> bytes:
+        assert self._stream is not None
+        data = bytearray()
+        while len(data) < size:
+            block = self._stream.read(min(size - len(data), SLICE_BYTES))
+            if not block:
+                raise EOFError("the data end early")
+            data += block
+        return bytes(data)
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Turns what zip and zlib say about broken bytes into a `CorruptError` that names the member."""
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as err:
+            message = f"{self._path}: {self._info.filename} is damaged: {err}"
+            raise CorruptError(message, path=self._path) from err
+        except (NotImplementedError, RuntimeError) as err:  # another compression, or a password
+            message = f"{self._path}: {self._info.filename} cannot be read: {err}"
+            raise IncompatibleError(message, path=self._path) from err
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """`(shape, fortran, dtype)` of a `.npy` stream, which is left at the first value."""
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise IncompatibleError(f"{what}: .npy version {version}")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape {shape}")
+    return shape, fortran, dtype
+
+
+def _metadata(member: _Member) -> dict[str, Any]:
+    if member.shape and len(member.shape) == 1 and member.shape[0] < 1 << 24 and member.dtype == np.uint8:
+        try:
+            found = json.loads(member.read(0, member.shape[0]).tobytes())
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    if not path.is_file():
+        raise InputError(f"{path}: not a file", path=path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as err:
+        raise CorruptError(f"{path}: damaged archive: {err}", path=path) from err
+    with archive:
+        yield archive

@@ -1,0 +1,210 @@
+"""Parquet files, both ways (extra `arrow`): a row per step, vectors as lists; a file or a folder of them.
+
+Files of a folder follow each other by name. Lists of one length become vectors, nested ones matrices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.errors import CorruptError, InputError
+from rlcli.format.dataset import Dataset
+from rlcli.plugins import require
+
+_MAGIC = b"PAR1"
+_MAX_ROWS = 1 << 40
+
+
+def detect(path: Path) -> Seen:
+    """Whether `path` is a Parquet file, or a folder whose files all are."""
+    files = _files(path)
+    if not files or not all(_is_parquet(file) for file in files[:4]):
+        return Seen(False, "not a Parquet file")
+    return Seen(True, "Parquet file" if path.is_file() else f"folder of {len(files)} Parquet files")
+
+
+@contextmanager
+def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
+    """The files, looked through once. Raises `MissingExtraError` without pyarrow."""
+    table = ParquetTable(path)
+    try:
+        yield PlainSource(table, request)
+    finally:
+        table.close()
+
+
+def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) -> Report:
+    """One file with D4RL's names; arrays are lists of a fixed size; the metadata holds the spaces."""
+    arrow = require("pyarrow", "arrow", needed_for="writing Parquet")
+    writing = require("pyarrow.parquet", "arrow", needed_for="writing Parquet")
+    exporter = Exporter(dataset)
+    fields = []
+    for name, column in list(exporter.columns.items()):
+        if column.dtype.kind == "c":
+            exporter.leave_out(name, "Parquet has no complex numbers")
+            continue
+        kind = arrow.string() if column.is_text else arrow.from_numpy_dtype(column.dtype)
+        for size in reversed(column.shape[1:]):
+            kind = arrow.list_(kind, size)
+        fields.append(arrow.field(name, kind, nullable=False))
+    metadata = {METADATA: json.dumps(exporter.metadata)}
+    schema = arrow.schema(fields, metadata=metadata)
+    with writing.ParquetWriter(out, schema, compression="zstd") as writer:
+        for start, stop in exporter.slices(list(exporter.columns)):
+            arrays = []
+            for field in schema:
+                values = exporter.read(field.name, start, stop)
+                advance(values.nbytes)
+                arrays.append(_arrow_array(arrow, values, field.type))
+            writer.write_batch(arrow.record_batch(arrays, schema=schema))
+    return exporter.report
+
+
+class ParquetTable(Table):
+    """The columns of one or more files as rows. See `plain.Table`."""
+
+    layout = "parquet"
+    can_seek = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._arrow = require("pyarrow", "arrow", needed_for="reading Parquet")
+        reading = require("pyarrow.parquet", "arrow", needed_for="reading Parquet")
+        self.files = _files(path)
+        self._opened: list[Any] = []
+        self._starts = [0]  # of row groups
+        self._groups: list[tuple[int, int]] = []  # file, row group
+        self._held: tuple[int, tuple[str, ...], Arrays] = (-1, (), {})
+        for number, file in enumerate(self.files):
+            with self._damage(file):
+                opened = reading.ParquetFile(file)
+            self._opened.append(opened)
+            if opened.schema_arrow.remove_metadata() != self._opened[0].schema_arrow.remove_metadata():
+                raise InputError(f"{file}: its columns differ from those of {self.files[0]}", path=file)
+            for group in range(opened.metadata.num_row_groups):
+                rows = opened.metadata.row_group(group).num_rows
+                if not 0 <= rows <= _MAX_ROWS:
+                    raise CorruptError(f"{file}: a row group of {rows:,} rows", path=file)
+                self._groups.append((number, group))
+                self._starts.append(self._starts[-1] + rows)
+        self.metadata = _metadata(self._opened[0].schema_arrow)
+        rows = self._starts[-1]
+        if rows == 0:
+            raise InputError(f"{path}: has no rows", path=path)
+        first = self._read_group(0, self._opened[0].schema_arrow.names, first_rows=1)
+        for name, values in first.items():
+            self.fields[name] = Field(values.dtype, values.shape[1:], rows)
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
+        """Rows of some columns; a row group is decoded once while rows come in order."""
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        for number in range(first, len(self._groups)):
+            low, high = self._starts[number], self._starts[number + 1]
+            if low >= stop:
+                break
+            if self._held[0] != number or self._held[1] != tuple(names):
+                self._held = (number, tuple(names), self._read_group(number, names))
+            for name in names:
+                parts[name].append(self._held[2][name][max(start - low, 0) : min(stop, high) - low])
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def close(self) -> None:
+        for opened in self._opened:
+            opened.close()
+
+    def _read_group(self, number: int, names: Sequence[str], first_rows: int | None = None) -> Arrays:
+        at, group = self._groups[number]
+        file = self.files[at]
+        with self._damage(file):
+            table = self._opened[at].read_row_group(group, columns=list(names), use_threads=False)
+        arrays: Arrays = {}
+        for name in names:
+            column = table.column(name).combine_chunks()
+            if first_rows is not None:
+                column = column.slice(0, first_rows)
+            with self._damage(file):
+                arrays[name] = self._values(column, f"{file}: {name}")
+            known = self.fields.get(name)
+            if known is not None and arrays[name].shape[1:] != known.shape:
+                raise InputError(
+                    f"{file}: {name} has {list(arrays[name].shape[1:])} values per row, elsewhere "
+                    f"{list(known.shape)}",
+                    path=file,
+                )
+        return arrays
+
+    def _values(self, column: Any, what: str) -> NDArray[Any]:
+        """An Arrow column as `[n, *shape]`, objects for text. Raises `InputError` for ragged lists."""
+        arrow, size = self._arrow, len(column)
+        kinds = arrow.types
+        if column.null_count and not kinds.is_floating(column.type):
+            raise InputError(f"{what} has empty rows")
+        if kinds.is_string(column.type) or kinds.is_large_string(column.type):
+            values = np.empty(size, object)
+            values[:] = column.to_pylist()
+            return values
+        if kinds.is_dictionary(column.type):
+            return self._values(column.dictionary_decode(), what)
+        shape: list[int] = []
+        while (
+            kinds.is_list(column.type)
+            or kinds.is_large_list(column.type)
+            or kinds.is_fixed_size_list(column.type)
+        ):
+            lengths = np.unique(arrow.compute.list_value_length(column).to_numpy(zero_copy_only=False))
+            if len(lengths) != 1:
+                raise InputError(f"{what} has lists of different lengths")
+            shape.append(int(lengths[0]))
+            column = column.flatten()
+        if kinds.is_boolean(column.type) or kinds.is_primitive(column.type):
+            values = column.to_numpy(zero_copy_only=False)
+        else:
+            values = np.empty(len(column), "V1")  # a type that has no place; `plain` reports it
+        return np.asarray(values).reshape(size, *shape)
+
+    @contextmanager
+    def _damage(self, file: Path) -> Iterator[None]:
+        try:
+            yield
+        except (self._arrow.ArrowInvalid, self._arrow.ArrowNotImplementedError, OSError) as err:
+            if isinstance(err, OSError) and err.errno is not None:
+                raise
+            reason = str(err).splitlines()[0]
+            raise CorruptError(f"{file}: damaged Parquet: {reason}", path=file) from err
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix == ".parquet" and file.is_file())
+    return [path]
+
+
+def _is_parquet(file: Path) -> bool:
+    with open(file, "rb") as stream:
+        return stream.read(4) == _MAGIC
+
+
+def _metadata(schema: Any) -> dict[str, Any]:
+    try:
+        found = json.loads((schema.metadata or {})[METADATA.encode()])
+    except (KeyError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _arrow_array(arrow: Any, values: NDArray[Any], kind: Any) -> Any:
+    flat = arrow.array(np.ascontiguousarray(values).reshape(-1))
+    for size in reversed(values.shape[1:]):
+        flat = arrow.FixedSizeListArray.from_arrays(flat, size)
+    return flat.cast(kind)

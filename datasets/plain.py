@@ -1,0 +1,340 @@
+"""Plain files, whatever the container: named arrays with one value per row. The reading half.
+
+A container is a `Table`; what its arrays mean is `mapping.py`'s business; here rows become episodes:
+
+* `episode` numbers or `episode_ends` say where episodes end; without these the flags do. An end without a
+  flag is truncated. Rows after the last end are an unfinished episode: kept, marked truncated and cut.
+* What our standard columns do not give back bit for bit (float64 rewards, flags inside an episode, `done`)
+  is kept beside them as `("source", …)`.
+* Next observations that equal the following rows are derived; others are stored. Where there are none, or
+  `next_valid` says so, the next observation of an episode's last row is unknown.
+* A source without rewards gets zeros, and the report says so.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
+from rlcli.datasets.mapping import roles_of, storable
+from rlcli.datasets.plain_scan import Scan, look_through
+from rlcli.datasets.plain_specs import specs_of
+from rlcli.errors import InputError
+from rlcli.format.keys import DTYPES, Key
+from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
+
+SLICE_BYTES = 32 << 20  # decoded bytes of all columns that are in memory at once
+_PIECE_BYTES = 64 << 20
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Field:
+    """An array of a table: its native dtype (object for text), the shape of a row, and how many rows."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Decoded bytes of one row; a guess for text."""
+        return int(np.prod(self.shape, dtype=np.int64)) * (
+            64 if self.dtype.kind == "O" else self.dtype.itemsize
+        )
+
+
+class Table(ABC):
+    """An opened container.
+
+    `fields` are its arrays that have rows, `others` small JSON values that are kept in the record, `metadata`
+    what our own export left there. `chunk_rows` is a good number of rows to read at once (1 for any);
+    `can_seek` says that rows can be read from anywhere at no cost; `layout` goes to the record. In a
+    `replay_buffer` all arrays below `data/` have rows.
+    """
+
+    layout = ""
+    can_seek = False
+    replay_buffer = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files: Sequence[Path] = [path]
+        self.fields: dict[str, Field] = {}
+        self.others: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
+        self.remarks: list[str] = []
+        self.chunk_rows = 1
+
+    @abstractmethod
+    def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
+        """Rows of some fields, native-endian. Raises `CorruptError` for damage."""
+
+
+@dataclass
+class _Kept:
+    """Which of a table's fields become columns, and the names of those that cannot."""
+
+    names: list[str] = field(default_factory=list)
+    lossy: list[str] = field(default_factory=list)
+
+
+class PlainSource:
+    """An opened table with its meaning. See `contract.Source`."""
+
+    def __init__(self, table: Table, request: Request) -> None:
+        self.table = table
+        kept = _columns_of(table, request.mapping)
+        self.roles = roles_of(
+            kept.names,
+            request.mapping,
+            confirmed=request.confirmed,
+            where=table.path,
+            replay_buffer=table.replay_buffer,
+        )
+        self.num_rows = self._count_rows()
+        self._leave_out_other_lengths(kept)
+        self.files: Sequence[Path] = table.files
+        self.plan: dict[str, Any] = {}
+        self.slice_rows = self._slice_rows()
+        self.scan: Scan = look_through(table, self.roles, self.num_rows, self.slice_rows)
+        self.next_names = self.roles.below("next", "observation")
+        self.derived = request.derive or not self.next_names
+        observation, action, told = specs_of(table, self.roles, self.scan)
+        self.keys = self._stored_keys()
+        self.schema: Schema = ted_schema(
+            observation, action, extra=self._extra(), next_observation="derived" if self.derived else "plain"
+        )
+        self.spec: dict[str, Any] = {
+            "env": _env_of(request.env_id),
+            "observation": observation.to_json(),
+            "action": action.to_json(),
+            **(told if request.env_id is None else {}),
+        }
+        self.record = self._record(kept)
+        self.report = self._report(kept)
+        self.row_bytes = sum(table.fields[name].row_bytes for name in self._read_names())
+        self._ranges = self._piece_ranges()
+        self.pieces: Sequence[Piece] = [
+            Piece(f"rows {start}..{stop - 1}", (stop - start) * self.row_bytes, stop - start, episodes)
+            for start, stop, episodes in self._ranges
+        ]
+
+    # -- what it is ------------------------------------------------------------------------------------
+
+    def _count_rows(self) -> int:
+        """The number of rows, in which all that has a meaning must agree."""
+        needed = {
+            **self.roles.below("action"),
+            **self.roles.below("observation"),
+            **self.roles.below("next", "observation"),
+        }
+        per_row = [name for role, name in self.roles.single.items() if role != "episode_ends"]
+        lengths = {name: self.table.fields[name].rows for name in [*needed, *per_row]}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
+            raise InputError(f"{self.table.path}: lengths disagree: {told}", path=self.table.path)
+        rows = next(iter(lengths.values()))
+        if rows == 0:
+            raise InputError(f"{self.table.path}: has no rows", path=self.table.path)
+        return rows
+
+    def _leave_out_other_lengths(self, kept: _Kept) -> None:
+        for name in list(self.roles.columns):
+            rows = self.table.fields[name].rows
+            if rows != self.num_rows:
+                del self.roles.columns[name]
+                kept.lossy.append(f"{name} has {rows:,} values, not one per row; it is left out")
+
+    def _slice_rows(self) -> int:
+        rows = max(1, SLICE_BYTES // max(1, sum(f.row_bytes for f in self.table.fields.values())))
+        return max(1, rows - rows % self.table.chunk_rows) if rows > self.table.chunk_rows else rows
+
+    def _stored_keys(self) -> dict[str, Key]:
+        """Source key -> our key of every column whose values are taken as they are."""
+        keys = {
+            name: key
+            for name, key in self.roles.columns.items()
+            if not (self.derived and key[:2] == ("next", "observation"))
+        }
+        for name in self.roles.single.values():
+            if name in self.scan.inexact:
+                keys[name] = ("source", *storable(name))
+        return keys
+
+    def _extra(self) -> list[Column]:
+        extra = []
+        for name, key in self.keys.items():
+            if key[0] in ("observation", "action") or key[:2] == ("next", "observation"):
+                continue
+            found = self.table.fields[name]
+            if found.dtype.kind == "O":
+                extra.append(heap_column(key, Heap("text")))
+            else:
+                extra.append(Column(key, str(found.dtype), found.shape))
+        return extra
+
+    def _record(self, kept: _Kept) -> dict[str, Any]:
+        singles = dict(self.roles.single.items())
+        return {
+            "layout": self.table.layout,
+            "columns": {name: list(key) for name, key in self.roles.columns.items()},
+            "roles": singles,
+            "original": {
+                name: [str(self.table.fields[name].dtype), list(self.table.fields[name].shape)]
+                for name in [*self.roles.columns, *singles.values()]
+            },
+            "episode_ends": self.scan.rule,
+            "absent": [] if "reward" in singles else ["reward"],
+            "other": dict(self.table.others),
+        }
+
+    def _report(self, kept: _Kept) -> Report:
+        report = Report(repaired=self.scan.repaired, lossy=list(kept.lossy), remarks=list(self.table.remarks))
+        if self.roles.left_out:
+            report.lossy.append(f"{', '.join(self.roles.left_out)}: left out, as asked")
+        if "reward" not in self.roles.single:
+            report.remarks.append("the source has no rewards; they are 0")
+        if self.next_names and not self.derived:
+            report.remarks.append(
+                "next observations differ from the following rows inside episodes; all are stored"
+            )
+        state = ("derived" if self.derived else "stored") if self.next_names else "absent"
+        report.details = {
+            "next_observation": state,
+            "episode_ends": self.scan.rule,
+            "env": (self.spec["env"] or {}).get("id"),
+            "mapping": {name: "/".join(key) for name, key in self.roles.columns.items()}
+            | {name: role for role, name in self.roles.single.items()},
+        }
+        return report
+
+    # -- the rows --------------------------------------------------------------------------------------
+
+    def _read_names(self) -> list[str]:
+        names = [*self.keys, *self.next_names, *self.roles.single.values()]
+        ends = self.roles.single.get("episode_ends")
+        return [name for name in dict.fromkeys(names) if name != ends]
+
+    def _piece_ranges(self) -> list[tuple[int, int, int]]:
+        """`(first row, stop, episodes)`, cut where episodes end; one range if rows come in order only."""
+        stops = self.scan.last_rows + 1
+        if not self.table.can_seek:
+            return [(0, self.num_rows, len(stops))]
+        wanted = max(1, _PIECE_BYTES // max(1, self.row_bytes))
+        ranges, start, before = [], 0, 0
+        for number, stop in enumerate(stops.tolist()):
+            if stop - start >= wanted or stop == self.num_rows:
+                ranges.append((start, stop, number + 1 - before))
+                start, before = stop, number + 1
+        return ranges
+
+    def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
+        """Rows of the piece in slices.
+
+        Raises `LayoutMismatch` when next observations were to be derived and do not equal the next rows.
+        """
+        low, high, _ = self._ranges[self.pieces.index(piece)]
+        names = self._read_names()
+        pending: Arrays | None = None
+        for start in range(low, high, self.slice_rows):
+            stop = min(start + self.slice_rows, high)
+            arrays = self.table.read(names, start, stop)
+            ends = self.scan.ends_within(start, stop)
+            if self.derived and self.next_names:
+                pending = self._check_shift(arrays, ends - start, pending)
+            yield from self._split(arrays, start, stop, ends)
+            advance(self.row_bytes * (stop - start))
+
+    def _split(self, arrays: Arrays, start: int, stop: int, ends: NDArray[np.int64]) -> Iterator[Part]:
+        values: dict[Key, Any] = {}
+        for name, key in self.keys.items():
+            if arrays[name].dtype.kind == "O":
+                values[key] = arrays[name].tolist()
+            else:
+                column = self.schema.by_key[key]
+                values[key] = arrays[name].astype(column.numpy, copy=False).reshape(-1, *column.shape)
+        reward = self.roles.single.get("reward")
+        with np.errstate(over="ignore", invalid="ignore"):
+            values["next", "reward"] = (
+                np.zeros((stop - start, 1), np.float32)
+                if reward is None
+                else arrays[reward].astype(np.float32).reshape(-1, 1)
+            )
+        first = 0
+        valid = self.roles.single.get("next_valid")
+        for row in ends.tolist():
+            at = row - start
+            terminated, truncated, cut = self.scan.flags_of(row)
+            known = bool(self.next_names) and (valid is None or bool(arrays[valid].reshape(-1)[at]))
+            end = End(terminated, truncated, cut, self._final(arrays, at) if known else None)
+            yield Part({key: value[first : at + 1] for key, value in values.items()}, end)
+            first = at + 1
+        if first < stop - start:
+            yield Part({key: value[first:] for key, value in values.items()}, None)
+
+    def _final(self, arrays: Arrays, at: int) -> Any:
+        nested: dict[str, Any] = {}
+        for name, key in self.next_names.items():
+            value = arrays[name][at]
+            if len(key) == 2:
+                return value
+            node = nested
+            for part in key[2:-1]:
+                node = node.setdefault(part, {})
+            node[key[-1]] = value
+        return nested
+
+    def _check_shift(self, arrays: Arrays, ends: NDArray[np.int64], pending: Arrays | None) -> Arrays | None:
+        """Next observations equal the following row's, bit for bit, except where an episode ends."""
+        following = {key[1:]: name for name, key in self.next_names.items()}
+        observed = {key: name for name, key in self.roles.below("observation").items()}
+        if following.keys() != observed.keys():
+            raise InputError(
+                f"{self.table.path}: next observations and observations have different names",
+                path=self.table.path,
+            )
+        size = len(next(iter(arrays.values())))
+        inside = np.ones(size, np.bool_)
+        inside[ends] = False
+        for key, name in following.items():
+            now, then = arrays[observed[key]], arrays[name]
+            if now.dtype != then.dtype or now.shape != then.shape:
+                raise LayoutMismatch
+            if pending is not None and pending[name].tobytes() != now[:1].tobytes():
+                raise LayoutMismatch
+            equal = (_bits(then[:-1]) == _bits(now[1:])).all(axis=1)
+            if not equal[inside[:-1]].all():
+                raise LayoutMismatch
+        return {name: arrays[name][-1:].copy() for name in following.values()} if inside[-1] else None
+
+
+def _columns_of(table: Table, given: Mapping[str, str]) -> _Kept:
+    kept = _Kept()
+    for name, found in table.fields.items():
+        if (found.dtype.kind == "O" or str(found.dtype) in DTYPES) and all(n > 0 for n in found.shape):
+            kept.names.append(name)
+        elif name not in given:
+            kept.lossy.append(f"{name} has {found.dtype} values, which cannot be stored; it is left out")
+    return kept
+
+
+def _env_of(env_id: str | None) -> dict[str, Any] | None:
+    if env_id is None:
+        return None
+    library, separator, id_ = env_id.partition(":")
+    library, id_ = (library, id_) if separator else ("gymnasium", env_id)
+    return {"library": library, "id": id_, "kwargs": {}, "max_episode_steps": None}
+
+
+def _bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of each row, `[n, row bytes]`."""
+    row_bytes = int(np.prod(values.shape[1:], dtype=np.int64)) * values.itemsize
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), row_bytes)

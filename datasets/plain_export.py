@@ -1,0 +1,144 @@
+"""A dataset as named arrays: what every plain container writes, and what is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets.contract import Report
+from rlcli.errors import InputError
+from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
+
+METADATA = "rl.json"  # the name of what is not rows, where a container has only arrays
+_SLICE_BYTES = 16 << 20
+_DERIVED = {("is_init",), ("episode",), ("step",), ("next", "done")}
+_NAMES: dict[Key, str] = {
+    ("next", "reward"): "rewards",
+    ("next", "terminated"): "terminals",
+    ("next", "truncated"): "timeouts",
+}
+_EPISODE = "episode_id"
+_VALID = "next_observation_valid"
+
+
+@dataclass(frozen=True)
+class OutputColumn:
+    """An array of the output; `shape` is the whole one, `key` None for what is computed."""
+
+    key: Key | None
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    is_text: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+
+class Exporter:
+    """The arrays of a dataset under D4RL's names, in slices.
+
+    `episode_id` numbers the episodes in order, so that ends need no flag; `next_observations` are there
+    unless the source had none, with `next_observation_valid` where some are unknown. `metadata` is JSON.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        if dataset.num_rows == 0:
+            raise InputError(f"{dataset.path}: has no rows", path=dataset.path)
+        self.dataset = dataset
+        self.report = Report()
+        self.last_rows = _last_rows(dataset)
+        self._unknown = np.asarray(dataset.unknown_next, np.int64)
+        size = dataset.num_rows
+        self.columns: dict[str, OutputColumn] = {}
+        none_known = len(self._unknown) == len(self.last_rows)
+        for column in dataset.schema.columns:
+            key = column.key
+            if key in _DERIVED or column.encoding == "stack":
+                continue
+            if key[:2] == ("next", "observation") and column.encoding == "derived" and none_known:
+                continue
+            if column.heap is not None and column.heap.value == "bytes":
+                self.report.lossy.append(f"{'/'.join(key)}: bytes of any length have no place in an array")
+                continue
+            if column.heap is not None and column.heap.value == "array":
+                if any(n < 0 for n in column.shape):
+                    self.report.lossy.append(f"{'/'.join(key)}: arrays of different sizes have no place")
+                    continue
+                if column.encoding == "heap":
+                    self.report.lossy.append(f"{'/'.join(key)}: stored decoded, not as {column.heap.codec}")
+            is_text = column.heap is not None and column.heap.value == "text"
+            shape = () if key in _NAMES else column.shape
+            dtype = np.dtype(object) if is_text else column.numpy
+            self.columns[_name_of(key)] = OutputColumn(key, dtype, (size, *shape), is_text)
+        self.columns[_EPISODE] = OutputColumn(None, np.dtype(np.int64), (size,))
+        if len(self._unknown) and not none_known:
+            self.columns[_VALID] = OutputColumn(None, np.dtype(bool), (size,))
+        ends = np.asarray(dataset.episodes.start) + np.asarray(dataset.episodes.length) - 1
+        cut = np.searchsorted(self.last_rows, ends[np.asarray(dataset.episodes.cut, np.bool_)])
+        self.metadata: dict[str, Any] = {"rl": 1, "spec": dataset.spec, "cut": cut.tolist()}
+        self.report.details["columns"] = {
+            name: "/".join(column.key) if column.key else None for name, column in self.columns.items()
+        }
+
+    def leave_out(self, name: str, why: str) -> None:
+        """The container cannot hold this column, and the report says so."""
+        del self.columns[name]
+        self.report.lossy.append(f"{name}: {why}")
+
+    def slices(self, names: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Row ranges of which these columns together have at most 16 MiB."""
+        row_bytes = sum(max(self.columns[name].row_bytes, 64) for name in names)
+        step = max(1, _SLICE_BYTES // row_bytes)
+        for start in range(0, self.dataset.num_rows, step):
+            yield start, min(start + step, self.dataset.num_rows)
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of an output column, in its dtype and shape."""
+        column = self.columns[name]
+        if name == _EPISODE and column.key is None:
+            return np.searchsorted(self.last_rows, np.arange(start, stop)).astype(np.int64)
+        if column.key is None:
+            valid = np.ones(stop - start, np.bool_)
+            valid[self._within(self._unknown, start, stop)] = False
+            return valid
+        values = self.dataset.read(column.key, start, stop)
+        if column.is_text:
+            found = np.empty(stop - start, object)
+            found[:] = list(values)
+            return found
+        values = np.asarray(values)
+        if column.key == ("next", "truncated"):
+            rows = self._within(self.last_rows, start, stop)
+            values[rows] |= ~self.dataset.read(("next", "terminated"), start, stop)[rows]
+        return values.astype(column.dtype, copy=False).reshape(stop - start, *column.shape[1:])
+
+    @staticmethod
+    def _within(rows: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+        low, high = np.searchsorted(rows, [start, stop])
+        return rows[low:high] - start
+
+
+def _name_of(key: Key) -> str:
+    if key in _NAMES:
+        return _NAMES[key]
+    if key[0] in ("observation", "action"):
+        return "/".join((f"{key[0]}s", *key[1:]))
+    if key[:2] == ("next", "observation"):
+        return "/".join(("next_observations", *key[2:]))
+    if key[0] == "info":
+        return "/".join(("infos", *key[1:]))
+    return "/".join(key if key[0] == "source" else ("infos", *key))
+
+
+def _last_rows(dataset: Dataset) -> NDArray[np.int64]:
+    """The last row of every episode or unfinished run, in order."""
+    episodes = dataset.episodes
+    last = np.asarray(episodes.start) + np.asarray(episodes.length) - 1
+    streams = np.cumsum([rows for rows in dataset.stream_rows if rows]) - 1
+    return np.union1d(last, streams).astype(np.int64)

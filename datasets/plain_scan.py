@@ -1,0 +1,163 @@
+"""The first look through a plain table: where its episodes end, and what our standard columns can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets.mapping import Roles
+from rlcli.errors import InputError
+
+if TYPE_CHECKING:
+    from rlcli.datasets.plain import Table
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass
+class Scan:
+    """What flags, episode numbers, rewards and actions of a whole table say.
+
+    `last_rows[e]` is the last row of episode e; `terminated`, `truncated` `[E]` its flags; `cut` has the
+    unfinished episodes. `inexact` names columns that ours cannot give back bit for bit; `repaired`
+    counts ends without a flag, `rule` names what ends episodes.
+    """
+
+    last_rows: NDArray[np.int64]
+    terminated: Flags
+    truncated: Flags
+    cut: set[int]
+    rule: list[str]
+    repaired: int = 0
+    inexact: set[str] = field(default_factory=set)
+    action_range: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def ends_within(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The rows in `start … stop - 1` that end an episode."""
+        low, high = np.searchsorted(self.last_rows, [start, stop])
+        return self.last_rows[low:high]
+
+    def flags_of(self, row: int) -> tuple[bool, bool, bool]:
+        """`(terminated, truncated, cut)` of the episode that ends at `row`."""
+        at = int(np.searchsorted(self.last_rows, row))
+        return bool(self.terminated[at]), bool(self.truncated[at]), at in self.cut
+
+
+def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> Scan:
+    """Reads the flags, the episode numbers, the rewards and whole-number actions, in slices."""
+    single = roles.single
+    flags = {role: single[role] for role in ("terminated", "truncated", "done") if role in single}
+    numbers = single.get("episode")
+    whole = [name for name in roles.below("action") if table.fields[name].dtype.kind in "iu"]
+    names = list(
+        dict.fromkeys([*flags.values(), *whole, *_optional(numbers), *_optional(single.get("reward"))])
+    )
+    found: dict[str, list[Flags]] = {role: [] for role in flags}
+    changes: list[Flags] = []
+    before: Any = None
+    number = 0  # of the episode that the rows so far ended in
+    inexact: set[str] = set()
+    ranges: dict[str, tuple[int, int]] = {}
+    for start in range(0, num_rows, slice_rows) if names else ():
+        arrays = table.read(names, start, min(start + slice_rows, num_rows))
+        for role, name in flags.items():
+            found[role].append(_one_per_row(arrays[name], name, table) != 0)
+        if numbers is not None:
+            values = _one_per_row(arrays[numbers], numbers, table)
+            following = values if before is None else np.concatenate([before, values])
+            changes.append(np.asarray(following[1:] != following[:-1], np.bool_))
+            counted = number + np.cumsum(np.concatenate([[False] * (before is None), changes[-1]]))
+            number, before = int(counted[-1]), values[-1:].copy()
+            if (values != counted).any():
+                inexact.add(numbers)
+        for name in whole:
+            low, high = int(arrays[name].min()), int(arrays[name].max())
+            known = ranges.get(name, (low, high))
+            ranges[name] = min(low, known[0]), max(high, known[1])
+        if (reward := single.get("reward")) is not None:
+            values = _one_per_row(arrays[reward], reward, table)
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not _gives_back(values.astype(np.float32), values):
+                    inexact.add(reward)
+    told = {role: np.concatenate(parts) for role, parts in found.items()}
+    if "done" in told:
+        done = told.pop("done")
+        inexact.add(single["done"])
+        told["terminated"] = done & ~told["truncated"] if "truncated" in told else done
+    no_flag = np.zeros(num_rows, np.bool_)
+    terminals, timeouts = told.get("terminated", no_flag), told.get("truncated", no_flag)
+    last_rows, rule, unfinished = _ends(table, roles, num_rows, changes, terminals | timeouts)
+    told_cut = table.metadata.get("cut")
+    cut = {n for n in told_cut if isinstance(n, int)} if isinstance(told_cut, list) else set()
+    cut |= {len(last_rows) - 1} if unfinished else set()
+    terminated = terminals[last_rows]
+    truncated = timeouts[last_rows] | ~terminated
+    flagged = terminals | timeouts
+    if flags:
+        inexact |= _inexact_flags(roles, told, last_rows, terminated, truncated)
+    repaired = int((~flagged[last_rows]).sum()) if flags else 0
+    return Scan(last_rows, terminated, truncated, cut, rule, repaired, inexact, ranges)
+
+
+def _ends(
+    table: Table, roles: Roles, num_rows: int, changes: list[Flags], flagged: Flags
+) -> tuple[NDArray[np.int64], list[str], bool]:
+    """The last row of every episode, what told so, and whether the last one is unfinished."""
+    single = roles.single
+    last = np.array([num_rows - 1], np.int64)
+    if "episode_ends" in single:
+        name = single["episode_ends"]
+        ends = _one_per_row(table.read([name], 0, table.fields[name].rows)[name], name, table)
+        if ends.dtype.kind not in "iu" or not len(ends):
+            raise InputError(f"{table.path}: {name} holds no whole numbers", path=table.path)
+        ends = ends.astype(np.int64)
+        if ends[0] < 1 or (np.diff(ends) < 1).any() or ends[-1] > num_rows:
+            raise InputError(
+                f"{table.path}: {name} does not rise from 1 to at most the {num_rows:,} rows", path=table.path
+            )
+        return np.union1d(ends - 1, last), [name], bool(ends[-1] < num_rows)
+    if "episode" in single:
+        return np.union1d(np.flatnonzero(np.concatenate(changes)), last), [single["episode"]], False
+    used = [single[role] for role in ("terminated", "truncated", "done") if role in single]
+    if not used:
+        return last, ["the end of the rows"], True
+    return np.union1d(np.flatnonzero(flagged), last), used, not bool(flagged[-1])
+
+
+def _inexact_flags(
+    roles: Roles,
+    told: dict[str, Flags],
+    last_rows: NDArray[np.int64],
+    terminated: Flags,
+    truncated: Flags,
+) -> set[str]:
+    """Flags that are also set inside an episode, or that ours set where the source's are not."""
+    names = set()
+    for role, ends in (("terminated", terminated), ("truncated", truncated)):
+        if role in told and role in roles.single:
+            ours = np.zeros(len(told[role]), np.bool_)
+            ours[last_rows] = ends
+            if (ours != told[role]).any():
+                names.add(roles.single[role])
+    return names
+
+
+def _one_per_row(values: NDArray[Any], name: str, table: Table) -> NDArray[Any]:
+    if values.size != len(values) or values.dtype.kind not in "biuf":
+        described = f"{values.dtype}{list(values.shape[1:])}"
+        raise InputError(
+            f"{table.path}: {name} has {described} per row, expected one number", path=table.path
+        )
+    return values.reshape(-1)
+
+
+def _gives_back(standard: NDArray[Any], original: NDArray[Any]) -> bool:
+    """Whether `standard`, cast to the dtype of `original`, has the same bits."""
+    return standard.astype(original.dtype).tobytes() == np.ascontiguousarray(original).tobytes()
+
+
+def _optional(name: str | None) -> list[str]:
+    return [] if name is None else [name]

@@ -1,0 +1,66 @@
+"""Observation and action specs of a plain table: what our own export left in it, else what the data show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlcli.datasets.mapping import Roles
+from rlcli.datasets.plain_scan import Scan
+from rlcli.errors import IncompatibleError
+from rlcli.format.keys import Key
+from rlcli.format.specs import Box, Composite, Discrete, Spec, leaves, spec_from_json
+
+if TYPE_CHECKING:
+    from rlcli.datasets.plain import Table
+
+
+def specs_of(table: Table, roles: Roles, scan: Scan) -> tuple[Spec, Spec, dict[str, Any]]:
+    """`(observation, action, told)`; `told` has the `env` and `reference_scores` of our own export.
+
+    A single whole number of at least 0 is a discrete action.
+    """
+    observation = _spec_of(table, roles, scan, "observation")
+    action = _spec_of(table, roles, scan, "action")
+    told = table.metadata.get("spec")
+    try:
+        specs = spec_from_json(told["observation"]), spec_from_json(told["action"])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError, IncompatibleError):
+        return observation, action, {}
+    if _columns_of(specs[0]) != _columns_of(observation) or _columns_of(specs[1]) != _columns_of(action):
+        return observation, action, {}
+    assert told is not None
+    kept = {name: told[name] for name in ("env", "reference_scores") if isinstance(told.get(name), dict)}
+    return *specs, kept
+
+
+def _spec_of(table: Table, roles: Roles, scan: Scan, top: str) -> Spec:
+    nested: dict[str, Any] = {}
+    for name, key in roles.below(top).items():
+        node = nested
+        for part in key[:-1]:
+            node = node.setdefault(part, {})
+        node[key[-1]] = _leaf(table, scan, name, top)
+
+    def build(node: Any) -> Spec:
+        if isinstance(node, dict):
+            return Composite({name: build(child) for name, child in node.items()})
+        spec: Spec = node
+        return spec
+
+    return build(nested[top])
+
+
+def _leaf(table: Table, scan: Scan, name: str, top: str) -> Spec:
+    found = table.fields[name]
+    low, high = scan.action_range.get(name, (-1, -1))
+    is_one = int(np.prod(found.shape, dtype=np.int64)) == 1
+    if top == "action" and is_one and str(found.dtype) == "int64" and found.shape == () and low >= 0:
+        return Discrete(high + 1)
+    return Box(found.shape, str(found.dtype))
+
+
+def _columns_of(spec: Spec) -> Mapping[Key, tuple[str, tuple[int, ...]]]:
+    return {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(spec).items()}

@@ -1,0 +1,234 @@
+"""Zarr groups, both ways: replay buffers (`data/…`, `meta/episode_ends`) and any other named arrays.
+
+Version 2 folders, version 2 zip files, version 3. Chunks that are missing read as the fill value without a
+word in zarr; here they are counted and the report says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rlcli.config import opt
+from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.format.dataset import Dataset
+
+_MAX_CHUNKS = 50_000_000
+_CHUNK_BYTES = 4 << 20
+_MAX_CHUNK_BYTES = 1 << 31
+_SIGNS = (".zgroup", "zarr.json")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Writing zarr groups."""
+
+    version: Literal["2", "3"] = opt("2", "The version of the zarr format.")
+
+
+def detect(path: Path) -> Seen:
+    """Whether `path` is a zarr group: a folder, or a zip file of one."""
+    if path.is_dir():
+        names = [name for name in _SIGNS if (path / name).is_file()]
+        is_buffer = (path / "meta" / "episode_ends").is_dir()
+    elif path.is_file() and zipfile.is_zipfile(path):
+        with _archive(path) as archive:
+            held = set(archive.namelist())
+        names = [name for name in _SIGNS if name in held]
+        is_buffer = any(name.startswith("meta/episode_ends/") for name in held)
+    else:
+        return Seen(False, "not a zarr group")
+    if not names:
+        return Seen(False, "not a zarr group")
+    version = 2 if names[0] == ".zgroup" else 3
+    kind = "replay buffer" if is_buffer else "group"
+    return Seen(True, f"zarr {kind}, version {version}{', zip' if path.is_file() else ''}")
+
+
+@contextmanager
+def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
+    """The group, looked through once. Raises `CorruptError` for damage."""
+    import zarr
+
+    if path.is_dir():
+        store: Any = zarr.storage.LocalStore(path, read_only=True)
+    else:
+        with _archive(path):
+            store = zarr.storage.ZipStore(path, mode="r")
+    try:
+        with _damage(path):
+            table = ZarrTable(path, zarr.open_group(store, mode="r"))
+        yield PlainSource(table, request)
+    finally:
+        store.close()
+
+
+def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
+    """A replay buffer: `data/…` with D4RL's names, and `meta/episode_ends`; the attributes hold the spaces."""
+    import zarr
+
+    exporter = Exporter(dataset)
+    root = zarr.open_group(out, mode="w-", zarr_format=2 if options.version == "2" else 3)
+    config: Any = {"write_empty_chunks": True}  # a chunk that is not there would be a missing one
+    root.attrs[METADATA] = json.dumps(exporter.metadata)
+    arrays = {}
+    for name, column in list(exporter.columns.items()):
+        if column.is_text:
+            exporter.leave_out(name, "a zarr array has no place for text")
+            continue
+        rows = max(1, min(column.shape[0], _CHUNK_BYTES // max(1, column.row_bytes)))
+        arrays[name] = root.create_array(
+            f"data/{name}",
+            shape=column.shape,
+            chunks=(rows, *column.shape[1:]),
+            dtype=column.dtype,
+            config=config,
+        )
+    for name, target in arrays.items():
+        step = int(target.chunks[0])
+        for start in range(0, dataset.num_rows, step):
+            stop = min(start + step, dataset.num_rows)
+            values = exporter.read(name, start, stop)
+            target[start:stop] = values
+            advance(values.nbytes)
+    ends = exporter.last_rows + 1
+    target = root.create_array(
+        "meta/episode_ends", shape=ends.shape, chunks=ends.shape, dtype=ends.dtype, config=config
+    )
+    target[:] = ends
+    return exporter.report
+
+
+class ZarrTable(Table):
+    """The arrays of a group as rows. See `plain.Table`."""
+
+    can_seek = True
+
+    def __init__(self, path: Path, root: Any) -> None:
+        super().__init__(path)
+        self._arrays: dict[str, Any] = {}
+        self.layout = f"zarr-{root.metadata.zarr_format}"
+        self.metadata = _metadata(root)
+        for name, array in _walk(root):
+            self._check(name, array)
+            if not array.shape or 0 in array.shape:
+                self.others[name] = f"{array.dtype}{list(array.shape)}"
+                continue
+            self._arrays[name] = array
+            self.fields[name] = Field(array.dtype.newbyteorder("="), tuple(array.shape[1:]), array.shape[0])
+        self.replay_buffer = "meta/episode_ends" in self.fields and any(
+            name.startswith("data/") for name in self.fields
+        )
+        self.chunk_rows = max((int(array.chunks[0]) for array in self._arrays.values()), default=1)
+        if path.is_dir():
+            self.files = sorted(file for file in path.rglob("*") if file.is_file())
+        missing = {
+            name: count for name, array in self._arrays.items() if (count := _missing(path, name, array))
+        }
+        for name, count in missing.items():
+            self.remarks.append(
+                f"{name}: {count:,} of {math.prod(array_chunks(self._arrays[name])):,} chunks are missing; "
+                f"their values are the fill value {self._arrays[name].fill_value}"
+            )
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
+        """Rows of some arrays. Raises `CorruptError` that names the array and its rows."""
+        arrays = {}
+        for name in names:
+            with _damage(self.path, f"{name} rows {start}..{stop - 1}: "):
+                values = np.asarray(self._arrays[name][start:stop])
+            arrays[name] = np.ascontiguousarray(values.astype(self.fields[name].dtype, copy=False))
+        return arrays
+
+    def _check(self, name: str, array: Any) -> None:
+        """Refuses shapes and chunks that no file of ours would have."""
+        chunk = math.prod(array.chunks) * array.dtype.itemsize
+        if chunk > _MAX_CHUNK_BYTES or math.prod(array_chunks(array)) > _MAX_CHUNKS:
+            raise CorruptError(
+                f"{self.path}: {name} declares {list(array.shape)} values in chunks of {chunk:,} bytes",
+                path=self.path,
+            )
+
+
+def array_chunks(array: Any) -> list[int]:
+    """How many chunks an array has along each axis."""
+    return [-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
+
+
+def _walk(group: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if depth > 16:
+        raise InputError("groups are nested more than 16 deep")
+    for name, array in sorted(group.arrays()):
+        yield f"{prefix}{name}", array
+    for name, child in sorted(group.groups()):
+        yield from _walk(child, f"{prefix}{name}/", depth + 1)
+
+
+def _missing(path: Path, name: str, array: Any) -> int:
+    """How many chunks of an array are not stored."""
+    stored_by: tuple[int, ...] = getattr(array, "shards", None) or array.chunks
+    expected = math.prod(-(-int(n) // c) for n, c in zip(array.shape, stored_by, strict=True))
+    if path.is_dir():
+        folder = path / name
+        stored = sum(1 for file in folder.rglob("*") if file.is_file() and _is_chunk(file.name, file))
+    else:
+        with _archive(path) as archive:
+            stored = sum(
+                1
+                for held in archive.namelist()
+                if held.startswith(f"{name}/")
+                and not held.endswith("/")
+                and _is_chunk(held.rsplit("/", 1)[-1])
+            )
+    return max(0, expected - stored)
+
+
+def _is_chunk(name: str, file: Path | None = None) -> bool:
+    return name not in (".zarray", ".zattrs", "zarr.json") and (file is None or file.stat().st_size > 0)
+
+
+def _metadata(root: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(root.attrs[METADATA])
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as err:
+        raise CorruptError(f"{path}: damaged archive: {err}", path=path) from err
+    with archive:
+        yield archive
+
+
+@contextmanager
+def _damage(path: Path, what: str = "") -> Iterator[None]:
+    """Turns what zarr and its codecs say about broken bytes into errors that name the array."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno is not None:
+            raise
+        raise CorruptError(f"{path}: {what}damaged zarr: {err}", path=path) from err
+    except (ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as err:
+        if "codec not available" in str(err):
+            raise IncompatibleError(
+                f"{path}: {what}{err}", hint="the package imagecodecs has more codecs", path=path
+            ) from err
+        reason = " ".join(str(err).split())[:200]
+        raise CorruptError(f"{path}: {what}damaged zarr: {type(err).__name__}: {reason}", path=path) from err
