@@ -66,6 +66,7 @@ class Dataset:
         self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
         self._ready: set[Key] = set()  # columns of which every row was touched and compared
         self._streams: list[StreamReader] = []
+        self.changes = 0  # how often other rows were seen; what is worked out from the rows holds until then
         self._adopt(found.manifest, found.journals)
 
     @classmethod
@@ -281,6 +282,42 @@ class Dataset:
         assert arrays is not None, "prepared rows can be read"
         return _nest(plan.keys, arrays) if out is None else out
 
+    def gather_into(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[Array]) -> None:
+        """Writes the values at `rows` int64 `[B]` of each key into its array of `out`, `[B, *shape]`."""
+        plan = self._plans.get(keys) or self._plan(keys)
+        if self._checker is not None:
+            self._prepare_rows(rows, plan)
+        if self._table.gather(rows, plan.numbers, out) is None:
+            self._prepare_rows(rows, plan)
+            self._table.gather(rows, plan.numbers, out)
+
+    def read_runs(
+        self, starts: Rows, counts: Rows, at: Rows, keys: tuple[Key, ...], out: Sequence[Array]
+    ) -> None:
+        """Writes `counts[b]` rows from `starts[b]` on to rows `at[b]` and following of each key's array.
+
+        Runs cover different rows of `out`, whose other rows stay as they are; none crosses a stream's end.
+        Raises `IndexError` where one does, or is not committed.
+        """
+        plan = self._plans.get(keys) or self._plan(keys)
+        size = len(out[0])
+        if self._checker is not None:
+            self._prepare_runs(starts, counts, plan)
+        if not self._table.read_runs(starts, counts, at, size, plan.numbers, out):
+            self._prepare_runs(starts, counts, plan)
+            self._table.read_runs(starts, counts, at, size, plan.numbers, out)
+
+    def _prepare_runs(self, starts: Rows, counts: Rows, plan: _Plan) -> None:
+        if not self._ready.issuperset(plan.keys):
+            for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+                self._prepare(start, start + count, plan)
+            if all(stream.is_ready(plan.keys) for stream in self._streams):
+                self._ready.update(plan.keys)
+
+    def set_threads(self, count: int) -> None:
+        """How many threads share the copying of a large batch (from 1 MiB on); 1 by default."""
+        self._table.set_threads(count)
+
     def _prepare_rows(self, index: Rows, plan: _Plan) -> None:
         if self._ready.issuperset(plan.keys):
             return
@@ -328,6 +365,7 @@ class Dataset:
         for stream in self._streams:
             if stream.journal is not None and stream.journal.advance():
                 self._ready.clear()
+                self.changes += 1
                 stream.advance(stream.journal.state)
         if manifest.path_of(self.path, self.generation + 1).exists():
             newest = self._manifest
@@ -345,6 +383,7 @@ class Dataset:
     def _adopt(self, newest: Manifest, journals: dict[str, snapshot.OpenJournal]) -> None:
         """Lists what a manifest names and is not listed yet."""
         self._ready.clear()
+        self.changes += 1
         for number in range(len(newest.streams)):
             entries = [segment for segment in newest.segments if segment.stream == number]
             if number == len(self._streams):

@@ -17,7 +17,7 @@ ALIGNMENT = 64  # a cache line, and the widest vector register
 
 
 class Block:
-    """Arrays of `layout`: by key in `arrays`, as a batch in `nested`. They share memory with nothing else.
+    """Arrays of `layout`: by key in `arrays`, in order in `columns`, as a batch in `nested`.
 
     `memory` is a writable uint8 array of at least `size_of(layout)` bytes, fresh by default.
     """
@@ -40,6 +40,7 @@ class Block:
 
     def _take(self, arrays: dict[Key, NDArray[Any]]) -> None:
         self.arrays = arrays
+        self.columns = list(arrays.values())
         self.nested: Batch = {}
         for key, array in arrays.items():
             node = self.nested

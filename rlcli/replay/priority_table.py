@@ -34,7 +34,7 @@ class PriorityTable:
         self.side = side
         self.tree = _native.RowPriorities(alpha, epsilon)
         self.greatest = 0.0  # priority ever given
-        self._seen: object = None
+        self._seen = -1
         self._covered: list[int] = []  # rows of each stream that were considered
         self._waiting: Rows = np.zeros(0, np.int64)  # identities of rows that could not be drawn
         self.streams = Streams([], [], [])
@@ -106,7 +106,7 @@ class PriorityTable:
         )
         self.greatest, self._covered = float(state["greatest"]), covered
         self._waiting = np.ascontiguousarray(state["waiting"], np.int64)
-        self._seen = None
+        self._seen = -1
 
     def _cover(self, stream: int, start: int, stop: int) -> None:
         self.tree.cover(stream, start, stop - start, self.newcomer)

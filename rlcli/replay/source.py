@@ -44,16 +44,16 @@ class Source:
         self.keys = tuple(column.key for column in self.columns)
         self.capacity = capacity
         self.needs_next = any(key[:2] == ("next", "observation") for key in self.keys)
-        self._eligible: tuple[object, Eligible] | None = None
-        self._runs: dict[bool, tuple[object, Runs]] = {}
+        self._eligible: tuple[int, Eligible] | None = None
+        self._runs: dict[bool, tuple[int, Runs]] = {}
         for wanted in keys or ():
             if not any(is_under(key, [wanted]) for key in self.keys):
                 raise IncompatibleError(f"{dataset.path} has no column {'/'.join(wanted)}")
 
     @property
-    def snapshot(self) -> object:
+    def snapshot(self) -> int:
         """Differs whenever other rows are committed or retained."""
-        return (self.dataset.generation, self.dataset.stream_rows)
+        return self.dataset.changes
 
     @property
     def low(self) -> int:
@@ -95,8 +95,8 @@ class Source:
         return {column.key: (column.numpy, (*axes, *column.shape)) for column in self.columns}
 
     def gather(self, rows: Rows, block: Block) -> None:
-        """Writes the columns at `rows` into a block of `layout(len(rows))`."""
-        self.dataset.gather(rows, self.keys, out=block.nested)
+        """Writes the columns at `rows` into a block whose first leaves are those of `layout(len(rows))`."""
+        self.dataset.gather_into(rows, self.keys, block.columns[: len(self.keys)])
 
 
 def is_under(key: Key, nodes: Sequence[Key] | None) -> bool:
