@@ -13,7 +13,7 @@ import fcntl
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -98,11 +98,12 @@ class WriterLock:
 
     def close(self) -> None:
         """Lets go of everything."""
-        for stream in list(self._streams):
-            self.release(stream)
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            files.close(fd)
+        with ExitStack() as last_first:
+            if self._fd >= 0:
+                last_first.callback(files.close, self._fd)
+                self._fd = -1
+            for stream in list(self._streams):
+                last_first.callback(self.release, stream)
 
     def forget(self) -> None:
         """Closes the descriptors in a forked child: the parent's locks stay the parent's."""

@@ -48,6 +48,7 @@ class Publisher:
         if not self._lock.is_exclusive:
             newest = manifest.advance(self.root, newest)
             leftovers = cut_leftovers(self.root, newest, self._lock)
+        fresh = [segment for s in streams for segment in s.segments if not segment.published]
         while True:
             sealed: list[tuple[SegmentWriter, bytes]] = []
             upcoming, evicted = self._upcoming(newest, streams, tag, closing, sealed)
@@ -55,18 +56,19 @@ class Publisher:
             def append_seals(sealed: list[tuple[SegmentWriter, bytes]] = sealed) -> None:
                 for segment, records in sealed:
                     segment.append_seal(records, durable=self._durable)
-                for s in streams:
-                    for segment in s.segments:
-                        segment.published = True
 
+            for segment in fresh:
+                segment.published = True  # from here on its files are not ours alone
             try:
                 self.manifest = manifest.publish(
-                    self.root, upcoming, durable=self._durable, before_link=append_seals
+                    self.root, upcoming, durable=self._durable, before_link=append_seals if sealed else None
                 )
                 break
             except GenerationTaken:  # a file system on which flock does nothing
                 if sealed or self._lock.is_exclusive:
                     raise
+                for segment in fresh:
+                    segment.published = False
                 newest = manifest.advance(self.root, newest)
         for segment, _ in sealed:
             segment.close()

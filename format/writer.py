@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -363,14 +364,15 @@ class Writer:
         if self._state == "closed":
             return
         self._state = "closed"
-        for s in self.streams:
-            s.rows = s.committed
-            for segment in s.segments:
-                segment.close()
-                if not segment.published and self._lock.holds(s.number):
-                    segment.paths.remove()
-            s.segments = []
-        self._lock.close()
+        with ExitStack() as last_first:  # each is done, whatever the others raise
+            last_first.callback(self._lock.close)
+            for s in self.streams:
+                s.rows = s.committed
+                for segment in s.segments:
+                    if not segment.published and self._lock.holds(s.number):
+                        last_first.callback(segment.paths.remove)
+                    last_first.callback(segment.close)
+                s.segments = []
 
     def __enter__(self) -> Writer:
         return self
