@@ -27,7 +27,9 @@ def register(group: typer.Typer) -> None:
     group.command("cat", short_help="All rows, or those chosen, as NDJSON, CSV or Arrow.")(cat)
     group.command("stats", short_help="What the numbers look like.")(stats)
     group.command("verify", short_help="Prove that datasets are sound, or say where not.")(verify)
+    group.command("query", short_help="SQL over episodes and steps.")(query)
     group.command("diff", short_help="Whether two datasets say the same, or share episodes.")(diff)
+    group.command("lineage", short_help="What made a dataset, of what, and what made that.")(lineage)
 
 
 def info(dataset: Dataset, json: console.Json = False) -> None:
@@ -185,6 +187,36 @@ def verify(
     raise_if_damaged(facts)
 
 
+def query(
+    words: Annotated[list[str], typer.Argument(metavar="DS… SQL", help="Datasets, then one SELECT.")],
+    limit: Annotated[int, console.count_option("--limit", help="At most this many rows.")] = 1000,
+    format: Annotated[
+        Literal["ndjson", "csv", "arrow"] | None,
+        typer.Option("--format", "-f", help="Write all rows like `rl buffer cat`, not a table."),
+    ] = None,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Ask DuckDB about the tables episodes and steps.
+
+    Keys are joined by dots, in double quotes: 'select episode, max("next.reward") from steps group by all'.
+    Vectors are lists, element 1 first. Of several datasets the tables are a.steps, a.episodes, b.steps, ….
+    Columns: rl buffer query DS 'describe steps'. Nothing is written, and no file can be read by SQL.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.errors import UsageError
+    from rlcli.pipeline.buffer_query import query
+
+    if len(words) < 2:
+        raise UsageError("rl buffer query needs datasets and one SELECT", hint="rl buffer query --help")
+    if json and format:
+        raise UsageError("--json and --format exclude each other")
+    *paths, sql = words
+    found = query([Path(path) for path in paths], sql, limit=limit, format=format)
+    if found is not None:
+        console.result("table", *found)
+
+
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="A dataset.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
@@ -221,3 +253,16 @@ def diff(
     facts, text = diff(first, second, tol=tol, ignore=names)
     console.result("difference", facts, text)
     raise_if_different(facts)
+
+
+def lineage(dataset: Dataset, json: console.Json = False) -> None:
+    """What made a dataset, newest first; below each entry what it was made of, and what made that.
+
+    A parent that is still there is compared by its digest. With --json every entry is whole: options,
+    versions, seeds.
+    """
+    console.configure(json=json)
+    from rlcli.pipeline.buffer_lineage import lineage
+
+    facts, text = lineage(dataset)
+    console.result("lineage", facts, text)

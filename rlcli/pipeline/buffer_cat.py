@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli import console
-from rlcli.errors import MissingExtraError, UsageError
+from rlcli.errors import UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
@@ -24,22 +19,10 @@ from rlcli.format.spans import Chunk, Spans, chunks
 from rlcli.pipeline.buffer_rows import choose_columns
 from rlcli.pipeline.expressions import Expression, Values
 from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
+from rlcli.pipeline.row_formats import Batch, Format, import_arrow, write_batches
 
 Array = NDArray[Any]
-Format = Literal["ndjson", "csv", "arrow"]
 Table = Literal["steps", "episodes"]
-
-_LINES = 4096  # made into text at once
-
-
-@dataclass
-class Batch:
-    """Some rows of a table: per column its values, `[n, *shape]` or a list, and where they are unknown."""
-
-    columns: list[tuple[Key, Array | list[Any], Array | None]]
-
-    def __len__(self) -> int:
-        return len(self.columns[0][1])
 
 
 def cat(
@@ -67,15 +50,14 @@ def cat(
     if out is not None:
         refuse_existing(out)
     if format == "arrow":
-        _arrow()
+        import_arrow()
     with Dataset.open(path) as dataset:
         if table == "episodes":
             batches = _episodes(dataset, keys, where, episodes, rows)
         else:
             batches = _steps(dataset, keys, where, episodes, rows)
-        write = {"ndjson": _write_ndjson, "csv": _write_csv, "arrow": _write_arrow}[format]
         with _output(out) as stream:
-            count = write(batches, stream)
+            count = write_batches(batches, stream, format)
     return {"path": path, "table": table, "format": format, "rows": count}
 
 
@@ -164,8 +146,6 @@ def _episodes(
     """The chosen rows of the episode table, in one batch."""
     columns = episode_columns(dataset)
     if keys is not None:
-        from rlcli.errors import nearest
-
         names = [name.strip() for name in keys.split(",")]
         for name in names:
             if name not in columns:
@@ -219,125 +199,3 @@ def _slice(flag: str, text: str | None, count: int) -> tuple[int, int]:
         raise UsageError(f"{flag} {text}: expected A:B, e.g. 0:100, -10: or 7") from err
     start, stop, _ = slice(first, last).indices(count)
     return start, max(start, stop)
-
-
-def _lists(batch: Batch) -> list[tuple[Key, list[Any]]]:
-    """Columns as Python lists, None where unknown."""
-    found = []
-    for key, values, unknown in batch.columns:
-        items = values if isinstance(values, list) else values.tolist()
-        if unknown is not None and unknown.any():
-            items = [None if lost else item for item, lost in zip(items, unknown.tolist(), strict=True)]
-        found.append((key, items))
-    return found
-
-
-def _parts(batch: Batch) -> Iterator[Batch]:
-    for start in range(0, max(1, len(batch)), _LINES):
-        rows = slice(start, start + _LINES)
-        yield Batch([(k, v[rows], None if u is None else u[rows]) for k, v, u in batch.columns])
-
-
-def _write_ndjson(batches: Iterator[Batch], stream: BinaryIO) -> int:
-    count = 0
-    for batch in (part for whole in batches for part in _parts(whole)):
-        columns = _lists(batch)
-        lines = []
-        for i in range(len(batch)):
-            row: dict[str, Any] = {}
-            for key, items in columns:
-                node = row
-                for part in key[:-1]:
-                    node = node.setdefault(part, {})
-                node[key[-1]] = items[i]
-            try:
-                lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
-            except (ValueError, TypeError):  # NaN or complex
-                lines.append(console.to_json(row))
-        stream.write("".join(f"{line}\n" for line in lines).encode())
-        count += len(batch)
-    return count
-
-
-def _write_csv(batches: Iterator[Batch], stream: BinaryIO) -> int:
-    count, has_names = 0, False
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=False)
-    writer = csv.writer(text, lineterminator="\n")
-    try:
-        for batch in (part for whole in batches for part in _parts(whole)):
-            flat = Batch([column for given in batch.columns for column in _elements(*given)])
-            if not has_names:
-                writer.writerow("/".join(key) for key, _, _ in flat.columns)
-                has_names = True
-            writer.writerows(zip(*(items for _, items in _lists(flat)), strict=True))
-            text.flush()
-            count += len(batch)
-    finally:
-        text.detach()
-    return count
-
-
-def _elements(
-    key: Key, values: Array | list[Any], unknown: Array | None
-) -> list[tuple[Key, Array | list[Any], Array | None]]:
-    """A column per element, named `key[0]`, `key[1, 2]`; one element is just `key`."""
-    if isinstance(values, list):
-        return [(key, values, unknown)]
-    flat = values.reshape(len(values), -1) if values.ndim > 1 else values[:, None]
-    if flat.shape[1] == 1:
-        return [(key, flat[:, 0], unknown)]
-    names = (", ".join(map(str, index)) for index in np.ndindex(values.shape[1:]))
-    return [((*key[:-1], f"{key[-1]}[{name}]"), flat[:, i], unknown) for i, name in enumerate(names)]
-
-
-def _write_arrow(batches: Iterator[Batch], stream: BinaryIO) -> int:
-    arrow = _arrow()
-    writer, count = None, 0
-    try:
-        for batch in batches:
-            table = arrow_batch(batch)
-            if writer is None:
-                writer = arrow.ipc.new_stream(stream, table.schema)
-            writer.write_batch(table)
-            count += len(batch)
-    finally:
-        if writer is not None:
-            writer.close()
-    return count
-
-
-def arrow_batch(batch: Batch) -> Any:
-    """A `pyarrow.RecordBatch`: names joined by ".", vectors as lists of fixed size, without copies where the
-    types are alike (flags, float16 and complex numbers are converted).
-    """
-    arrow = _arrow()
-    names = [".".join(key) for key, _, _ in batch.columns]
-    arrays = [arrow_array(values, unknown) for _, values, unknown in batch.columns]
-    return arrow.RecordBatch.from_arrays(arrays, names=names)
-
-
-def arrow_array(values: Array | list[Any], unknown: Array | None) -> Any:
-    """A `pyarrow.Array` of a column's values."""
-    arrow = _arrow()
-    if isinstance(values, list):
-        return arrow.array(values)
-    if values.dtype.kind == "c":
-        values = np.stack((values.real, values.imag), axis=-1)
-    elif values.dtype == np.float16:
-        values = values.astype(np.float32)
-    size = int(np.prod(values.shape[1:], dtype=np.int64))
-    mask = unknown if unknown is not None and unknown.any() else None
-    if size == 1:
-        return arrow.array(np.ascontiguousarray(values).reshape(-1), mask=mask)
-    flat = arrow.array(np.ascontiguousarray(values).reshape(-1))
-    lists = arrow.FixedSizeListArray.from_arrays(flat, size, mask=None if mask is None else arrow.array(mask))
-    return lists
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError as err:
-        raise MissingExtraError("pyarrow", "arrow", needed_for="--format arrow") from err
-    return pyarrow
