@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -65,16 +66,15 @@ def test_young_orphans_stay(tmp_path: Path) -> None:
 
 
 def test_a_living_writers_unpublished_segment_stays(tmp_path: Path) -> None:
-    model = m.create(tmp_path / "ds", num_streams=1)
-    model.add(0)
-    buffer = model.writer._buffers[0]
-    buffer.complete(1)
-    model.writer.writer.write_arrays(0, [array[:1] for array in buffer.arrays], 1)  # made, not published
+    schema = m.schema_of(m.FLAT)
+    row = {c.key: np.ones((1, *c.shape), c.numpy) for c in schema.plain}
+    alone = Writer.create(tmp_path / "ds", schema, spec={}, lineage={})
+    alone.write(0, row)  # its segment is made, not published
     assert collect_garbage(tmp_path / "ds", grace_seconds=-1).removed == []
-    shared = Writer.create(tmp_path / "shared", model.writer.writer.schema, spec={}, lineage={}, share=True)
-    shared.write_arrays(0, [array[:1] for array in buffer.arrays], 1)
+    shared = Writer.create(tmp_path / "shared", schema, spec={}, lineage={}, share=True)
+    shared.write(0, row)
     other = Writer.join(tmp_path / "shared", lineage={})
-    other.write_arrays(0, [array[:1] for array in buffer.arrays], 1)
+    other.write(0, row)
     assert len(collect_garbage(tmp_path / "shared", grace_seconds=-1).kept) == 2
     other._lock.close()  # as when it is killed
     report = collect_garbage(tmp_path / "shared", grace_seconds=-1)
@@ -83,6 +83,7 @@ def test_a_living_writers_unpublished_segment_stays(tmp_path: Path) -> None:
     shared.commit()
     shared.close()
     assert verify(tmp_path / "shared", deep=True) == []
+    alone.close()
 
 
 def test_evidence_of_a_missing_manifest_stays(tmp_path: Path) -> None:
