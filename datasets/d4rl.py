@@ -41,6 +41,7 @@ from rlcli.datasets.d4rl_export import export, write_file
 from rlcli.datasets.d4rl_layout import Layout, find_layout
 from rlcli.datasets.d4rl_scan import ends_of, look_through
 from rlcli.datasets.d4rl_specs import nested, specs_of
+from rlcli.datasets.plain_export import METADATA
 from rlcli.errors import IncompatibleError, InputError, UsageError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema, ted_schema
@@ -66,6 +67,8 @@ def detect(path: Path) -> Seen:
     if not hdf5.is_hdf5(path):
         return Seen(False, "not an HDF5 file")
     with hdf5.reading(path) as file, hdf5.damage(path):
+        if METADATA in file.attrs:
+            return Seen(False, "an HDF5 file that rl wrote, not D4RL's")
         try:
             layout = find_layout(file)
         except InputError as err:

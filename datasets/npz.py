@@ -7,6 +7,7 @@ lies about its sizes is ever in memory as a whole.
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -226,7 +227,10 @@ def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dty
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise IncompatibleError(f"{what}: .npy version {version}")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    try:
+        shape, fortran, dtype = read(stream)
+    except (SyntaxError, TypeError, tokenize.TokenError) as err:  # a header that is no literal
+        raise ValueError(f"its header: {err}") from err
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {shape}")
     return shape, fortran, dtype

@@ -81,6 +81,7 @@ class ParquetTable(Table):
         self._arrow = require("pyarrow", "arrow", needed_for="reading Parquet")
         reading = require("pyarrow.parquet", "arrow", needed_for="reading Parquet")
         self.files = _files(path)
+        self._compute = require("pyarrow.compute", "arrow", needed_for="reading Parquet")
         self._opened: list[Any] = []
         self._starts = [0]  # of row groups
         self._groups: list[tuple[int, int]] = []  # file, row group
@@ -162,7 +163,7 @@ class ParquetTable(Table):
             or kinds.is_large_list(column.type)
             or kinds.is_fixed_size_list(column.type)
         ):
-            lengths = np.unique(arrow.compute.list_value_length(column).to_numpy(zero_copy_only=False))
+            lengths = np.unique(self._compute.list_value_length(column).to_numpy(zero_copy_only=False))
             if len(lengths) != 1:
                 raise InputError(f"{what} has lists of different lengths")
             shape.append(int(lengths[0]))

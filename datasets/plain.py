@@ -171,7 +171,7 @@ class PlainSource:
 
     def _extra(self) -> list[Column]:
         extra = []
-        for name, key in self.keys.items():
+        for name, key in sorted(self.keys.items(), key=lambda pair: pair[1]):
             if key[0] in ("observation", "action") or key[:2] == ("next", "observation"):
                 continue
             found = self.table.fields[name]

@@ -38,7 +38,7 @@ def specs_of(table: Table, roles: Roles, scan: Scan) -> tuple[Spec, Spec, dict[s
 
 def _spec_of(table: Table, roles: Roles, scan: Scan, top: str) -> Spec:
     nested: dict[str, Any] = {}
-    for name, key in roles.below(top).items():
+    for name, key in sorted(roles.below(top).items(), key=lambda pair: pair[1]):
         node = nested
         for part in key[:-1]:
             node = node.setdefault(part, {})

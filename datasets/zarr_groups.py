@@ -21,6 +21,7 @@ from rlcli.config import opt
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.zarr_chunks import missing_chunks
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 from rlcli.format.dataset import Dataset
 
@@ -75,7 +76,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
-    """A replay buffer: `data/…` with D4RL's names, and `meta/episode_ends`; the attributes hold the spaces."""
+    """A replay buffer: `data/…` with D4RL's names, `meta/episode_ends`, spaces in the attributes."""
     import zarr
 
     exporter = Exporter(dataset)
@@ -134,7 +135,9 @@ class ZarrTable(Table):
         if path.is_dir():
             self.files = sorted(file for file in path.rglob("*") if file.is_file())
         missing = {
-            name: count for name, array in self._arrays.items() if (count := _missing(path, name, array))
+            name: count
+            for name, array in self._arrays.items()
+            if (count := missing_chunks(path, name, array))
         }
         for name, count in missing.items():
             self.remarks.append(
@@ -173,29 +176,6 @@ def _walk(group: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, A
         yield f"{prefix}{name}", array
     for name, child in sorted(group.groups()):
         yield from _walk(child, f"{prefix}{name}/", depth + 1)
-
-
-def _missing(path: Path, name: str, array: Any) -> int:
-    """How many chunks of an array are not stored."""
-    stored_by: tuple[int, ...] = getattr(array, "shards", None) or array.chunks
-    expected = math.prod(-(-int(n) // c) for n, c in zip(array.shape, stored_by, strict=True))
-    if path.is_dir():
-        folder = path / name
-        stored = sum(1 for file in folder.rglob("*") if file.is_file() and _is_chunk(file.name, file))
-    else:
-        with _archive(path) as archive:
-            stored = sum(
-                1
-                for held in archive.namelist()
-                if held.startswith(f"{name}/")
-                and not held.endswith("/")
-                and _is_chunk(held.rsplit("/", 1)[-1])
-            )
-    return max(0, expected - stored)
-
-
-def _is_chunk(name: str, file: Path | None = None) -> bool:
-    return name not in (".zarray", ".zattrs", "zarr.json") and (file is None or file.stat().st_size > 0)
 
 
 def _metadata(root: Any) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""The stored chunks of zarr arrays: how many are missing, and whether blosc would read beyond a short one.
+
+A missing chunk reads as the fill value; a blosc chunk that was cut short reads as whatever lies in memory
+behind it. Neither raises in zarr, so both are looked for before anything is read.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlcli.errors import CorruptError
+
+_NOT_CHUNKS = (".zarray", ".zattrs", "zarr.json")
+_BLOSC_HEADER = 16  # version, flags, …, bytes 4-8 decoded size, bytes 12-16 encoded size
+
+
+def missing_chunks(path: Path, name: str, array: Any) -> int:
+    """How many chunks of the array `name` are not stored, of the folder or zip file `path`.
+
+    Raises `CorruptError` that names a blosc chunk whose header and length disagree.
+    """
+    stored_by: tuple[int, ...] = getattr(array, "shards", None) or array.chunks
+    expected = math.prod(-(-int(n) // c) for n, c in zip(array.shape, stored_by, strict=True))
+    is_blosc = _is_blosc(array)
+    chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+    stored = 0
+    for chunk, size, head in _stored(path, name, with_head=is_blosc):
+        stored += size > 0
+        if is_blosc and not _is_whole(head, size, chunk_bytes):
+            raise CorruptError(f"{path}: {name}: chunk {chunk} is damaged: {size:,} bytes", path=path)
+    return max(0, expected - stored)
+
+
+def _is_blosc(array: Any) -> bool:
+    """Whether the stored bytes of a chunk are one blosc buffer."""
+    if getattr(array, "shards", None):
+        return False
+    codecs = [type(codec).__name__ for codec in array.compressors]
+    return codecs[-1:] in (["Blosc"], ["BloscCodec"])
+
+
+def _is_whole(head: bytes, size: int, chunk_bytes: int) -> bool:
+    decoded, encoded = int.from_bytes(head[4:8], "little"), int.from_bytes(head[12:16], "little")
+    return len(head) == _BLOSC_HEADER and encoded == size and decoded == chunk_bytes
+
+
+def _stored(path: Path, name: str, *, with_head: bool) -> Iterator[tuple[str, int, bytes]]:
+    """`(chunk, bytes, first bytes)` of every stored chunk of an array."""
+    if path.is_dir():
+        folder = path / name
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and file.name not in _NOT_CHUNKS:
+                head = b""
+                if with_head:
+                    with open(file, "rb") as stream:
+                        head = stream.read(_BLOSC_HEADER)
+                yield str(file.relative_to(folder)), file.stat().st_size, head
+        return
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            place = info.filename.removeprefix(f"{name}/")
+            if place != info.filename and not info.is_dir() and place.rsplit("/", 1)[-1] not in _NOT_CHUNKS:
+                head = b""
+                if with_head:
+                    with archive.open(info) as member:
+                        head = member.read(_BLOSC_HEADER)
+                yield place, info.file_size, head

@@ -1,0 +1,380 @@
+"""Plain containers: names, mappings, episodes, and that import, export, import is the identity."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from rlcli.datasets.contract import AmbiguousMapping
+from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError, UsageError
+from rlcli.format.dataset import Dataset
+from rlcli.format.verify import verify
+from rlcli.pipeline.convert import convert
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+KINDS = ["npz", "hdf5", "csv", "parquet", "zarr"]
+
+
+def arrays(size=24, ends=(7, 15, 23)):
+    """Three episodes: of 8 (terminal), 8 (timeout), 8 (timeout)."""
+    rng = np.random.default_rng(11)
+    observations = rng.standard_normal((size, 3)).astype("f4")
+    following = np.concatenate([observations[1:], rng.standard_normal((1, 3)).astype("f4")])
+    following[list(ends)] = rng.standard_normal((len(ends), 3)).astype("f4")
+    return {
+        "observations": observations,
+        "actions": rng.uniform(-1, 1, (size, 2)).astype("f4"),
+        "rewards": rng.standard_normal(size).astype("f4"),
+        "terminals": np.arange(size) == ends[0],
+        "timeouts": np.isin(np.arange(size), ends[1:]),
+        "next_observations": following,
+    }
+
+
+def write(kind: str, path: Path, values: dict) -> Path:
+    """A file of a kind by the library that people write such files with."""
+    if kind == "npz":
+        np.savez_compressed(path, **values)
+        return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    if kind == "hdf5":
+        with h5py.File(path, "w") as file:
+            for name, value in values.items():
+                file[f"replay/{name}"] = value
+    elif kind == "csv":
+        header, columns = [], []
+        for name, value in values.items():
+            header += [name] if value.ndim == 1 else [f"{name}_{n}" for n in range(value.shape[1])]
+            columns += [value] if value.ndim == 1 else list(value.T)
+        with open(path, "w", newline="") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(header)
+            rows.writerows(zip(*[[str(item) for item in column] for column in columns], strict=True))
+    elif kind == "parquet":
+        arrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        columns = {name: value if value.ndim == 1 else value.tolist() for name, value in values.items()}
+        kinds = {
+            name: arrow.from_numpy_dtype(value.dtype)
+            if value.ndim == 1
+            else arrow.list_(arrow.from_numpy_dtype(value.dtype))
+            for name, value in values.items()
+        }
+        table = arrow.table({name: arrow.array(column, kinds[name]) for name, column in columns.items()})
+        parquet.write_table(table, path, row_group_size=10)
+    else:
+        root = zarr.open_group(path, mode="w", zarr_format=2)
+        for name, value in values.items():
+            root.create_array(
+                name, data=value, chunks=(5, *value.shape[1:]), config={"write_empty_chunks": True}
+            )
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_and_episodes_are_those_of_the_file(kind, tmp_path):
+    values = arrays()
+    report = convert(write(kind, tmp_path / "x", values), tmp_path / "ds", check=True)
+    assert report["format"] == kind
+    assert (report["rows"], report["episodes"], report["unknown_next"]) == (24, 3, 0)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [8, 8, 8]
+        assert dataset.episodes.terminated.tolist() == [True, False, False]
+        assert dataset.episodes.truncated.tolist() == [False, True, True]
+        for name, key in {
+            "observations": ("observation",),
+            "actions": ("action",),
+            "next_observations": ("next", "observation"),
+            "rewards": ("next", "reward"),
+        }.items():
+            read = dataset.read(key, 0, 24)
+            assert read.dtype == np.float32
+            assert read.tobytes() == values[name].tobytes()
+    assert verify(tmp_path / "ds", deep=True) == []
+
+
+@pytest.mark.parametrize("to", KINDS)
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_import_export_import_is_the_identity(to, unfinished, tmp_path):
+    values = arrays()
+    values["speed"] = np.arange(24.0) / 3
+    values["rewards"] = values["rewards"].astype("f8") / 3  # needs a second column
+    values["timeouts"][3] = True  # a flag inside an episode, which the ids overrule
+    if unfinished:
+        del values["next_observations"]
+        values["timeouts"][23] = False
+    values["episode_id"] = np.repeat([5, 2, 9], 8)
+    convert(write("npz", tmp_path / "x", values), tmp_path / "one", check=True)
+    exported = convert(tmp_path / "one", tmp_path / "y", to=to, check=True)
+    convert(tmp_path / "y", tmp_path / "two", check=True)
+    with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
+        assert one.schema == two.schema
+        assert one.digest == two.digest
+        assert one.read(("source", "rewards"), 0, 24).tobytes() == values["rewards"].tobytes()
+        assert one.read(("source", "episode_id"), 0, 24).tolist() == values["episode_id"].tolist()
+        assert one.read(("info", "speed"), 0, 24).tobytes() == values["speed"].tobytes()
+    assert exported["lossy"] == (["the spaces: a CSV file has only columns"] if to == "csv" else [])
+
+
+def test_an_unfinished_episode_is_cut_and_its_next_observation_unknown(tmp_path):
+    values = arrays()
+    values["timeouts"][23] = False
+    del values["next_observations"]
+    report = convert(write("npz", tmp_path / "x", values), tmp_path / "ds", check=True)
+    assert (report["unknown_next"], report["unfinished_rows"], report["repaired"]) == (3, 8, 1)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.cut.tolist() == [False, False, True]
+        assert dataset.unknown_next.tolist() == [7, 15, 23]
+
+
+def test_next_observations_that_are_not_the_next_rows_are_stored(tmp_path):
+    values = arrays()
+    values["next_observations"] = values["next_observations"] + 1
+    report = convert(write("npz", tmp_path / "x", values), tmp_path / "ds", check=True)
+    assert report["next_observation"] == "stored"
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("next", "observation"), 0, 24).tobytes() == values["next_observations"].tobytes()
+
+
+def test_a_mapping_says_what_names_do_not(tmp_path):
+    values = arrays()
+    odd = {
+        "x": values["observations"],
+        "u": values["actions"],
+        "stop": values["timeouts"],
+        "junk": np.ones(24),
+    }
+    path = write("npz", tmp_path / "odd", odd)
+    with pytest.raises(UsageError, match="nothing is known as observation"):
+        convert(path, tmp_path / "ds")
+    mapping = {"x": "observation/joints", "u": "action", "stop": "truncated", "junk": "-"}
+    report = convert(path, tmp_path / "ds", mapping=mapping, check=True)
+    assert report["remarks"] == ["the source has no rewards; they are 0"]
+    assert report["lossy"] == ["junk: left out, as asked"]
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [16, 8]
+        assert dataset.read(("observation", "joints"), 0, 24).tobytes() == odd["x"].tobytes()
+    with pytest.raises(UsageError, match="did you mean 'junk'"):
+        convert(path, tmp_path / "no", mapping={"junkk": "-"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: v | {"obs": v["observations"]}, "may all mean observation"),
+        (lambda v: {k: x for k, x in v.items() if k not in ("terminals", "timeouts")}, "where episodes end"),
+        (
+            lambda v: {("dones" if k == "terminals" else k): x for k, x in v.items() if k != "timeouts"},
+            "dones may",
+        ),
+    ],
+)
+def test_a_guess_is_shown_and_must_be_confirmed(change, said, tmp_path):
+    path = write("npz", tmp_path / "x", change(arrays()))
+    with pytest.raises(AmbiguousMapping, match=said) as caught:
+        convert(path, tmp_path / "ds")
+    assert caught.value.mapping["actions"] == "action"
+    assert convert(path, tmp_path / "ds", yes=True, check=True)["rows"] == 24
+
+
+def test_done_without_truncated_is_kept_as_it_was(tmp_path):
+    values = arrays()
+    del values["next_observations"], values["terminals"]
+    values["dones"] = (np.arange(24) == 7) | values["timeouts"]
+    convert(write("npz", tmp_path / "x", values), tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.terminated.tolist() == [True, False, False]
+        assert dataset.read(("source", "dones"), 0, 24).tobytes() == values["dones"].tobytes()
+
+
+def test_a_replay_buffer_is_recognised_and_ends_are_its_containers(tmp_path):
+    root = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=3)
+    values = arrays()
+    root.create_array(
+        "data/img", data=np.arange(24 * 12, dtype="u1").reshape(24, 2, 2, 3), chunks=(4, 2, 2, 3)
+    )
+    root.create_array("data/state", data=values["observations"], chunks=(24, 3))
+    root.create_array("data/action", data=values["actions"], chunks=(24, 2))
+    root.create_array("meta/episode_ends", data=np.array([10, 24]))
+    report = convert(tmp_path / "x.zarr", tmp_path / "ds", check=True)
+    assert report["seen"] == "zarr replay buffer, version 3"
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [10, 14]
+        assert dataset.episodes.truncated.all()
+        assert dataset.read(("observation", "img"), 0, 24).shape == (24, 2, 2, 3)
+
+
+def test_missing_chunks_are_counted(tmp_path):
+    path = write("zarr", tmp_path / "x", arrays())
+    os.unlink(path / "actions" / "1.0")
+    report = convert(path, tmp_path / "ds")
+    assert report["remarks"] == ["actions: 1 of 5 chunks are missing; their values are the fill value 0.0"]
+
+
+def test_a_zip_of_a_group_is_read(tmp_path):
+    path = write("zarr", tmp_path / "x", arrays())
+    with zipfile.ZipFile(tmp_path / "x.zarr.zip", "w") as archive:
+        for file in path.rglob("*"):
+            if file.is_file():
+                archive.write(file, file.relative_to(path))
+    assert (
+        convert(tmp_path / "x.zarr.zip", tmp_path / "ds", check=True)["seen"] == "zarr group, version 2, zip"
+    )
+
+
+def test_vectors_of_a_csv_are_in_numeric_order(tmp_path):
+    names = [f"obs_{n}" for n in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)]
+    lines = [",".join([*names, "action", "done", "truncated"])]
+    lines += [
+        ",".join([*(str(n) for n in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)), "1", f"{end}", "False"])
+        for end in (False, True)
+    ]
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("observation",), 0, 2).tolist() == [list(range(11))] * 2
+        assert dataset.spec["action"] == {"type": "discrete", "n": 2, "start": 0}
+
+
+@pytest.mark.parametrize(
+    "text", ["0.1", "1e-45", "3.4028235e38", "16777217", "nan", "-0.0", "0.1000000000000000055"]
+)
+def test_a_csv_number_keeps_its_value(text, tmp_path):
+    (tmp_path / "x.csv").write_text(f"observation,action,timeout\n{text},0.5,True\n1.5,0.5,True\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        found = dataset.read(("observation",), 0, 1)[0]
+        np.testing.assert_equal(float(str(found)), float(text))
+
+
+# -- hostile input ------------------------------------------------------------------------------------------
+
+
+def lying_npz(tmp_path, shape: str, data: bytes = b"\0" * 96) -> Path:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    path = write("npz", tmp_path / "x", {k: v for k, v in arrays().items() if k != "actions"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("actions.npy", b"\x93NUMPY\x01\x00v\x00" + header.encode() + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "shape", ["(10**18, 1)", "(24, 10**15)", "(23, 1)", "(-24, 1)", "(24,", "(2**62, 4)"]
+)
+def test_an_npz_that_lies_about_a_shape_is_corrupt(shape, tmp_path):
+    with pytest.raises(CorruptError, match="actions.npy"):
+        convert(lying_npz(tmp_path, eval_free(shape)), tmp_path / "ds")
+    assert not (tmp_path / "ds").exists()
+
+
+def eval_free(shape: str) -> str:
+    """Powers written out: an npy header holds literals."""
+    return shape.replace("10**18", str(10**18)).replace("10**15", str(10**15)).replace("2**62", str(2**62))
+
+
+def test_a_pickle_in_an_npz_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **arrays(), secret=np.array([{"a": 1}], object))
+    with pytest.raises(IncompatibleError, match="pickle"):
+        convert(path, tmp_path / "ds")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    """A directory that claims less than the stream holds, and one that claims more than it can hold."""
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, **(arrays() | {"zeros": np.zeros(1 << 22)}))
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"zeros.npy") - 46  # the central directory's entry
+    data[at + 20 : at + 24] = (100).to_bytes(4, "little")  # compressed bytes
+    path.write_bytes(data)
+    with pytest.raises(CorruptError, match="zeros.npy"):
+        convert(path, tmp_path / "ds")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_short_is_an_error_of_one_line(kind, tmp_path):
+    path = write(kind, tmp_path / "x", arrays())
+    if path.is_dir():
+        victim = path / "actions" / "0.0"
+        victim.write_bytes(victim.read_bytes()[:-9])
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises((CorruptError, InputError)) as caught:
+        convert(path, tmp_path / "ds", from_=kind)
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert sorted(os.listdir(tmp_path)) == [path.name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flipped_bits_never_crash(kind, tmp_path):
+    """Any flip gives the right rows, other rows of a sound dataset, or a one-line error; never a crash."""
+    rng = np.random.default_rng(2)
+    path = write(kind, tmp_path / "x", arrays())
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    for number in range(25):
+        file = files[int(rng.integers(len(files)))]
+        sound = file.read_bytes()
+        broken = bytearray(sound)
+        broken[int(rng.integers(len(sound)))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(broken)
+        out = tmp_path / f"ds{number}"
+        try:
+            convert(path, out, from_=kind, yes=True)
+        except RLError as err:
+            assert "\n" not in err.message
+            assert not out.exists()
+        file.write_bytes(sound)
+
+
+def test_lines_of_different_lengths_are_corrupt(tmp_path):
+    (tmp_path / "x.csv").write_text("obs,action,timeout\n1,2,True\n1,2\n")
+    with pytest.raises(CorruptError, match="row 3 has 2 fields"):
+        convert(tmp_path / "x.csv", tmp_path / "ds")
+
+
+def test_zarr_that_declares_absurd_shapes_is_corrupt(tmp_path):
+    path = write("zarr", tmp_path / "x", arrays())
+    meta = json.loads((path / "actions" / ".zarray").read_text())
+    (path / "actions" / ".zarray").write_text(
+        json.dumps(meta | {"chunks": [1 << 40, 2], "shape": [1 << 50, 2]})
+    )
+    with pytest.raises(CorruptError, match="actions"):
+        convert(path, tmp_path / "ds")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the samples are not here")
+@pytest.mark.parametrize("name", ["pendulum.npz", "pendulum.csv", "pendulum_plain.h5"])
+def test_the_plain_samples_give_their_numbers(name, tmp_path):
+    convert(SHARED / "plain" / name, tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [50] * 4
+        sums = {
+            ("observation",): 72.469749405,
+            ("action",): 31.703734886,
+            ("next", "reward"): -1094.049486563,
+            ("next", "truncated"): 4,
+        }
+        if not name.endswith("csv"):
+            sums["next", "observation"] = 76.688468603
+        for key, total in sums.items():
+            assert dataset.read(key, 0, 200).sum(dtype=np.float64) == pytest.approx(total, abs=1e-6)
+        assert dataset.read(("observation",), 0, 200).dtype == np.float32
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the samples are not here")
+def test_the_zarr_sample_gives_its_numbers(tmp_path):
+    convert(SHARED / "zarr" / "pusht_2ep_img.zarr.zip", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [161, 118]
+        assert dataset.read(("observation", "img"), 0, 279).sum(dtype=np.int64) == 1924172881
+        assert dataset.read(("action",), 0, 279).sum(dtype=np.float64) == 139221.0
+        state = dataset.read(("observation", "state"), 0, 279).sum(dtype=np.float64)
+        assert state == pytest.approx(288853.581198, abs=1e-6)
