@@ -22,7 +22,8 @@ GRACE_SECONDS = 3600.0
 
 @dataclass
 class GarbageReport:
-    """What was removed, as paths relative to the dataset's parent, and how much disk that gave back.
+    """What was removed, as paths relative to the dataset's parent, and how much disk that gave back; in a
+    dry run, what would be.
 
     `kept` are the orphans that were left alone: too young, of a stream that is being written, or evidence
     of a manifest that is missing.
@@ -32,18 +33,21 @@ class GarbageReport:
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     freed_bytes: int = 0
+    dry_run: bool = False
 
 
-def collect_garbage(path: str | Path, *, grace_seconds: float = GRACE_SECONDS) -> GarbageReport:
+def collect_garbage(
+    path: str | Path, *, grace_seconds: float = GRACE_SECONDS, dry_run: bool = False
+) -> GarbageReport:
     """Removes orphans that have not changed for `grace_seconds`, also beside writers at work.
 
     What a living writer has, and what a manifest names, stays; recovering a dead writer's rows is not done
-    here. Raises `InputError` if `path` is no dataset and `CorruptError` if its manifests are damaged: then
-    nothing is removed.
+    here. With `dry_run` nothing is removed, only told. Raises `InputError` if `path` is no dataset and
+    `CorruptError` if its manifests are damaged: then nothing is removed.
     """
     root = Path(path)
     identity = manifest.load_identity(root)
-    report = GarbageReport(root)
+    report = GarbageReport(root, dry_run=dry_run)
     try:
         lock = WriterLock.exclusive(root)
     except BusyError:
@@ -97,7 +101,8 @@ def _is_published(newest: Manifest, temporary: str) -> bool:
 
 def _remove(path: Path, report: GarbageReport) -> None:
     freed = files.space(path)
-    files.remove_tree(path)
+    if not report.dry_run:
+        files.remove_tree(path)
     if freed:
         report.freed_bytes += freed
         report.removed.append(path.relative_to(report.path.parent).as_posix())

@@ -28,6 +28,7 @@ from rlcli.format.journal import HEADER, RECORD, SEAL, Episode, Packer
 from rlcli.format.layout import FIRST_ROWS, FOLDERS, SegmentPaths
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.segment import SegmentWriter
+from rlcli.format.segment_files import load_sums
 from rlcli.format.sharing import Way
 from rlcli.format.sums import EPISODE_COLUMNS
 from rlcli.format.writer import Writer
@@ -204,7 +205,7 @@ class _Result:
         name = f"{manifest.stream_id(stream)}-{entry.first:012d}"
         old, new = SegmentPaths(dataset.path, entry.name), SegmentPaths(self._root, name)
         found: dict[str, sums.FileSum] = {}
-        for relative, expected in sums.load(dataset.path, entry).items():
+        for relative, expected in load_sums(old, dataset.schema, entry).items():
             folder, _, rest = relative.partition("/")
             if folder == "journal":
                 data = files.read(old.journal, limit=1 << 40)

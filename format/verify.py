@@ -25,7 +25,8 @@ from rlcli.format.layout import FOLDERS, SegmentPaths
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.mapping import MappedSegment, StreamMap
 from rlcli.format.schema import Column, Schema
-from rlcli.format.sums import BLOCK, EPISODE_COLUMNS
+from rlcli.format.segment_files import expected_files, optional_files
+from rlcli.format.sums import BLOCK
 
 Array = np.ndarray[Any, Any]
 
@@ -148,7 +149,8 @@ class _Verifier:
         found: dict[str, sums.FileSum] = {}
         with self._noting():
             found = sums.load(self.root, entry)
-        expected = _expected_sizes(self.schema, entry)
+        expected = expected_files(self.schema, entry)
+        expected |= dict.fromkeys(optional_files(self.schema, entry) & set(found))
         for name, size in expected.items():
             if found and name not in found:
                 self._add(Problem(f"sums/{entry.name}.json", f"does not name {name}"))
@@ -260,23 +262,6 @@ def _rows_of_meta(data: bytes, path: Path) -> int:
     """The number of rows that a `meta.json` says, -1 if it says none."""
     shape = strictjson.load(data, path).get("shape")
     return shape[0] if isinstance(shape, list) and shape and type(shape[0]) is int else -1
-
-
-def _expected_sizes(schema: Schema, entry: Segment) -> dict[str, int | None]:
-    """Every file a sealed segment must have, with its size where the manifest and the schema say it."""
-    found: dict[str, int | None] = {f"journal/{entry.name}.log": None}
-    trees_of = [("segments", [(c.key, c.dtype, c.shape) for c in schema.plain], entry.alloc)]
-    if entry.finals:
-        trees_of.append(("finals", [(c.key, c.dtype, c.shape) for c in schema.derived], entry.finals))
-    if entry.episodes:
-        leaves: list[trees.Leaf] = [((name,), dtype, ()) for name, dtype in EPISODE_COLUMNS]
-        trees_of.append(("episodes", leaves, entry.episodes))
-    for tree, leaves, rows in trees_of:
-        for key, dtype, shape in leaves:
-            found[f"{tree}/{entry.name}/{path_of(key)}"] = rows * Column(key, dtype, shape).row_bytes
-        for relative in trees.meta_files(leaves, rows):
-            found[f"{tree}/{entry.name}/{relative}"] = None
-    return found
 
 
 def _hit(

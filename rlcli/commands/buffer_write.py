@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rlcli import console
-from rlcli.commands import buffer_map
+from rlcli.commands import buffer_care, buffer_map
 
 Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
 Datasets = Annotated[
@@ -25,6 +25,7 @@ def register(group: typer.Typer, arguments: list[str]) -> None:
     group.command("append", short_help="Add the episodes of datasets to the end of one.")(append)
     group.command("compact", short_help="The same rows in few, large segments.")(compact)
     buffer_map.register(group, arguments)
+    buffer_care.register(group)
 
 
 def _paths(given: list[Path]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlcli.errors import CorruptError, IncompatibleError, UsageError
-from rlcli.format import files, sharing
+from rlcli.format import files, sharing, strictjson
 from rlcli.format.copying import all_episodes, copy_episodes
 from rlcli.format.dataset import Dataset
 from rlcli.format.digests import episode_digest
@@ -263,6 +264,26 @@ def test_a_damaged_journal_or_a_replaced_column_is_refused_and_nothing_stays(tmp
     with pytest.raises(CorruptError):
         merge([tmp_path / "b"], tmp_path / "m", lineage=LINEAGE)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_sums_file_that_names_a_path_outside_is_refused(tmp_path: Path) -> None:
+    """Whoever writes a whole dataset can make every hash right."""
+    fill(tmp_path / "a", [[5]])
+    (tmp_path / "secret").write_bytes(b"x")
+    path = next((tmp_path / "a" / "sums").iterdir())
+    value = json.loads(path.read_bytes())
+    value["files"]["segments/w00-000000000000/../../../secret"] = {"bytes": 1, "blocks": ["0" * 16]}
+    path.write_bytes(strictjson.dump(value))
+    newest = max((tmp_path / "a" / "manifests").iterdir())
+    manifest = json.loads(newest.read_bytes())
+    manifest["segments"][0]["sums"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest["segments"][0]["bytes"] += 1
+    del manifest["check"]
+    newest.write_bytes(strictjson.dump_checked(manifest))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CorruptError):
+        merge([tmp_path / "a"], tmp_path / "m", lineage=LINEAGE)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_damaged_column_is_still_found_after_a_merge(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""The verbs of `rl buffer` that care for a dataset where it lies, pack it, or take a few rows out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rlcli import console
+
+Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+
+
+def register(group: typer.Typer) -> None:
+    """Add the verbs, in the order of the help page."""
+    group.command("sample", short_help="Rows as a sampler draws them.")(sample)
+    group.command("recover", short_help="Close what a killed writer left open.")(recover)
+    group.command("gc", short_help="Remove what killed writers left and nobody reads.")(gc)
+    group.command("export", short_help="A dataset as a foreign file; same as rl convert.")(export)
+
+
+def sample(
+    dataset: Dataset,
+    rows: Annotated[int, console.count_option("--rows", "-n", help="How many rows.")],
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal rows.")] = 0,
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="uniform or without-replacement.")] = "uniform",
+    keys: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="Columns, e.g. action,next/reward; all of next by next."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT", help="A new dataset of these rows.")
+    ] = None,
+    format: Annotated[
+        Literal["ndjson", "csv", "arrow"], typer.Option("--format", "-f", help="What is written without -o.")
+    ] = "ndjson",
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Draw rows and write them to standard output, or to a new dataset OUT and print OUT.
+
+    In OUT every row is an episode of one step with its next values stored, and source_row says which row of
+    DS it is. Rows whose next observation is unknown are never drawn.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.errors import UsageError
+    from rlcli.pipeline import buffer_sample
+
+    if out is None:
+        if json:
+            raise UsageError(
+                "--json tells about a dataset that was written; name it with -o, or see --format"
+            )
+        buffer_sample.sample_rows(dataset, rows, seed=seed, sampler=sampler, keys=keys, format=format)
+        return
+    report = buffer_sample.sample_dataset(dataset, out, rows, seed=seed, sampler=sampler, keys=keys)
+    console.log(f"{report['rows']:,} rows, {report['seconds']:.2f} s")
+    console.result("sample", report, str(out))
+
+
+def recover(dataset: Dataset, json: console.Json = False, quiet: console.Quiet = False) -> None:
+    """Close a dataset whose writer was killed, and print DS. A sound one stays as it is.
+
+    Everything that was committed is kept; an unfinished episode is marked cut. The end of a journal that is
+    damaged is cut after its last whole commit. Sealed data are never repaired: see rl buffer verify. Exit 75
+    while a writer is at work.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.pipeline import buffer_care
+
+    report = buffer_care.recover(dataset)
+    for line in buffer_care.recover_remarks(report):
+        console.log(line)
+    console.result("recovery", report, str(dataset))
+
+
+def gc(
+    dataset: Dataset,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    grace: Annotated[
+        float, typer.Option(metavar="SECONDS", help="What changed in the last so many seconds stays.")
+    ] = 3600.0,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Remove files that no manifest names and no writer has, and unfinished creations of DS; print DS.
+
+    Readers never see these; they only take space. Writers may be at work. Committed rows are not touched.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.errors import UsageError
+    from rlcli.pipeline import buffer_care
+
+    if not grace >= 0:
+        raise UsageError(f"--grace must be at least 0, got {grace}")
+    report = buffer_care.gc(dataset, dry_run=dry_run, grace_seconds=grace)
+    for line in buffer_care.gc_remarks(report):
+        console.log(line)
+    console.result("garbage", report, str(dataset))
+
+
+def export(
+    dataset: Dataset,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new file, such as out.hdf5.")],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FORMAT", help="The format of OUT; else by its suffix.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read OUT again and compare all rows.")] = False,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Write DS as a foreign file and print OUT; rl convert DS OUT does the same and has more options."""
+    console.configure(json=json, quiet=quiet)
+    from rlcli.errors import InputError
+    from rlcli.pipeline import convert
+
+    if not (dataset / "dataset.json").exists():
+        raise InputError(f"{dataset}: not a dataset (no dataset.json)", path=dataset)
+    report = convert.convert(dataset, out, to=to, check=check)
+    for line in convert.remarks(report):
+        console.log(line)
+    console.result("conversion", report, str(out))
