@@ -16,7 +16,6 @@ struct alignas(64) Octet {
 
 struct Sum {
   static constexpr double nothing = 0.0;
-  // In pairs, as `SumTree::descend` takes it apart.
   static double of(const Octet &node) noexcept {
     return ((node.of[0] + node.of[1]) + (node.of[2] + node.of[3])) +
            ((node.of[4] + node.of[5]) + (node.of[6] + node.of[7]));
@@ -73,10 +72,15 @@ public:
       if (i + kAhead < count) fetch(static_cast<std::size_t>(leaves[i + kAhead]));
       levels_[0][leaf / 8].of[leaf % 8] = values[i];
     }
-    unsigned shift = 3;
-    for (std::size_t level = 1; level < levels_.size(); ++level, shift += 3)
-      for (std::size_t i = 0; i < count; ++i)
-        refresh(level, static_cast<std::size_t>(leaves[i]) >> shift);
+    std::vector<std::int64_t> changed(leaves, leaves + count);
+    for (std::size_t level = 1; level < levels_.size() && count > 0; ++level) {
+      std::size_t kept = 0;
+      for (std::size_t i = 0; i < count; ++i) {
+        changed[kept] = changed[i] / 8;
+        kept += refresh(level, static_cast<std::size_t>(changed[kept]));
+      }
+      count = kept;
+    }
   }
 
   // Leaves [first, first + count) become values[0 …]. O(count + log size).
@@ -107,9 +111,12 @@ protected:
     if (levels_.size() > 1) __builtin_prefetch(&levels_[1][leaf / 64], 1, 1);
   }
 
-  // What a node of the level below amounts to.
-  void refresh(std::size_t level, std::size_t child) noexcept {
-    levels_[level][child / 8].of[child % 8] = Op::of(levels_[level - 1][child]);
+  // What a node of the level below amounts to; returns whether that is new.
+  bool refresh(std::size_t level, std::size_t child) noexcept {
+    double &value = levels_[level][child / 8].of[child % 8];
+    const double before = value;
+    value = Op::of(levels_[level - 1][child]);
+    return value != before;
   }
 
   void rebuild() noexcept {
@@ -146,19 +153,28 @@ public:
   }
 
 private:
-  // The child of a node with a positive sum that `point` falls on; `point` becomes what is left of it.
+  // The child of a node with a positive sum that `point` falls on; `point` becomes what is left of it. Without
+  // branches, as which way it goes cannot be predicted.
   static std::size_t descend(const Octet &node, double &point) noexcept {
     const double *v = node.of;
-    std::size_t child = right(v[0] + v[1] + (v[2] + v[3]), v[4] + v[5] + (v[6] + v[7]), point) * 4;
-    child += right(v[child] + v[child + 1], v[child + 2] + v[child + 3], point) * 2;
-    return child + right(v[child], v[child + 1], point);
-  }
-
-  // One of the two is positive, and so is the one that is taken.
-  static std::size_t right(double left, double other, double &point) noexcept {
-    const bool is_right = (point >= left && other > 0) || !(left > 0);
-    point = is_right ? point - left : point;
-    return is_right;
+    double before[8];  // sums of the children before each one
+    before[0] = 0;
+    before[1] = v[0];
+    before[2] = v[0] + v[1];
+    before[3] = before[2] + v[2];
+    before[4] = before[2] + (v[2] + v[3]);
+    before[5] = before[4] + v[4];
+    before[6] = before[4] + (v[4] + v[5]);
+    before[7] = before[6] + v[6];
+    std::size_t child = 0;
+    for (std::size_t k = 1; k < 8; ++k)
+      child += point >= before[k];
+    if (!(v[child] > 0)) {  // rounding carried the point beyond all children
+      while (!(v[child] > 0))
+        child = (child + 7) % 8;
+    }
+    point -= before[child];
+    return child;
   }
 };
 
