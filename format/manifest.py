@@ -92,6 +92,7 @@ class Manifest:
     ro_compat: tuple[str, ...] = ()
     compat: tuple[str, ...] = ()
     sha256: str = ""
+    format: tuple[int, int] = (FORMAT[0], FORMAT[1])  # stays what it is until `upgrade`
 
     def to_json(self) -> dict[str, Any]:
         kind: dict[str, Any] = {"kind": "log"}
@@ -99,7 +100,7 @@ class Manifest:
             kind = {"kind": "window", "window": {"rows": self.window}}
         return {
             "magic": "rl-manifest",
-            "format": FORMAT,
+            "format": list(self.format),
             "dataset": self.dataset,
             "generation": self.generation,
             "oldest": 1,
@@ -169,9 +170,22 @@ def publish(
     `before_link` runs when the temporary file is there and the number is not: seals append their
     record then. Raises `GenerationTaken` if the number is: another writer was at work.
     """
-    data = strictjson.dump_checked(manifest.to_json())
-    temporary = root / "manifests" / f".tmp-{manifest.generation}-{uuids.uuid4().hex}"
-    target = path_of(root, manifest.generation)
+    data = put(root, manifest.generation, manifest.to_json(), durable=durable, before_link=before_link)
+    return replace(manifest, sha256=hashlib.sha256(data).hexdigest())
+
+
+def put(
+    root: Path,
+    generation: int,
+    value: dict[str, Any],
+    *,
+    durable: bool,
+    before_link: Callable[[], None] | None = None,
+) -> bytes:
+    """`publish` of a manifest as JSON; returns the bytes of its file."""
+    data = strictjson.dump_checked(value)
+    temporary = root / "manifests" / f".tmp-{generation}-{uuids.uuid4().hex}"
+    target = path_of(root, generation)
     files.write_new(temporary, data, durable=durable)
     if before_link is not None:
         if durable:
@@ -185,7 +199,7 @@ def publish(
     if durable:
         files.sync_folder(root / "manifests")
     files.remove(temporary)
-    return replace(manifest, sha256=hashlib.sha256(data).hexdigest())
+    return data
 
 
 def load_identity(root: Path) -> dict[str, Any]:
@@ -249,6 +263,7 @@ def load(root: Path, dataset: str, generation: int) -> Manifest:
             ro_compat=tuple(value["features"]["ro_compat"]),
             compat=tuple(value["features"]["compat"]),
             sha256=hashlib.sha256(data).hexdigest(),
+            format=(value["format"][0], value["format"][1]),
         )
         _check_structure(manifest, value["features"]["incompat"])
     except (KeyError, TypeError, ValueError, AttributeError) as err:
