@@ -30,6 +30,7 @@ SCHEMA = ted_schema(
     Box((2,)),
     extra=[Column(("x",), "int16"), Column(("ok",), "bool"), Column(("big",), "uint64")],
 )
+FINAL = {"p": [9, 9], "image": np.zeros((2, 3))}  # the other stream gives no last observation
 LENGTHS = [[4, 1, 7], [2, 6, 3]]  # per stream; the last of each has no end
 
 Row = dict[str, Any]
@@ -77,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                     reward=row["reward"],
                     terminated=row["terminated"],
                     truncated=row["truncated"],
-                    next_observation={"p": [9, 9], "image": np.zeros((2, 3))} if stream else None,
+                    next_observation=FINAL if stream and step == length - 1 else None,
                     x=row["x"],
                     ok=row["ok"],
                     big=row["big"],
