@@ -14,6 +14,7 @@ import xxhash
 
 from rlcli.errors import CorruptError
 from rlcli.format import bulk, sums
+from rlcli.format.heap_file import heap_name
 from rlcli.format.journal import Commit
 from rlcli.format.keys import Key, path_of
 from rlcli.format.mapping import MappedSegment
@@ -65,6 +66,7 @@ class Checker:
         self._schema = schema
         self._position = {column.key: n for n, column in enumerate(schema.plain)}
         self._final_position = {column.key: n for n, column in enumerate(schema.derived)}
+        self._heap_position = {column.key: n for n, column in enumerate(schema.heaps)}
         self._checks: dict[str, _Checks] = {}
         self._commits: dict[str, list[Commit]] = {}  # not compared yet
 
@@ -84,7 +86,9 @@ class Checker:
         small = [
             name
             for name in found
-            if not (name.endswith(".memmap") and name.startswith(("segments/", "finals/")))
+            if not (
+                name.endswith((".memmap", ".heap")) and name.startswith(("segments/", "finals/", "heaps/"))
+            )
         ]
         data = bulk.read(self._root, small, [found[name].bytes for name in small])
         for name, content in zip(small, data, strict=True):
@@ -130,14 +134,31 @@ class Checker:
     def everything(self, mapped: MappedSegment) -> None:
         """Compares every column and final of a segment."""
         self.columns(mapped, [column.key for column in (*self._schema.plain, *self._schema.derived)])
+        for position in range(len(self._schema.heaps)):
+            self.heap(mapped, position, 0, len(mapped.heap(position)))
+
+    def heap(self, mapped: MappedSegment, position: int, low: int, high: int) -> None:
+        """Compares the blocks that hold bytes `low … high` of a segment's heap."""
+        if not mapped.entry.sealed:
+            self._compare_commits(mapped)
+            return
+        key = self._schema.heaps[position].key
+        part = self._checks[mapped.entry.name].parts.get(("heaps", key))
+        if low < high:
+            part = part or self._part(mapped, "heaps", key)
+            if part.left:
+                part.compare(range(low // BLOCK, (high - 1) // BLOCK + 1))
 
     def _part(self, mapped: MappedSegment, tree: str, key: Key) -> _Part:
         checks = self._checks[mapped.entry.name]
         if tree == "segments":
             array = mapped.column(self._position[key])
-        else:
+        elif tree == "finals":
             array = mapped.final(self._final_position[key])
-        name = f"{tree}/{mapped.entry.name}/{path_of(key)}"
+        else:
+            array = mapped.heap(self._heap_position[key])
+        file = heap_name(key) if tree == "heaps" else path_of(key)
+        name = f"{tree}/{mapped.entry.name}/{file}"
         expected = checks.sums.get(name)
         if expected is None or expected.bytes != array.nbytes:
             path = self._root / name
@@ -161,10 +182,14 @@ class Checker:
 
 
 def commit_hash(mapped: MappedSegment, commit: Commit) -> int:
-    """The hash of a commit's rows and finals, from their bytes. SPEC.md section 7."""
+    """The hash of a commit's rows, finals and heap values, from their bytes. SPEC.md sections 7 and 14."""
     stop = commit.first + commit.rows
     digests = [xxhash.xxh3_64_digest(array[commit.first : stop].data) for array in mapped.columns]
     finals = mapped.finals
     digests += [xxhash.xxh3_64_digest(a[commit.finals_before : commit.finals].data) for a in finals]
     digests += [xxhash.xxh3_64_digest(b"")] * (len(mapped.schema.derived) - len(finals))
+    for position in range(len(mapped.schema.heaps)):
+        low = mapped.heap_end(position, commit.first, commit.finals_before)
+        high = mapped.heap_end(position, stop, commit.finals)
+        digests.append(xxhash.xxh3_64_digest(mapped.heap(position)[low:high].data))
     return xxhash.xxh3_64_intdigest(b"".join(digests))

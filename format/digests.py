@@ -56,7 +56,7 @@ def of_parts(
 def segment_content(mapped: MappedSegment, rows: int, episodes: Mapping[str, Array]) -> str:
     """The content digest of the first `rows` rows of a segment and its episodes, from its bytes."""
     finals = int(episodes["has_final"].sum())
-    heaps = [mapped.heap(n, mapped.heap_end(n, rows, finals)) for n in range(len(mapped.schema.heaps))]
+    heaps = [mapped.heap(n)[: mapped.heap_end(n, rows, finals)] for n in range(len(mapped.schema.heaps))]
     empty = [np.zeros(0)] * len(mapped.schema.derived)
     return of_parts(
         mapped.schema,

@@ -187,7 +187,8 @@ class EpisodeWriter:
         self._keys = [column.key for column in schema.given]
         self._plain_next = any(key[:2] == ("next", "observation") for key in self._keys)
         self._final_keys = [c.of for c in schema.shifts if c.of is not None]
-        self._compares = any(key[:1] == ("observation",) for key in self._final_keys)
+        if strange := [key for key in self._final_keys if key[0] != "observation"]:
+            raise ValueError(f"columns {strange} are shifted: what follows an episode is an observation")
         self._required = set(self._keys) - set(_DERIVED_BY_US) - {_TERMINATED, _TRUNCATED}
         self._children: dict[Key, int] = {}  # how many names a nested value must have
         nodes = {key[: depth + 1] for key in self._keys for depth in range(len(key))}
@@ -250,7 +251,7 @@ class EpisodeWriter:
         self._put(by_key, ("action",), action, at)
         if self._plain_next:
             self._put(by_key, ("next", "observation"), next_observation, at)
-        elif self._compares and next_observation is not None and not (terminated or truncated):
+        elif self._final_keys and next_observation is not None and not (terminated or truncated):
             expected = self._expected(b)
             self._put(expected.by_key, ("observation",), next_observation, at)
             expected.given[at] = True

@@ -15,6 +15,7 @@ import numpy as np
 
 from rlcli import _native
 from rlcli.format import bulk, files
+from rlcli.format.heap_file import heap_end, heap_name
 from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Segment
@@ -51,6 +52,8 @@ class MappedSegment:
         self.is_mapped = False
         self.final_addresses: list[int] = []
         self._finals: list[tuple[_native.AddressRange, int]] = []
+        self._heaps: dict[int, Array] = {}
+        self._heap_ends: dict[int, tuple[int, int, int]] = {}  # rows and finals looked at, and their end
 
     def map(self) -> None:
         """Makes the columns readable. Raises `CorruptError` if a file is missing, no regular file, or not
@@ -108,6 +111,43 @@ class MappedSegment:
             finally:
                 files.close(fd)
 
+    def heap(self, position: int) -> Array:
+        """The bytes of a heap's file, all that is there by now; none if there is no file."""
+        path = self.paths.heaps / heap_name(self.schema.heaps[position].key)
+        known = self._heaps.get(position)
+        if known is not None and self.entry.sealed:
+            return known
+        size = files.size(path) if path.exists() else 0
+        if known is None or len(known) < size:
+            fd = files.open_read(path) if size else -1
+            try:
+                memory = _native.AddressRange(_pages(max(size, 1)))
+                if size:
+                    with files.resources(path):
+                        memory.map_file(fd, 0, size)
+            finally:
+                if size:
+                    files.close(fd)
+            known = self._heaps[position] = memory.view(0, size)
+        return known
+
+    def heap_end(self, position: int, rows: int, finals: int) -> int:
+        """How many bytes of a heap the values of the first rows and finals reach to."""
+        seen_rows, seen_finals, end = self._heap_ends.get(position, (0, 0, 0))
+        if rows < seen_rows or finals < seen_finals:
+            seen_rows = seen_finals = end = 0
+        handles = self.schema.heaps[position].handles
+        off, length = ([c.key for c in self.schema.plain].index(key) for key in handles)
+        new = slice(seen_rows, rows)
+        end = max(end, heap_end(self.column(off)[new], self.column(length)[new]))
+        of = [column.of for column in self.schema.derived]
+        if finals > seen_finals and handles[0] in of:
+            off, length = (of.index(key) for key in handles)
+            new = slice(seen_finals, finals)
+            end = max(end, heap_end(self.final(off)[new], self.final(length)[new]))
+        self._heap_ends[position] = (rows, finals, end)
+        return end
+
     def release(self) -> None:
         """Gives the memory of its pages back; they are read from the files when touched again."""
         for offset, size in zip(self._offsets, self._sizes, strict=True):
@@ -120,6 +160,7 @@ class MappedSegment:
         for offset, size in zip(self._offsets, self._sizes, strict=True):
             self._range.memory.unmap(offset, _pages(size))
         self._finals.clear()
+        self._heaps.clear()
         self.final_addresses.clear()
         self.is_mapped = False
 

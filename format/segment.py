@@ -156,7 +156,7 @@ class SegmentWriter:
     def copy_rows(self, mapped: MappedSegment, rows: int, finals: int) -> None:
         """Begins with the first rows and finals of another segment, and with the heaps that they refer to."""
         for position, heap in enumerate(self._heaps):
-            heap.copy(mapped.heap(position, mapped.heap_end(position, rows, finals)))
+            heap.copy(mapped.heap(position)[: mapped.heap_end(position, rows, finals)])
         self._write_columns([array[:rows] for array in mapped.columns], rows)
         for k in range(finals):
             self._add_final([array[k : k + 1] for array in mapped.finals])

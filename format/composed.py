@@ -1,0 +1,197 @@
+"""Values that are made of several stored columns: what heaps hold, and frame stacks. SPEC.md 6 and 14."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlcli.errors import CorruptError
+from rlcli.format import heap, stack
+from rlcli.format.checking import Checker
+from rlcli.format.heap_file import heap_name
+from rlcli.format.keys import Key
+from rlcli.format.schema import Column, Schema
+from rlcli.format.stream_reader import StreamReader
+
+Array = np.ndarray[Any, Any]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+Gather = Callable[[Rows, Sequence[Key], Sequence[Array] | None], Sequence[Array]]
+
+
+class _Place(NamedTuple):
+    """Where a value's bytes are: stream, segment's first row, offset, length."""
+
+    stream: int
+    first: int
+    off: int
+    length: int
+
+
+def run_rows(starts: Rows, counts: Rows) -> Rows:
+    """The rows of runs that begin at `starts` and have `counts` rows each, one after the other."""
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.arange(len(before)) - before + np.repeat(starts, counts)
+
+
+class Composer:
+    """Makes values of heap and stack columns at logical rows. `gather` gives stored columns, checked."""
+
+    def __init__(
+        self, schema: Schema, streams: Sequence[StreamReader], checker: Checker | None, gather: Gather
+    ) -> None:
+        self._schema = schema
+        self._streams = streams
+        self._checker = checker
+        self._gather = gather
+        self._position = {column.key: n for n, column in enumerate(schema.heaps)}
+
+    def values(self, column: Column, rows: Rows) -> Array:
+        """`[n, *shape]`: a copy. Text, bytes and arrays with an open axis are an object array `[n]`."""
+        if column.encoding == "stack":
+            return self._stacks(column, rows)
+        unknown = heap.missing(column)
+        found = self._decoded(column, rows)
+        if isinstance(unknown, np.ndarray) and -1 not in column.shape:
+            array = np.empty((len(rows), *column.shape), column.numpy)
+        else:
+            array = np.empty(len(rows), object)
+        for at, value in enumerate(found):
+            array[at] = unknown if value is None else value
+        return array
+
+    def fill(self, keys: Sequence[Key], rows: Rows, places: Rows | slice, out: Sequence[Array]) -> None:
+        """Writes the values at `rows` to `places` of each key's array, composed ones and others."""
+        for key, target in zip(keys, out, strict=True):
+            column = self._schema.column(key)
+            composed = column.encoding == "stack" or column.heap is not None
+            target[places] = self.values(column, rows) if composed else self._gather(rows, [key], None)[0]
+
+    def encoded(self, column: Column, rows: Rows) -> list[heap.Encoded | None]:
+        """The stored bytes, as they came; None where the value is unknown."""
+        return [
+            None if place is None else heap.Encoded(self._bytes(column, place))
+            for place in self._places(column, rows)
+        ]
+
+    def text(self, column: Column, rows: Rows) -> tuple[Rows, list[str]]:
+        """Per row an index `[n]` in a table of the different texts, in order of their first row."""
+        table: dict[str, int] = {}
+        index = [table.setdefault(text or "", len(table)) for text in self._decoded(column, rows)]
+        return np.array(index, np.int64), list(table)
+
+    def _stacks(self, column: Column, rows: Rows) -> Array:
+        of = self._schema.column(column.of or ())
+        array = np.empty((len(rows), *column.shape), column.numpy)
+        flat = array.reshape(len(rows) * column.frames, *of.shape)
+        starts = self._episode_starts(rows, column.frames)
+        if of.encoding == "plain":
+            index = stack.stack_rows(rows, starts, column.frames)
+            self._gather(index.reshape(-1), [of.key], [flat])
+        else:
+            index = stack.next_stack_rows(rows, starts, column.frames)
+            self._gather(index.reshape(-1), [of.of or ()], [flat])
+            array[:, -1] = self._gather(rows, [of.key], None)[0]
+        return array
+
+    def _parts(self, rows: Rows) -> Iterable[tuple[int, StreamReader, int, Rows]]:
+        """Per stream: its number, itself, its first logical row, and which of `rows` are its."""
+        at = 0
+        for number, stream in enumerate(self._streams):
+            count = stream.rows - stream.start
+            inside = np.flatnonzero((rows >= at) & (rows < at + count))
+            if len(inside):
+                yield number, stream, at, inside
+            at += count
+        if len(rows) and not 0 <= rows.min() <= rows.max() < at:
+            raise IndexError(f"a row is outside 0 to {at - 1}")
+
+    def _episode_starts(self, rows: Rows, frames: int) -> Rows:
+        """The first row of each row's episode, or one at least `frames` earlier."""
+        starts = np.empty(len(rows), np.int64)
+        for _, stream, at, inside in self._parts(rows):
+            own = rows[inside] - at + stream.start
+            earliest = np.maximum(own - frames, stream.start)
+            needed: set[int] = set()
+            pairs = np.stack([stream.positions(earliest), stream.positions(own)], 1)
+            for low, high in np.unique(pairs, axis=0).tolist():
+                needed.update(range(low, high + 1))
+            ends = [stream.touch(position).episodes.ends for position in sorted(needed)]
+            before = np.concatenate([[stream.start - 1], *ends])
+            before = before[before >= stream.start - 1]
+            last = before[np.searchsorted(before, own) - 1] + 1
+            starts[inside] = np.maximum(last, earliest) - stream.start + at
+        return starts
+
+    def _places(self, column: Column, rows: Rows) -> list[_Place | None]:
+        """Where the values are; None where they are unknown."""
+        off, length = self._gather(rows, column.handles, None)
+        firsts = np.zeros(len(rows), np.int64)
+        numbers = np.zeros(len(rows), np.int64)
+        known = np.ones(len(rows), bool)
+        for number, stream, at, inside in self._parts(rows):
+            own = rows[inside] - at + stream.start
+            if column.encoding == "derived":
+                own, known[inside] = self._following(stream, own)
+            numbers[inside] = number
+            firsts[inside] = [stream.segments[p].first for p in stream.positions(own).tolist()]
+        table = zip(numbers.tolist(), firsts.tolist(), off.tolist(), length.tolist(), strict=True)
+        return [_Place(*place) if is_known else None for place, is_known in zip(table, known, strict=True)]
+
+    @staticmethod
+    def _following(stream: StreamReader, own: Rows) -> tuple[Rows, Array]:
+        """The row whose segment holds each one's next value: the next one, or where an episode ends itself,
+        and whether there is one.
+        """
+        row = np.minimum(own + 1, stream.rows - 1)
+        known = own + 1 < stream.rows
+        positions = stream.positions(own)
+        for position in np.unique(positions).tolist():
+            episodes = stream.touch(position).episodes
+            ends, has_final = episodes.ends, episodes.column("has_final")
+            at = np.minimum(np.searchsorted(ends, own), max(len(ends) - 1, 0))
+            is_end = (positions == position) & (len(ends) > 0)
+            if len(ends):
+                is_end &= ends[at] == own
+                known[is_end] = has_final[at[is_end]]
+            row[is_end] = own[is_end]
+        return row, known
+
+    def _bytes(self, column: Column, place: _Place) -> bytes:
+        """A value's stored bytes, compared with their hash. Raises `CorruptError` if they are not there."""
+        source = self._schema.column(column.of or column.key)
+        stream = self._streams[place.stream]
+        mapped = stream.touch(stream.position(place.first)).mapped
+        position = self._position[source.key]
+        stop = place.off + place.length
+        if not place.length:
+            return b""
+        if min(place.off, place.length) < 0 or stop > len(data := mapped.heap(position)):
+            path = self._path(column, place)
+            raise CorruptError(f"{path}: a value reaches to byte {stop}, behind the end", path=path)
+        if self._checker is not None:
+            self._checker.heap(mapped, position, place.off, stop)
+        return data[place.off : stop].tobytes()
+
+    def _path(self, column: Column, place: _Place) -> Path:
+        stream = self._streams[place.stream]
+        mapped = stream.touch(stream.position(place.first)).mapped
+        return mapped.paths.heaps / heap_name(column.of or column.key)
+
+    def _decoded(self, column: Column, rows: Rows) -> list[Any]:
+        """The values, equal places decoded once; None where they are unknown."""
+        done: dict[_Place | None, Any] = {None: None}
+        found = []
+        for place in self._places(column, rows):
+            if place not in done:
+                assert place is not None
+                data = self._bytes(column, place)
+                try:
+                    done[place] = heap.decode(column, data)
+                except ValueError as err:
+                    path = self._path(column, place)
+                    raise CorruptError(f"{path}: the value at byte {place.off}: {err}", path=path) from err
+            found.append(done[place])
+        return found
