@@ -1,4 +1,4 @@
-"""`rl buffer recover` and `gc`: what caring for a dataset in its place did, told."""
+"""`rl buffer recover`, `gc`, `pack` and `unpack`: what caring for a dataset in its place did, told."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from rlcli import console
+from rlcli.errors import Interrupted
+from rlcli.format import pack as packing
 from rlcli.format import recover as recovery
+from rlcli.format.dataset import Dataset
 from rlcli.format.gc import GRACE_SECONDS, collect_garbage
+from rlcli.pipeline import provenance
+from rlcli.pipeline.making import making
+from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
 
 
 def recover(path: Path) -> dict[str, Any]:
@@ -64,3 +70,49 @@ def gc_remarks(report: dict[str, Any]) -> list[str]:
         return [*lines, "nothing to remove"]
     freed = console.bytes_text(report["freed_bytes"])
     return [*lines, f"{freed} {'would be freed' if report['dry_run'] else 'freed'}"]
+
+
+def pack(path: Path, out: Path) -> dict[str, Any]:
+    """Write the sealed dataset at `path` to one new file at `out` and return the report; see `format.pack`.
+
+    Raises `UsageError` if `out` exists, `Interrupted` after a signal; then nothing is there.
+    """
+    refuse_existing(out)
+    with Dataset.open(path) as dataset:
+        facts = {"digest": dataset.digest, "rows": dataset.num_rows, "episodes": dataset.num_episodes}
+        total = dataset.size_bytes
+    with (
+        console.interruptible() as stop,
+        unfinished(out) as temporary,
+        console.progress(total, "pack", "B") as bar,
+    ):
+
+        def advance(count: int) -> None:
+            bar.advance(count)
+            if stop.requested:
+                raise Interrupted(stop.requested, f"{out}: stopped, nothing was written")
+
+        entries = packing.pack(path, temporary, advance=advance)
+        sha256 = provenance.sha256_file(temporary)
+        size = temporary.stat().st_size
+        publish(temporary, out)
+    return {
+        "file": str(out),
+        "source": str(path),
+        "files": len(entries),
+        "bytes": size,
+        "sha256": sha256,
+        **facts,
+    }
+
+
+def unpack(path: Path, out: Path) -> dict[str, Any]:
+    """Make the dataset in the file at `path` again at `out`, prove it, and return the report.
+
+    Raises `CorruptError` for anything but a packed dataset, of which then nothing is written.
+    """
+    refuse_existing(out)
+    total = path.stat().st_size if path.is_file() else None
+    with making(out, total, "unpack", "B") as work:
+        packing.unpack(path, work.temporary, advance=work.advance)
+        return {**work.finish(), "source": str(path)}
