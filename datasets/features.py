@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ Shape = tuple[int | None, ...]
 MAX_FILE_BYTES = 16 << 20
 MAX_ELEMENT_BYTES = 1 << 30  # one decoded value of one step
 _MAX_DEPTH = 32
+_CORE = "tensorflow_datasets.core.features."
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,30 @@ def read_features(path: Path) -> tuple[Any, tuple[Field, ...]]:
     except (ValueError, RecursionError) as err:
         raise CorruptError(f"{path}: not JSON: {err}", path=path) from err
     try:
-        return tree, tuple(_leaves(tree, (), ()))
+        return tree, fields_of(tree)
     except CorruptError as err:
         raise CorruptError(f"{path}: {err.message}", path=path) from err
     except IncompatibleError as err:
         raise IncompatibleError(f"{path}: {err.message}", path=path) from err
+
+
+def fields_of(tree: Any) -> tuple[Field, ...]:
+    """The leaves of a parsed `features.json`. Raises as `read_features` does, without the path."""
+    return tuple(_leaves(tree, (), ()))
+
+
+def tree_of(fields: Sequence[Field]) -> dict[str, Any]:
+    """The `features.json` of fields, as TFDS writes it: sequences are where `lengths` say, around leaves.
+
+    The first part of a path is the sequence of steps where its fields have lengths.
+    """
+    top: dict[str, Any] = {}
+    for field in fields:
+        node = top
+        for name in field.path[:-1]:
+            node = node.setdefault(name, {})
+        node[field.path[-1]] = field
+    return _node(top, in_steps=False)
 
 
 def label_names(folder: Path, field: Field) -> list[str] | None:
@@ -102,6 +122,41 @@ def label_names(folder: Path, field: Field) -> list[str] | None:
     except (OSError, UnicodeDecodeError) as err:
         raise InputError(f"{path}: cannot be read: {err}", path=path) from err
     return [name for name in names if name]
+
+
+def _node(tree: dict[str, Any], *, in_steps: bool) -> dict[str, Any]:
+    features = {}
+    for name, child in tree.items():
+        if isinstance(child, Field):
+            features[name] = _leaf(child, child.lengths[1:] if in_steps else child.lengths)
+        elif name == "steps" and not in_steps:
+            features[name] = _sequence(_node(child, in_steps=True), None, "dataset_feature.Dataset")
+        else:
+            features[name] = _node(child, in_steps=in_steps)
+    return {"pythonClassName": _CORE + "features_dict.FeaturesDict", "featuresDict": {"features": features}}
+
+
+def _leaf(field: Field, lengths: tuple[int | None, ...]) -> dict[str, Any]:
+    if lengths:
+        return _sequence(_leaf(field, lengths[1:]), lengths[0], "sequence_feature.Sequence")
+    shape = {"dimensions": [str(-1 if n is None else n) for n in field.shape]} if field.shape else {}
+    match field.kind:
+        case "image":
+            image = {"shape": shape, "dtype": field.dtype, "encodingFormat": field.encoding}
+            return {"pythonClassName": _CORE + "image_feature.Image", "image": image}
+        case "text":
+            return {"pythonClassName": _CORE + "text_feature.Text", "text": {}}
+        case "label":
+            content = {} if field.num_classes is None else {"numClasses": str(field.num_classes)}
+            return {"pythonClassName": _CORE + "class_label_feature.ClassLabel", "classLabel": content}
+        case _:
+            tensor = {"shape": shape, "dtype": field.dtype, "encoding": field.encoding}
+            return {"pythonClassName": _CORE + "tensor_feature.Tensor", "tensor": tensor}
+
+
+def _sequence(feature: dict[str, Any], length: int | None, name: str) -> dict[str, Any]:
+    content = {"feature": feature, "length": str(-1 if length is None else length)}
+    return {"pythonClassName": _CORE + name, "sequence": content}
 
 
 def _leaves(node: Any, path: tuple[str, ...], lengths: tuple[int | None, ...]) -> Iterator[Field]:

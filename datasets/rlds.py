@@ -28,12 +28,14 @@ from rlcli.datasets.example import Values, decode
 from rlcli.datasets.features import Field, label_names, read_features
 from rlcli.datasets.rlds_columns import REWARD, SPLIT, mapped_keys, plan_columns
 from rlcli.datasets.rlds_directory import Directory, Shard, find_folder, read_directory
+from rlcli.datasets.rlds_export import ExportOptions, export
+from rlcli.datasets.rlds_hints import Hints, read_hints
 from rlcli.datasets.rlds_images import Dct
-from rlcli.datasets.rlds_scan import Scan, at, flag, num_steps, scan
+from rlcli.datasets.rlds_scan import Decode, Scan, at, flag, num_steps, scan
 from rlcli.datasets.rlds_values import count
 from rlcli.errors import CorruptError, InputError, RLError, UsageError
 
-__all__ = ["Options", "RLDSSource", "detect", "open_source"]
+__all__ = ["ExportOptions", "Options", "RLDSSource", "detect", "export", "open_source"]
 
 _PART_BYTES = 64 << 20  # decoded rows of one part
 
@@ -88,18 +90,27 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[RLDS
 class RLDSSource:
     """An opened dataset; its pieces are shards. See `contract.Source`."""
 
+    alignment = "same row: observation, the action applied to it, the reward for that"
+
     def __init__(
-        self, directory: Directory, tree: Any, fields: tuple[Field, ...], request: Request, options: Options
+        self,
+        directory: Directory,
+        tree: Any,
+        fields: tuple[Field, ...],
+        request: Request,
+        options: Options,
+        decode: Decode = decode,
     ) -> None:
+        self.decode = decode
         self.directory = directory
         self.fields = fields
         self.shards = directory.select(options.split, options.allow_missing_shards)
         self.dct: Dct = options.dct
         self.report = Report()
-        self.scan = Scan.from_json(request.plan) if request.plan else scan(self.shards, fields)
+        self.scan = Scan.from_json(request.plan) if request.plan else scan(self.shards, fields, decode)
         self.plan = self.scan.to_json()
         self._check_lengths(options)
-        hints = openx.written_by_us(directory.folder)
+        hints = read_hints(directory.folder)
         self.drops = self._drops(options.last_step, hints)
         splits = list(dict.fromkeys(shard.split for shard in self.shards))
         self.columns = plan_columns(
@@ -107,6 +118,7 @@ class RLDSSource:
             self.scan,
             images=request.images,
             mapping=mapped_keys(fields, request.mapping, directory.folder),
+            hints=hints,
             derive=request.derive,
             with_split=len(splits) > 1,
         )
@@ -126,7 +138,7 @@ class RLDSSource:
         self.record = self._record(tree, splits)
         self.files = [
             *sorted(directory.folder.glob("*.labels.txt")),
-            *(path for name in ("dataset_info.json", "features.json")
+            *(path for name in ("dataset_info.json", "features.json", "rl.json")
               if (path := directory.folder / name).is_file()),
             *(shard.path for shard in self.shards),
         ]  # fmt: skip
@@ -142,23 +154,20 @@ class RLDSSource:
                 raise CorruptError(f"{message}; it was cut between two records", path=shard.path)
             self.report.remarks.append(message)
 
-    def _drops(self, policy: str, hints: Mapping[str, Any]) -> bool:
+    def _drops(self, policy: str, hints: Hints) -> bool:
         if policy == "default":
-            policy = "drop" if hints.get("last_step") == "final observation" else "keep"
+            return hints.drop_last
         if policy == "auto":
             return self.scan.padded
         return policy == "drop"
 
-    def _spec(self, request: Request, hints: Mapping[str, Any]) -> dict[str, Any]:
-        spec = {
-            "env": None if request.env_id is None else {"id": request.env_id},
+    def _spec(self, request: Request, hints: Hints) -> dict[str, Any]:
+        return {
+            **hints.spec,
+            "env": hints.env if request.env_id is None else {"id": request.env_id},
             "observation": self.columns.observation.to_json(),
             "action": self.columns.action.to_json(),
         }
-        told = hints.get("spec")
-        if isinstance(told, dict) and request.env_id is None:
-            spec["env"] = told.get("env")
-        return spec
 
     def _record(self, tree: Any, splits: list[str]) -> dict[str, Any]:
         labels = {
@@ -176,7 +185,7 @@ class RLDSSource:
             "columns": self.columns.keys,
             "last_step": self.report.details["last_step"],
             "dct": self.report.details["dct"],
-            "alignment": "same row: observation, the action applied to it, the reward for that",
+            "alignment": self.alignment,
         }
 
     @property
@@ -200,7 +209,7 @@ class RLDSSource:
         rows = 0
         for position, record in shard.read():
             with at(shard.path, position):
-                example = decode(record)
+                example = self.decode(record)
                 length = num_steps(example, self.fields)
                 last = flag(example, "is_last", length)
             if not length:

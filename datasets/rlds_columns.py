@@ -17,6 +17,7 @@ import numpy as np
 from rlcli.datasets.example import Values
 from rlcli.datasets.features import Field, show_shape
 from rlcli.datasets.mapping import LEFT_OUT, storable
+from rlcli.datasets.rlds_hints import Hints
 from rlcli.datasets.rlds_images import Dct, decode
 from rlcli.datasets.rlds_scan import FLAGS, Scan
 from rlcli.datasets.rlds_values import Ragged, count, read
@@ -108,9 +109,12 @@ class Plan:
     remarks: tuple[str, ...]
 
     @property
-    def keys(self) -> dict[str, list[str]]:
-        """Feature -> key, for the record."""
-        return {item.field.name: list(item.column.key) for item in self.stored}
+    def keys(self) -> dict[str, list[list[str]]]:
+        """Feature -> its keys, for the record."""
+        found: dict[str, list[list[str]]] = {}
+        for item in self.stored:
+            found.setdefault(item.field.name, []).append(list(item.column.key))
+        return found
 
 
 def plan_columns(
@@ -118,50 +122,55 @@ def plan_columns(
     found: Scan,
     *,
     images: Literal["keep", "decode"],
-    mapping: Mapping[str, Key | None],
+    mapping: Mapping[str, tuple[Key, ...]],
+    hints: Hints,
     derive: bool = True,
     with_split: bool = False,
 ) -> Plan:
     """The columns for `fields`, of which `found` tells what `features.json` does not.
 
-    `mapping` has the keys of features that do not take their own, None for those left out. Raises
+    `mapping` has the keys of features that do not take their own, none for those left out. Raises
     `IncompatibleError` for pictures of different sizes that shall be decoded, and for keys that clash.
     """
     stored: list[Stored] = []
     lossy: list[str] = []
     remarks: list[str] = []
+    given = {**hints.columns, **mapping}
     for item in fields:
         name = item.path[-1] if item.path[0] == "steps" and len(item.path) == 2 else ""
-        if name in FLAGS and name not in found.inexact and item.name not in mapping:
+        if item.name in hints.invented or (
+            name in FLAGS and name not in found.inexact and item.name not in given
+        ):
             continue
-        keys = [mapping[item.name]] if item.name in mapping else _own_keys(item, found, mapping)
         if item.name not in found.seen:
             remarks.append(f"{item.name} is in no record and becomes no column")
             continue
+        keys = given[item.name] if item.name in given else _own_keys(item, found, given)
+        if not keys:
+            lossy.append(f"{item.name} is left out")
         for key in keys:
-            if key is None:
-                lossy.append(f"{item.name} is left out")
-                continue
             try:
                 stored.append(_stored(item, key, found, images, remarks))
             except _NotKept as err:
                 lossy.append(f"{item.name} is not kept: {err}")
-    return _assembled(stored, lossy, remarks, derive, with_split)
+    return _assembled(stored, lossy, remarks, hints, derive, with_split)
 
 
-def mapped_keys(fields: Sequence[Field], given: Mapping[str, str], where: object) -> dict[str, Key | None]:
+def mapped_keys(
+    fields: Sequence[Field], given: Mapping[str, str], where: object
+) -> dict[str, tuple[Key, ...]]:
     """Feature -> key for what the user said; names go with or without `steps/`, `-` leaves one out.
 
     Raises `UsageError` for a feature that is not there, and for keys that only we may write.
     """
     names = {item.name: item.name for item in fields}
     names |= {name.removeprefix("steps/"): name for name in names if name.startswith("steps/")}
-    found: dict[str, Key | None] = {}
+    found: dict[str, tuple[Key, ...]] = {}
     for name, to in given.items():
         if name not in names:
             raise UsageError(f"{where}: no feature {name!r} to map; {nearest(name, names)}", path=where)
         if to == LEFT_OUT:
-            found[names[name]] = None
+            found[names[name]] = ()
             continue
         key = REWARD if to == "reward" else tuple(to.split("/"))
         if key != REWARD and key[0] in _OURS - {"info", "source"}:
@@ -169,7 +178,7 @@ def mapped_keys(fields: Sequence[Field], given: Mapping[str, str], where: object
                 f"{where}: {name} cannot become {to!r}; that follows from the records", path=where
             )
         try:
-            found[names[name]] = check_key(key)
+            found[names[name]] = (check_key(key),)
         except IncompatibleError as err:
             raise UsageError(f"{where}: {name} cannot become {to!r}: {err.message}", path=where) from err
     return found
@@ -179,7 +188,7 @@ class _NotKept(Exception):
     """Why a feature has no column."""
 
 
-def _own_keys(item: Field, found: Scan, mapping: Mapping[str, Key | None]) -> list[Key | None]:
+def _own_keys(item: Field, found: Scan, mapping: Mapping[str, tuple[Key, ...]]) -> list[Key]:
     """The keys a feature takes by its path; below `info` where the user gave them to another."""
     path = item.path
     if path[0] != "steps" or not item.lengths:
@@ -193,8 +202,8 @@ def _own_keys(item: Field, found: Scan, mapping: Mapping[str, Key | None]) -> li
     else:
         key = storable("/".join(path))
         keys = [("info", *key) if key[0].lower() in _OURS or key[0] == "reward" else key]
-    given = [key for key in mapping.values() if key is not None]
-    return [("info", *key) if any(_clash(key, other) for other in given) else key for key in keys]
+    taken = [key for told in mapping.values() for key in told]
+    return [("info", *key) if any(_clash(key, other) for other in taken) else key for key in keys]
 
 
 def _clash(a: Key, b: Key) -> bool:
@@ -287,7 +296,7 @@ def _limit(shape: tuple[int, int, int], dtype: str) -> int:
 
 
 def _assembled(
-    stored: list[Stored], lossy: list[str], remarks: list[str], derive: bool, with_split: bool
+    stored: list[Stored], lossy: list[str], remarks: list[str], hints: Hints, derive: bool, with_split: bool
 ) -> Plan:
     specs: dict[str, dict[str, Any]] = {"observation": {}, "action": {}}
     heaps: dict[Key, Heap] = {}
@@ -313,7 +322,9 @@ def _assembled(
                 heaps[column.key] = column.heap
         elif column.key != REWARD:
             extra.append(column)
-    observation, action = (whole.get(top) or _composite(specs[top]) for top in ("observation", "action"))
+    observation, action = (
+        hints.spec_of(top, whole.get(top) or _composite(specs[top])) for top in ("observation", "action")
+    )
     if with_split:
         extra.append(heap_column(SPLIT, Heap("text")))
     following: Literal["derived", "plain"] = "derived" if derive else "plain"

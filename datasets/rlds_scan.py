@@ -7,7 +7,7 @@ found travels to the workers of a conversion as its plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,10 @@ class Scan:
         )
 
 
-def scan(shards: Sequence[Shard], fields: Sequence[Field]) -> Scan:
+Decode = Callable[[bytes], dict[str, Values]]  # a record as the features of an RLDS episode
+
+
+def scan(shards: Sequence[Shard], fields: Sequence[Field], decode: Decode = decode) -> Scan:
     """Reads every record of `shards`. Raises `CorruptError` that names file, position and feature."""
     found = Scan()
     for shard in shards:
@@ -115,7 +118,7 @@ def num_steps(example: Mapping[str, Values], fields: Iterable[Field]) -> int:
             number = count(item, example)
             if agreed and number not in (0, agreed):
                 raise CorruptError(f"{by} has {agreed:,} steps, {item.name} has {number:,}")
-            if number:
+            if number and not agreed:
                 agreed, by = number, item.name
     return agreed
 
