@@ -6,27 +6,47 @@ Everything is checked before it is believed; nothing is ever written. SPEC.md se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rlcli import _native
 from rlcli.errors import CorruptError, InputError, nearest
-from rlcli.format import digests, interop, manifest, snapshot
+from rlcli.format import digests, files, interop, manifest, snapshot
 from rlcli.format.checking import Checker
+from rlcli.format.composed import Composer, run_rows
 from rlcli.format.episode_table import EpisodeRows, Episodes
+from rlcli.format.heap import Encoded
 from rlcli.format.keys import Key
-from rlcli.format.layout import MANY_ROWS
 from rlcli.format.manifest import Manifest, Segment
-from rlcli.format.mapping import StreamMap
+from rlcli.format.nested import nest, pick, put
 from rlcli.format.schema import Column, Schema
 from rlcli.format.stream_reader import SegmentReader, StreamReader
+from rlcli.format.stream_set import Gap, StreamSet
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
+_RETRIES = 5
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a `refresh` found: per stream the rows that came and those that left, and the generation now.
+
+    A row that came and left in between is in neither.
+    """
+
+    generation: int
+    new_rows: tuple[int, ...] = ()
+    evicted_rows: tuple[int, ...] = ()
+
+    @property
+    def is_changed(self) -> bool:
+        """Rows came or left."""
+        return any(self.new_rows) or any(self.evicted_rows)
 
 
 class _Plan(NamedTuple):
@@ -36,63 +56,96 @@ class _Plan(NamedTuple):
     columns: tuple[Column, ...]
     numbers: tuple[int, ...]
     derived: bool
+    composed: tuple[Column, ...]  # these are made of others
 
 
 class Dataset:
-    """A snapshot of a dataset, moved on by `refresh`. Logical rows number its streams' rows one after the
-    other.
+    """A snapshot of a dataset, moved on by `refresh`. Logical rows number its streams' retained rows one
+    after the other.
 
     Opening reads the manifest and the journals of open segments; a sealed segment is opened when it is first
-    touched. With `check="touch"` no byte is returned whose hash was not compared before; with `"none"` only
-    structure and sizes are. Reading may run in several threads; `refresh` beside it is safe for checks of
-    `"none"`.
+    touched (those of a window at once). With `check="touch"` no byte is returned whose hash was not compared
+    before; with `"none"` only structure and sizes are. Reading may run in several threads; `refresh` beside
+    it is safe for checks of `"none"`.
     """
 
     def __init__(
-        self, path: Path, found: snapshot.Snapshot, check: Literal["touch", "none"], single_range: bool
+        self,
+        path: Path,
+        check: Literal["touch", "none"],
+        single_range: bool,
+        at: Mapping[str, Any] | None,
     ) -> None:
         self.path = path
-        self.uuid: str = found.identity["uuid"]
-        self.schema: Schema = found.manifest.schema
-        self._manifest = found.manifest
-        self._checker = Checker(path, self.schema) if check == "touch" else None
+        self.uuid: str
+        self.schema: Schema
+        self._check = check
         self._single_range = single_range
-        self._table = _native.RowMap()
-        self._numbers: dict[Key, int] = {}
-        for column in self.schema.plain:
-            self._numbers[column.key] = self._table.add_plain(column.numpy, column.shape)
-        for column in self.schema.derived:
-            self._numbers[column.key] = self._table.add_shift(self._numbers[column.of or ()])
+        self._at = at
         self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
         self._ready: set[Key] = set()  # columns of which every row was touched and compared
-        self._streams: list[StreamReader] = []
         self.changes = 0  # how often other rows were seen; what is worked out from the rows holds until then
-        self._adopt(found.manifest, found.journals)
+        self._begin_newest()
+
+    def _begin_newest(self) -> None:
+        """Takes over the newest state. Files of a window may go away meanwhile: then there is a newer one."""
+        for remaining in reversed(range(_RETRIES)):
+            found = snapshot.load(self.path)
+            try:
+                self._begin(found)
+                return
+            except BaseException as err:
+                found.close()
+                if not (remaining and _has_moved(err, self.path, found.manifest)):
+                    raise
+
+    def _begin(self, found: snapshot.Snapshot) -> None:
+        """Takes over a state as if nothing was known."""
+        newest, limits = found.manifest, None
+        self.uuid, self.schema = found.identity["uuid"], newest.schema
+        if self._at is not None:
+            newest, limits = snapshot.cut_back(self.path, newest, self._at)
+        checker = Checker(self.path, self.schema) if self._check == "touch" else None
+        streams = StreamSet(self.path, self.schema, checker, single_range=self._single_range, limits=limits)
+        streams.adopt(newest, found.journals)
+        self._manifest, self._generation = newest, newest.generation if limits is None else limits.generation
+        self._checker, self._set, self._table = checker, streams, streams.table
+        self._composer = Composer(self.schema, streams.streams, checker, self._gather)
+        self._changed()
+
+    def _changed(self) -> None:
+        """What was worked out from the rows does not hold any more."""
+        self._ready.clear()
+        self.changes += 1
 
     @classmethod
     def open(
-        cls, path: str | Path, *, check: Literal["touch", "none"] = "touch", single_range: bool = True
+        cls,
+        path: str | Path,
+        *,
+        check: Literal["touch", "none"] = "touch",
+        single_range: bool = True,
+        at: Mapping[str, Any] | None = None,
     ) -> Dataset:
-        """The newest snapshot at `path`.
+        """The newest snapshot at `path`, or `at` an older one, which stays as it is.
 
-        Raises `InputError` if it is no dataset, `IncompatibleError` for another version, `CorruptError`
-        naming the file where something is wrong. `single_range=False` maps each segment for itself, which is
-        slower.
+        Raises `InputError` if it is no dataset or rows of `at` are gone, `IncompatibleError` for another
+        version, `CorruptError` naming the file where something is wrong. `single_range=False` maps each
+        segment for itself, which is slower.
         """
-        path = Path(path)
-        found = snapshot.load(path)
-        try:
-            return cls(path, found, check, single_range)
-        except BaseException:
-            found.close()
-            raise
+        return cls(Path(path), check, single_range, at)
 
     def close(self) -> None:
         """Closes the journals; maps live as long as the object."""
-        for stream in self._streams:
-            if stream.journal is not None:
-                stream.journal.close()
-                stream.journal = None
+        self._set.close()
+
+    def release(self) -> None:
+        """Gives back the memory of all pages that were read; they are read from the files when touched again.
+
+        A long scan calls it now and then, so that it does not look as if it held the whole dataset.
+        """
+        for stream in self._set.streams:
+            stream.release()
 
     def __enter__(self) -> Dataset:
         return self
@@ -104,7 +157,7 @@ class Dataset:
 
     @property
     def generation(self) -> int:
-        return self._manifest.generation
+        return self._generation
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -136,13 +189,13 @@ class Dataset:
 
     @property
     def stream_rows(self) -> list[int]:
-        """Committed rows per stream."""
-        return [stream.rows for stream in self._streams]
+        """Per stream the number behind its last committed row. Rows that have left a window count."""
+        return [stream.rows for stream in self._set.streams]
 
     @property
     def num_episodes(self) -> int:
         """Episodes with an end, also cut ones."""
-        return sum(stream.num_episodes - stream.num_partial for stream in self._streams)
+        return sum(stream.num_episodes - stream.num_partial for stream in self._set.streams)
 
     @property
     def size_bytes(self) -> int:
@@ -152,14 +205,22 @@ class Dataset:
 
     @property
     def snapshot(self) -> dict[str, Any]:
-        """What identifies the state: generation and rows per stream."""
-        return {"generation": self.generation, "rows": self.stream_rows}
+        """What identifies the state: the generation, per stream the retained rows `starts … rows`, and
+        `ended`, the row behind its last ended episode.
+        """
+        streams = self._set.streams
+        return {
+            "generation": self.generation,
+            "starts": [stream.start for stream in streams],
+            "rows": [stream.rows for stream in streams],
+            "ended": [stream.ended for stream in streams],
+        }
 
     @property
     def digest(self) -> str:
         """SHA-256 of schema, spec and content; independent of time, place and commits. SPEC.md section 9."""
         parts = []
-        for stream in self._streams:
+        for stream in self._set.streams:
             for segment in stream.segments:
                 entry = segment.mapped.entry
                 if segment.rows:
@@ -176,14 +237,18 @@ class Dataset:
 
     @property
     def episodes(self) -> Episodes:
-        """Every episode that has an end, in logical order."""
-        starts = self._stream_starts()
-        return Episodes.join(
-            [
-                (at - stream.start, stream.tables(whole=True))
-                for at, stream in zip(starts, self._streams, strict=True)
-            ]
-        )
+        """Every episode that has an end, in logical order; in a window only those with all their rows."""
+        return self._episodes(whole=True)
+
+    def episodes_all(self) -> Episodes:
+        """Like `episodes`, with those of which rows have left a window: their `start` is that many rows
+        before the first row of their stream.
+        """
+        return self._episodes(whole=False)
+
+    def _episodes(self, *, whole: bool) -> Episodes:
+        streams = zip(self._set.starts, self._set.streams, strict=True)
+        return Episodes.join([(at - stream.start, stream.tables(whole=whole)) for at, stream in streams])
 
     def episode(self, index: int) -> EpisodeRows:
         """Where the episode of that place in `episodes` is. Only its segment's table is read.
@@ -191,7 +256,7 @@ class Dataset:
         Raises `IndexError` if there is none.
         """
         at, left = 0, index
-        for stream in self._streams:
+        for stream in self._set.streams:
             partial = stream.num_partial
             count = stream.num_episodes - partial
             if 0 <= left < count:
@@ -208,22 +273,27 @@ class Dataset:
         """
         found: list[int] = []
         if self.schema.derived:
-            for at, stream in zip(self._stream_starts(), self._streams, strict=True):
+            for at, stream in zip(self._set.starts, self._set.streams, strict=True):
                 found += [row - stream.start + at for row in stream.unknown_next]
         return np.array(found, np.int64)
 
-    def _stream_starts(self) -> list[int]:
-        """The first logical row of each stream."""
-        starts, at = [], 0
-        for stream in self._streams:
-            starts.append(at)
-            at += stream.rows - stream.start
-        return starts
+    def row_ids(self, rows: Rows) -> Rows:
+        """The identities of logical rows, which are theirs for ever: `stream << 40 | row in the stream`."""
+        index = np.asarray(rows, np.int64)
+        if index.size and not (index.min() >= 0 and index.max() < self.num_rows):
+            raise IndexError(f"a row is outside 0 to {self.num_rows - 1}")
+        return self._set.ids(index)
+
+    def rows_of(self, ids: Rows) -> Rows:
+        """The logical rows with these identities, −1 for those that are not there: evicted, or not seen."""
+        return self._set.rows_of(np.asarray(ids, np.int64))
 
     def read(self, key: Iterable[str], start: int = 0, stop: int | None = None) -> Array:
         """Rows `start … stop` of a column, `[stop - start, *shape]`, a copy. Unknown next values are zero."""
         wanted = (tuple(key),)
         plan = self._plans.get(wanted) or self._plan(wanted)
+        if plan.composed:
+            return self._composer.values(plan.composed[0], self._range(start, stop))
         return self._read(start, stop, plan)[0]
 
     def read_rows(
@@ -232,7 +302,30 @@ class Dataset:
         """Rows `start … stop` of all columns (or `keys`) as a nested dict of copies."""
         wanted = None if keys is None else tuple(keys)
         plan = self._plans.get(wanted) or self._plan(wanted)
-        return _nest(plan.keys, self._read(start, stop, plan))
+        nested = nest(plan.keys, self._read(start, stop, plan))
+        if plan.composed:
+            self._compose(nested, plan, self._range(start, stop))
+        return nested
+
+    def text(self, key: Iterable[str], rows: Rows) -> tuple[Rows, list[str]]:
+        """A text column at `rows` `[B]` as an index `[B]` and a table of the different texts."""
+        return self._composer.text(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
+
+    def encoded(self, key: Iterable[str], rows: Rows) -> list[Encoded | None]:
+        """The values of a heap column at `rows` `[B]` in their codec, as they were stored; None where a next
+        value is unknown. This is what copies a column without decoding it.
+        """
+        return self._composer.encoded(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
+
+    def _compose(self, nested: dict[str, Any], plan: _Plan, rows: Rows) -> None:
+        for column in plan.composed:
+            put(nested, column.key, self._composer.values(column, rows))
+
+    def _range(self, start: int, stop: int | None) -> Rows:
+        stop = self.num_rows if stop is None else stop
+        if not 0 <= start <= stop <= self.num_rows:
+            raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
+        return np.arange(start, stop, dtype=np.int64)
 
     def _read(self, start: int, stop: int | None, plan: _Plan) -> list[Array]:
         stop = self.num_rows if stop is None else stop
@@ -249,30 +342,33 @@ class Dataset:
 
     def _prepare(self, start: int, stop: int, plan: _Plan) -> None:
         if not self._ready.issuperset(plan.keys):
-            for stream, low, high in self._parts(start, stop):
+            for stream, low, high in self._set.parts(start, stop):
                 stream.prepare(low, high, plan.columns)
-
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[StreamReader, int, int]]:
-        """The stream rows that logical rows `start … stop` are."""
-        for stream in self._streams:
-            low, high = max(start, 0) + stream.start, min(stop + stream.start, stream.rows)
-            if low < high:
-                yield stream, low, high
-            count = stream.rows - stream.start
-            start, stop = start - count, stop - count
 
     def gather(
         self, rows: Rows, keys: Iterable[Key] | None = None, out: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """The values at `rows` `[B]` as a nested dict of arrays `[B, *shape]`: fresh ones, or those of `out`.
 
-        `keys` defaults to every column. Unknown next values are zero; see `unknown_next`. Raises `IndexError`
+        `keys` defaults to every column. Unknown next values are zero; see `unknown_next`. Text, bytes and
+        arrays of any length come as an object array `[B]`. Raises `IndexError`
         for a row that is not committed.
         """
         wanted = None if keys is None else tuple(keys)
         plan = self._plans.get(wanted) or self._plan(wanted)
         index = np.ascontiguousarray(rows, np.int64)
-        targets = None if out is None else [_pick(out, key) for key in plan.keys]
+        targets = None if out is None else [pick(out, key) for key in plan.keys]
+        arrays = self._gather_plan(index, plan, targets)
+        nested = nest(plan.keys, arrays) if out is None else out
+        if plan.composed:
+            self._compose(nested, plan, index)
+        return nested
+
+    def _gather(self, rows: Rows, keys: Sequence[Key], out: Sequence[Array] | None) -> Sequence[Array]:
+        wanted = tuple(keys)
+        return self._gather_plan(rows, self._plans.get(wanted) or self._plan(wanted), out)
+
+    def _gather_plan(self, index: Rows, plan: _Plan, targets: Sequence[Array] | None) -> Sequence[Array]:
         if self._checker is not None:
             self._prepare_rows(index, plan)
         arrays = self._table.gather(index, plan.numbers, targets)
@@ -280,11 +376,14 @@ class Dataset:
             self._prepare_rows(index, plan)
             arrays = self._table.gather(index, plan.numbers, targets)
         assert arrays is not None, "prepared rows can be read"
-        return _nest(plan.keys, arrays) if out is None else out
+        return arrays
 
     def gather_into(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[Array]) -> None:
         """Writes the values at `rows` int64 `[B]` of each key into its array of `out`, `[B, *shape]`."""
         plan = self._plans.get(keys) or self._plan(keys)
+        if plan.composed:
+            self._composer.fill(keys, rows, slice(None), out)
+            return
         if self._checker is not None:
             self._prepare_rows(rows, plan)
         if self._table.gather(rows, plan.numbers, out) is None:
@@ -301,6 +400,9 @@ class Dataset:
         """
         plan = self._plans.get(keys) or self._plan(keys)
         size = len(out[0])
+        if plan.composed:
+            self._composer.fill(keys, run_rows(starts, counts), run_rows(at, counts), out)
+            return
         if self._checker is not None:
             self._prepare_runs(starts, counts, plan)
         if not self._table.read_runs(starts, counts, at, size, plan.numbers, out):
@@ -311,7 +413,7 @@ class Dataset:
         if not self._ready.issuperset(plan.keys):
             for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
                 self._prepare(start, start + count, plan)
-            if all(stream.is_ready(plan.keys) for stream in self._streams):
+            if all(stream.is_ready(plan.keys) for stream in self._set.streams):
                 self._ready.update(plan.keys)
 
     def set_threads(self, count: int) -> None:
@@ -322,20 +424,22 @@ class Dataset:
         if self._ready.issuperset(plan.keys):
             return
         at = 0
-        for stream in self._streams:
+        for stream in self._set.streams:
             count = stream.rows - stream.start
             inside = index[(index >= at) & (index < at + count)]
             if len(inside):
                 stream.prepare_rows(inside - at + stream.start, plan.keys, plan.derived)
             at += count
-        if all(stream.is_ready(plan.keys) for stream in self._streams):
+        if all(stream.is_ready(plan.keys) for stream in self._set.streams):
             self._ready.update(plan.keys)
 
     def _plan(self, wanted: tuple[Key, ...] | None) -> _Plan:
-        columns = self.schema.columns if wanted is None else tuple(self.schema.column(key) for key in wanted)
+        chosen = self.schema.columns if wanted is None else tuple(self.schema.column(key) for key in wanted)
+        columns = tuple(column for column in chosen if column.key in self._set.numbers)
+        composed = tuple(column for column in chosen if column.key not in self._set.numbers)
         keys = tuple(column.key for column in columns)
-        numbers = tuple(self._numbers[key] for key in keys)
-        plan = _Plan(keys, columns, numbers, any(column.of for column in columns))
+        numbers = tuple(self._set.numbers[key] for key in keys)
+        plan = _Plan(keys, columns, numbers, any(column.of for column in columns), composed)
         self._plans[wanted] = plan
         return plan
 
@@ -346,7 +450,7 @@ class Dataset:
         are too short. Do not write to it. Raises `InputError` for a name that is not there, `CorruptError`
         for damage.
         """
-        for stream in self._streams:
+        for stream in self._set.streams:
             for position, segment in enumerate(stream.segments):
                 if segment.mapped.entry.name == name:
                     stream.touch(position)
@@ -356,79 +460,52 @@ class Dataset:
         choices = nearest(name, (segment.name for segment in self.segments))
         raise InputError(f"{self.path}: no segment {name!r}; {choices}")
 
-    def refresh(self) -> None:
-        """Moves on to what is committed now. Cheap when little was.
+    def refresh(self) -> Refreshed:
+        """Moves on to what is committed now, and says what changed. Cheap when little did.
 
-        Logical rows of all streams but the first move when an earlier stream has grown.
-        Raises `InputError` if rows were taken back (a rewind); open the dataset again then.
+        Logical rows move when an earlier stream has grown, or rows have left a window; identities (`row_ids`)
+        do not. A dataset that was opened `at` a snapshot stays there. Raises `InputError` if rows were taken
+        back (a rewind); open the dataset again then.
         """
-        for stream in self._streams:
-            if stream.journal is not None and stream.journal.advance():
-                self._ready.clear()
-                self.changes += 1
-                stream.advance(stream.journal.state)
-        if manifest.path_of(self.path, self.generation + 1).exists():
-            newest = self._manifest
-            numbers = manifest.generations(self.path)
-            for generation in numbers[numbers.index(newest.generation) + 1 :]:
-                following = manifest.load(self.path, self.uuid, generation)
-                if following.parent != {"generation": newest.generation, "sha256": newest.sha256}:
-                    path = manifest.path_of(self.path, newest.generation)
-                    raise CorruptError(
-                        f"{path}: SHA-256 differs from what generation {generation} says", path=path
-                    )
-                newest = following
-            self._adopt(newest, {})
+        if self._at is not None:
+            return Refreshed(self.generation)
+        before = [(stream.start, stream.rows) for stream in self._set.streams]
+        if self._set.advance():
+            self._changed()
+        if _is_superseded(self.path, self.generation):
+            self._follow_manifests()
+        self._set.slide(self._manifest.window)
+        after = [(stream.start, stream.rows) for stream in self._set.streams]
+        before += [(start, start) for start, _ in after[len(before) :]]
+        pairs = list(zip(before, after, strict=True))
+        return Refreshed(
+            self.generation,
+            tuple(now[1] - max(then[1], now[0]) for then, now in pairs),
+            tuple(min(now[0], then[1]) - then[0] for then, now in pairs),
+        )
 
-    def _adopt(self, newest: Manifest, journals: dict[str, snapshot.OpenJournal]) -> None:
-        """Lists what a manifest names and is not listed yet."""
-        self._ready.clear()
-        self.changes += 1
-        for number in range(len(newest.streams)):
-            entries = [segment for segment in newest.segments if segment.stream == number]
-            if number == len(self._streams):
-                capacity = sum(entry.alloc for entry in entries)
-                if newest.streams[number].get("owner"):
-                    capacity += max(capacity, 4 * MANY_ROWS)
-                streams = StreamMap(
-                    self.path, self.schema, capacity=capacity, single_range=self._single_range
-                )
-                self._streams.append(StreamReader(number, streams, self._table, self._checker))
-            stream = self._streams[number]
-            for position, segment in enumerate(stream.segments):
-                entry = entries[position] if position < len(entries) else None
-                if entry is None or entry.name != segment.mapped.entry.name:
-                    raise InputError(f"{self.path}: rows were taken back since it was opened; open it again")
-                if entry.sealed and not segment.mapped.entry.sealed:
-                    stream.seal(entry)
-            if further := entries[len(stream.segments) :]:
-                self._list(stream, further, journals)
-        self._manifest = newest
-
-    def _list(
-        self, stream: StreamReader, entries: list[Segment], journals: dict[str, snapshot.OpenJournal]
-    ) -> None:
-        """Lists further segments; the last may be open."""
-        stream.list_segments(entries)
-        last = entries[-1]
-        if not last.sealed:
-            journal = journals.get(last.name) or snapshot.open_journal(self.path, self.uuid, last)
-            stream.follow(journal)
+    def _follow_manifests(self) -> None:
+        newest = manifest.advance(self.path, self._manifest)
+        self._changed()
+        try:
+            self._set.adopt(newest, {})
+            self._manifest, self._generation = newest, newest.generation
+        except (Gap, CorruptError) as err:
+            if not (isinstance(err, Gap) or _has_moved(err, self.path, newest)):
+                raise
+            self._set.close()
+            self._begin_newest()
 
 
-def _nest(keys: Sequence[Key], arrays: Sequence[Array]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, array in zip(keys, arrays, strict=True):
-        node = nested
-        for part in key[:-1]:
-            node = node.setdefault(part, {})
-        node[key[-1]] = array
-    return nested
+def _is_superseded(path: Path, generation: int) -> bool:
+    """A newer manifest is there."""
+    return files.exists(manifest.path_of(path, generation + 1))
 
 
-def _pick(nested: dict[str, Any], key: Key) -> Array:
-    node: Any = nested
-    for part in key:
-        node = node[part]
-    array: Array = node
-    return array
+def _has_moved(error: BaseException, path: Path, newest: Manifest) -> bool:
+    """The error may be due to files that have left a window since."""
+    return (
+        isinstance(error, CorruptError)
+        and newest.window is not None
+        and _is_superseded(path, newest.generation)
+    )

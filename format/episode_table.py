@@ -84,13 +84,13 @@ class SegmentEpisodes:
     """The episodes whose last row is in one segment: a sealed one's tree, read when it is asked for, or an
     open one's records, which grow.
 
-    `limit` is the stream row at which a snapshot ends; episodes that end later are not there.
+    `ended` is the stream row behind the last episode of an older snapshot; later ones are not there.
     """
 
-    def __init__(self, paths: SegmentPaths, entry: Segment, limit: int | None = None) -> None:
+    def __init__(self, paths: SegmentPaths, entry: Segment, ended: int | None = None) -> None:
         self._paths = paths
         self._entry = entry
-        self._limit = limit
+        self._ended = ended
         self._files: dict[str, bytes] = {}
         self._arrays: dict[str, Array] = {}
         self._unknown: list[int] | None = None
@@ -98,7 +98,7 @@ class SegmentEpisodes:
 
     def __len__(self) -> int:
         if self._entry.sealed:
-            return self._entry.episodes if self._limit is None else len(self.column("start"))
+            return self._entry.episodes if self._ended is None else len(self.column("start"))
         return len(self.live)
 
     @property
@@ -156,8 +156,8 @@ class SegmentEpisodes:
         if "start" not in self._arrays:
             spans = _columns(self._paths, self._entry, _SPANS, self._files)
             _check_spans(self._paths, self._entry, spans)
-            if self._limit is not None:
-                count = int(np.searchsorted(spans["start"] + spans["length"], self._limit, side="right"))
+            if self._ended is not None:
+                count = int(np.searchsorted(spans["start"] + spans["length"], self._ended, side="right"))
                 spans = {name: array[:count] for name, array in spans.items()}
             self._arrays |= spans
         if name not in self._arrays:

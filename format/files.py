@@ -116,6 +116,15 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
     return data
 
 
+def exists(path: Path) -> bool:
+    """There is a name, of whatever kind."""
+    try:
+        layer.current().stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def size(path: Path) -> int:
     return layer.current().stat(path).st_size
 

@@ -142,6 +142,15 @@ class Journal:
         self.crc, self.sequence, self.offset = self._crc_before_seal, self.sequence - 1, self.offset - RECORD
         return self.offset
 
+    def cut(self, rows: int, ended: int) -> None:
+        """Forgets what came after an older snapshot of `rows` stream rows, whose last episode ended before
+        row `ended`. It cannot be continued then.
+        """
+        self.rows = min(self.rows, rows - self.first_row)
+        self.episodes = [episode for episode in self.episodes if episode.first + episode.rows <= ended]
+        self.finals = sum(bool(episode.flags & HAS_FINAL) for episode in self.episodes)
+        self.commits = [c for c in self.commits if c.first < self.rows or c.finals <= self.finals]
+
     def feed(self, data: bytes) -> str | None:
         """Reads the whole commits in `data`. Returns why the rest is not one, or None if nothing is wrong.
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlcli.errors import CorruptError
+from rlcli.errors import CorruptError, InputError
 from rlcli.format import files, layer, manifest
 from rlcli.format.journal import HEADER, RECORD, Journal
 from rlcli.format.layout import SegmentPaths
@@ -73,6 +73,49 @@ class Snapshot:
             journal.close()
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Where an older snapshot ends: per stream the retained rows `starts … rows`, and the row behind its last
+    ended episode.
+    """
+
+    generation: int
+    starts: tuple[int, ...]
+    rows: tuple[int, ...]
+    ended: tuple[int, ...]
+
+    def of(self, stream: int) -> tuple[int, int]:
+        return self.rows[stream], self.ended[stream]
+
+
+def cut_back(root: Path, newest: Manifest, at: Mapping[str, Any]) -> tuple[Manifest, Limits]:
+    """The part of the newest manifest that an older snapshot `at` had, as `Dataset.snapshot` gave it.
+
+    Raises `InputError` if rows of it are gone, `ValueError` if it is no snapshot.
+    """
+    rows = tuple(int(n) for n in at["rows"])
+    starts = tuple(int(n) for n in at.get("starts", [0] * len(rows)))
+    ended = tuple(int(n) for n in at.get("ended", rows))
+    limits = Limits(int(at["generation"]), starts, rows, ended)
+    parts = zip(starts, rows, ended, strict=True)
+    if limits.generation < 1 or not all(0 <= start <= stop and end <= stop for start, stop, end in parts):
+        raise ValueError(f"{dict(at)} is no snapshot")
+    gone = InputError(f"{root}: rows of snapshot {dict(at)} are not there any more", path=root)
+    if limits.generation > newest.generation or len(rows) > len(newest.streams):
+        raise gone
+    kept = {s.name: s for s in newest.segments if s.stream < len(rows) and s.first < rows[s.stream]}
+    for then in manifest.load(root, newest.dataset, limits.generation).segments:
+        number, end = then.stream, then.first + then.rows
+        if number >= len(rows) or then.first >= rows[number] or (then.sealed and end <= starts[number]):
+            continue
+        now = kept.get(then.name)
+        if now is None or (then.sealed and now != then):
+            raise gone
+        if now.sealed and not then.sealed and now.first + now.rows < rows[number]:
+            raise gone
+    return replace(newest, streams=newest.streams[: len(rows)], segments=tuple(kept.values())), limits
+
+
 def open_journal(root: Path, dataset: str, entry: Segment) -> OpenJournal:
     """The journal of a segment, read to its end. Raises `CorruptError` naming the file."""
     path = SegmentPaths(root, entry.name).journal
@@ -88,7 +131,7 @@ def open_journal(root: Path, dataset: str, entry: Segment) -> OpenJournal:
     return journal
 
 
-def load(root: Path, *, chain: int = manifest.CHAIN) -> Snapshot:
+def load(root: Path, *, chain: int = 2) -> Snapshot:
     """The newest state of the dataset. Raises `InputError`, `IncompatibleError` or `CorruptError`.
 
     Beside a writer that publishes faster than this reads, it is a state that was the newest during the call.
@@ -104,9 +147,11 @@ def load(root: Path, *, chain: int = manifest.CHAIN) -> Snapshot:
             seals = {j.path: j.state.sealed_by for j in snapshot.journals.values()}
             if is_newest(root, newest, seals) or not remaining:
                 return snapshot
-        except BaseException:
+        except BaseException as err:
             snapshot.close()
-            raise
+            superseded = files.exists(manifest.path_of(root, newest.generation + 1))
+            if not (isinstance(err, CorruptError) and superseded and remaining):
+                raise
         snapshot.close()
     raise AssertionError("the last try returns")
 

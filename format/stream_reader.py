@@ -33,10 +33,10 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 class SegmentReader:
     """A listed segment: `rows` of it are visible. Its memory may be read once it is touched."""
 
-    def __init__(self, mapped: MappedSegment, rows: int, limit: int | None) -> None:
+    def __init__(self, mapped: MappedSegment, rows: int, ended: int | None) -> None:
         self.mapped = mapped
         self.rows = rows
-        self.episodes = SegmentEpisodes(mapped.paths, mapped.entry, limit)
+        self.episodes = SegmentEpisodes(mapped.paths, mapped.entry, ended)
         self.is_touched = False
         self.is_inspected = False
 
@@ -48,9 +48,15 @@ class SegmentReader:
     def stop(self) -> int:
         return self.first + self.rows
 
+    @property
+    def name(self) -> str:
+        return self.mapped.entry.name
+
 
 class StreamReader:
-    """Retained are the stream rows `start … rows`; `limit` is where an older snapshot ends."""
+    """Retained are the stream rows `start … rows`. `limit` holds it at an older snapshot: the stream row
+    where that ends, and the one behind its last ended episode.
+    """
 
     def __init__(
         self,
@@ -60,7 +66,7 @@ class StreamReader:
         checker: Checker | None,
         *,
         start: int = 0,
-        limit: int | None = None,
+        limit: tuple[int, int] | None = None,
     ) -> None:
         self.number = number
         self.start = start
@@ -89,8 +95,10 @@ class StreamReader:
         found = []
         for entry in entries:
             mapped = self._map.place(entry)
-            rows = entry.rows if self.limit is None else min(entry.rows, self.limit - entry.first)
-            self.segments.append(SegmentReader(mapped, rows, self.limit))
+            rows, ended = entry.rows, None
+            if self.limit is not None:
+                rows, ended = min(rows, self.limit[0] - entry.first), self.limit[1]
+            self.segments.append(SegmentReader(mapped, rows, ended))
             self._firsts.append(entry.first)
             found.append((entry.first, rows, [*mapped.addresses, *self._no_bases]))
         self._table.add_segments(self.number, found)
@@ -99,6 +107,10 @@ class StreamReader:
     def position(self, row: int) -> int:
         """Which segment a stream row is in."""
         return bisect_right(self._firsts, row) - 1
+
+    def positions(self, rows: Rows) -> Rows:
+        """Which segments stream rows are in."""
+        return np.searchsorted(np.array(self._firsts), rows, side="right") - 1
 
     def touch(self, position: int) -> SegmentReader:
         """Makes a segment's rows readable. Raises `CorruptError` naming a file that is not as it must be."""
@@ -185,12 +197,16 @@ class StreamReader:
     # What a live segment gets.
 
     def follow(self, journal: OpenJournal) -> None:
-        """Reads the last segment, which is open, by its journal from here on."""
+        """Reads the last segment, which is open, by its journal from here on; not beyond `limit`."""
         self.journal = journal
         segment = self.segments[-1]
         segment.mapped.map()
         segment.is_touched = True
+        if self.limit is not None:
+            journal.state.cut(*self.limit)
         self.advance(journal.state)
+        if self.limit is not None:
+            self.stop_following()
 
     def advance(self, state: Journal) -> None:
         """Takes over what the open segment's journal says beyond what is known."""
@@ -231,8 +247,23 @@ class StreamReader:
         segment.mapped.entry = entry
         if self._checker is not None:
             self._checker.forget(segment.mapped)
-        self.journal = None
-        journal.close()
+        self.stop_following()
+
+    def stop_following(self) -> None:
+        """Closes the journal of the open segment, if there is one."""
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+
+    def drop_empty(self) -> None:
+        """Forgets the last segment, which never got a row."""
+        self._table.drop_empty(self.number)
+        self.stop_following()
+        segment = self.segments.pop()
+        self._firsts.pop()
+        self._counts = None
+        if self._checker is not None:
+            self._checker.forget(segment.mapped)
 
     def evict(self, start: int) -> int:
         """Rows before `start` leave, and segments that lie wholly before it. Returns how many rows left."""
@@ -308,6 +339,18 @@ class StreamReader:
         if self.start < self.rows and self.last_end != self.rows - 1:
             unknown.append(self.rows - 1)
         return unknown
+
+    @property
+    def ended(self) -> int:
+        """The row behind the last ended episode; the first retained one if none has ended."""
+        last = self.last_end
+        return self.start if last is None else last + 1
+
+    def release(self) -> None:
+        """Gives back the memory of the pages that were read."""
+        for segment in self.segments:
+            if segment.is_touched:
+                segment.mapped.release()
 
     @property
     def last_end(self) -> int | None:

@@ -34,7 +34,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _assert_noticed(path: Path, file: Path) -> None:
-    """`verify` names the file, reading raises, and neither changes anything."""
+    """`verify` names the file, reading raises, and neither changes anything.
+
+    A reader goes back no further than the newest manifest's parent; older ones are for `verify` alone.
+    """
     before = m.tree_hashes(path)
     name = file.relative_to(path).as_posix()
     named = False
@@ -44,8 +47,12 @@ def _assert_noticed(path: Path, file: Path) -> None:
     except RLError as err:
         named = name in err.message
     assert named, name
-    with pytest.raises(RLError):
+    is_old = file.exists() and file.parent.name == "manifests"
+    if is_old and int(file.stem) < manifest.generations(path)[-1] - 1:
         m.read_everything(path)
+    else:
+        with pytest.raises(RLError):
+            m.read_everything(path)
     assert m.tree_hashes(path) == before
 
 
