@@ -90,8 +90,9 @@ def collect(
     )
     with redirect_stdout(sys.stderr):  # what environments and policies print is not the result
         result = run(out, options)
+    added = result.added
     console.log(
-        f"{result.added.steps:,} steps, {result.added.episodes:,} episodes"
+        f"{console.count_text(added.steps, 'step')}, {console.count_text(added.episodes, 'episode')}"
         + ("" if result.score is None else f", mean score {result.score:,.6g}")
         + f" in {result.seconds:.1f} s"
     )

@@ -117,8 +117,12 @@ def _info_text(facts: dict[str, Any]) -> str:
             "action": _spec_text(spec.get("action")),
             "rows": f"{facts['rows']:,}" + (f" in {streams} streams" if streams > 1 else ""),
             "episodes": f"{episodes['count']:,}" + (f" ({', '.join(kinds)})" if kinds else ""),
-            "unfinished": f"{episodes['unfinished_rows']:,} rows" if episodes["unfinished_rows"] else None,
-            "next unknown": f"{facts['unknown_next_rows']:,} rows" if facts["unknown_next_rows"] else None,
+            "unfinished": console.count_text(episodes["unfinished_rows"], "row")
+            if episodes["unfinished_rows"]
+            else None,
+            "next unknown": console.count_text(facts["unknown_next_rows"], "row")
+            if facts["unknown_next_rows"]
+            else None,
             "return": _quantiles_text(facts["return"]),
             "normalised": None if normalised is None else f"{normalised:.2f} (0 random, 100 expert)",
             "length": _quantiles_text(facts["length"]),

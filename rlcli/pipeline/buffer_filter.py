@@ -86,7 +86,9 @@ def split(
             parts = _draw(source, shares, by, seed)
         for out, chosen in zip(outs, parts, strict=True):
             if not len(chosen):
-                raise UsageError(f"{out} would have none of the {source.num_episodes:,} episodes")
+                raise UsageError(
+                    f"{out} would have none of the {console.count_text(source.num_episodes, 'episode')}"
+                )
         options = {"frac": shares, "by": by, "seed": seed} if shares else {"where": where}
         with ExitStack() as stack:
             total = int(source.episodes.length.sum())

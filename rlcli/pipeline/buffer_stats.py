@@ -185,11 +185,14 @@ def _text(facts: dict[str, Any], table: Episodes) -> str:
     blocks = [console.table(["column", "min", "mean", "std", "max", "NaN", "inf", "constant"], rows)]
     blocks += [_coverage_text(entry) for entry in facts["actions"]]
     whole = ~table.cut
-    for name, values in (("return", table.return_), ("length", table.length)):
-        if facts[name] is not None:
-            blocks.append(_quantile_text(name, facts[name], values[whole]))
+    if facts["return"] == facts["length"] is not None:  # a reward of 1 per step
+        blocks.append(_quantile_text("return and length", facts["length"], table.length[whole]))
+    elif facts["return"] is not None:
+        blocks.append(_quantile_text("return", facts["return"], table.return_[whole]))
+        blocks.append(_quantile_text("length", facts["length"], table.length[whole]))
     if int(table.cut.sum()):
-        blocks.append(f"{int(table.cut.sum()):,} cut episodes are left out of returns and lengths")
+        cut = console.count_text(int(table.cut.sum()), "cut episode")
+        blocks.append(f"left out of returns and lengths: {cut}")
     return "\n\n".join(blocks)
 
 
@@ -212,7 +215,7 @@ def _coverage_text(entry: dict[str, Any]) -> str:
             else:
                 blocks.append(bars(title, labels, counts))
             if part["outside"]:
-                blocks[-1] += f"\n{part['outside']:,} rows outside the spec"
+                blocks[-1] += f"\n{console.count_text(part['outside'], 'row')} outside the spec"
         return "\n\n".join(blocks)
     mean = {key: 100 * float(np.mean(entry[key])) for key in ("at_low", "at_high", "outside")}
     return (
@@ -222,7 +225,8 @@ def _coverage_text(entry: dict[str, Any]) -> str:
 
 
 def _quantile_text(name: str, summary: dict[str, Any], values: Array) -> str:
-    title = f"{name} of {summary['count']:,} episodes: mean {summary['mean']:,.5g}, std {summary['std']:,.5g}"
+    episodes = console.count_text(summary["count"], "episode")
+    title = f"{name} of {episodes}: mean {summary['mean']:,.5g}, std {summary['std']:,.5g}"
     quantiles = "  " + "  ".join(f"{key} {summary[key]:,.5g}" for key in SHOWN_QUANTILES)
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite) or finite.min() == finite.max():

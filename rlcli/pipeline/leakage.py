@@ -80,9 +80,9 @@ def _pairs(a: dict[Any, list[int]], b: dict[Any, list[int]], common: str) -> lis
 
 
 def _text(facts: dict[str, Any]) -> str:
-    counts = " and ".join(f"{count:,}" for count in facts["episodes"])
+    counts = " and ".join(console.count_text(count, "episode") for count in facts["episodes"])
     if not facts["leaking"]:
-        return f"nothing in common: {counts} episodes, no equal ones, no common seeds"
+        return f"nothing in common: {counts}, no equal ones, no common seeds"
     rows = [
         [pair["number_a"], pair["number_b"], {"content": "equal", "seed": "same seed"}[pair["common"]]]
         for pair in facts["pairs"]

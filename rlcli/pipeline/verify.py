@@ -133,7 +133,9 @@ def _file_bytes(path: Path) -> int:
 def _text(entry: dict[str, Any]) -> str:
     warnings = [f"  warning: {_line(warning)}" for warning in entry["warnings"]]
     if entry["ok"]:
-        parts = [f"{entry['rows']:,} rows, {entry['episodes']:,} episodes"]
+        parts = [
+            f"{console.count_text(entry['rows'], 'row')}, {console.count_text(entry['episodes'], 'episode')}"
+        ]
         if entry["level"] == "fast":
             parts.append("sizes, manifests and small files are right (column bytes not compared)")
         else:

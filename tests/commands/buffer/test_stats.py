@@ -128,3 +128,22 @@ def test_stats_by_episode_is_the_episode_table(rl: Callable[..., Any], sealed: P
 
 def test_stats_text_fits_80_columns(rl: Callable[..., Any], sealed: Path) -> None:
     assert max(map(len, rl("stats", sealed).out.splitlines())) <= 80
+
+
+def test_equal_histograms_are_shown_once(rl: Callable[..., Any], tmp_path: Path) -> None:
+    for name, reward in (("one", 1.0), ("half", 0.5)):
+        writer = Writer.create(tmp_path / name, ted_schema(Box((1,)), Discrete(2)), spec={}, lineage={})
+        with EpisodeWriter(writer) as episodes:
+            for length in (3, 5, 9):
+                for step in range(length):
+                    episodes.add(
+                        0,
+                        observation=[0.0],
+                        action=0,
+                        reward=reward,
+                        terminated=step == length - 1,
+                        truncated=False,
+                    )
+    text = rl("stats", tmp_path / "one").out
+    assert "return and length of 3 episodes" in text
+    assert text.count("█") == rl("stats", tmp_path / "half").out.count("█") / 2
