@@ -121,11 +121,11 @@ class BoxActions:
 
     def flat(self, action: Tensor) -> Tensor:
         """`[B, *shape]` in the environment's dtype to `[B, size]` float32."""
-        return action.reshape(len(action), self.size).to(torch.float32)
+        return action.reshape(-1, self.size).to(torch.float32)
 
     def shaped(self, action: Tensor) -> Tensor:
         """`[B, size]` to `[B, *shape]` in the environment's dtype."""
-        return action.reshape(len(action), *self.shape).to(getattr(torch, self.dtype))
+        return action.reshape(-1, *self.shape).to(getattr(torch, self.dtype))
 
     def clip(self, action: Tensor) -> Tensor:
         """`[B, size]` limited to the bounds, infinite ones included."""
@@ -182,8 +182,8 @@ def _describe(spec: Spec) -> str:
 
 def _encode(value: Tensor, part: Part) -> Tensor:
     if not part.num_values:
-        return value.reshape(len(value), part.size).to(torch.float32)
-    columns = value.reshape(len(value), len(part.num_values)) - part.start
+        return value.reshape(-1, part.size).to(torch.float32)
+    columns = value.reshape(-1, len(part.num_values)) - part.start
     one_hots = [
         (columns[:, index, None] == torch.arange(n, device=value.device)).to(torch.float32)
         for index, n in enumerate(part.num_values)

@@ -69,6 +69,12 @@ def convert(
         if foreign := [flag for flag, value in given.items() if value is not None]:
             raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {src} is a dataset")
         return _export(Path(src), out, to, sets, check)
+    if named is None and (Path(src) / "run.json").exists():
+        from rlcli.pipeline.export_policy import Options, export_policy  # with it comes torch
+
+        if foreign := [flag for flag, value in given.items() if value is not None]:
+            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {src} is a run")
+        return export_policy(Path(src), out, resolve(Options, sets=sets), to)
     if to is not None:
         raise UsageError(f"--to {to}: {src} is not a dataset, and foreign formats become datasets first")
     if (written := registry.format_of_output(out)) is not None:
@@ -182,6 +188,10 @@ def _described(output: Path) -> dict[str, Any]:
 
 def remarks(report: dict[str, Any]) -> list[str]:
     """What a person should read about a conversion, a line each."""
+    if "policy" in report:
+        from rlcli.pipeline.export_policy import remarks as about_policy
+
+        return about_policy(report)
     lines = [f"{report['rows']:,} rows, {report['episodes']:,} episodes in {report['seconds']:.1f} s"]
     if "dataset" in report:
         lines.insert(0, f"source: {report['seen']}")
