@@ -36,6 +36,7 @@ CONVERTERS = {
     "rlds": Converter(
         "rlcli.datasets.rlds", "RLDS of TensorFlow Datasets, Open X-Embodiment: TFRecord episodes"
     ),
+    "rlu": Converter("rlcli.datasets.rlu", "RL Unplugged's raw TFRecord shards", writes=False),
     "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
     "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),
