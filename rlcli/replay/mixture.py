@@ -50,6 +50,14 @@ class Mixture(Sampler):
                 start += count
         self.batches += 1
 
+    def position(self) -> State:
+        return {**super().state(), "sources": [source.position() for source in self.sources]}
+
+    def seek(self, position: State) -> None:
+        super().load_state(position)
+        for source, part in zip(self.sources, position["sources"], strict=True):
+            source.seek(part)
+
     def state(self) -> State:
         return {**super().state(), "sources": [source.state() for source in self.sources]}
 

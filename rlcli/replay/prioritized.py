@@ -99,6 +99,12 @@ class Prioritized(Sampler):
         """
         self.table.update(rows, np.ascontiguousarray(priorities, np.float64).reshape(-1))
 
+    def position(self) -> State:
+        return super().state()
+
+    def seek(self, position: State) -> None:
+        super().load_state(position)
+
     def state(self) -> State:
         return {**super().state(), "table": self.table.state()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,11 +27,22 @@ class Side(Protocol):
 class PriorityTable:
     """One priority per row that can be drawn, in a tree of (priority + epsilon)^alpha.
 
+    `unusable()` gives the logical rows that cannot be drawn for now; by default those whose next observation
+    is unknown.
     With `side` priorities are read from there when a row is first seen, and every change is written through.
     """
 
-    def __init__(self, source: Source, alpha: float, epsilon: float, side: Side | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        alpha: float,
+        epsilon: float,
+        *,
+        unusable: Callable[[], Rows] | None = None,
+        side: Side | None = None,
+    ) -> None:
         self.source = source
+        self.unusable = unusable or source.unknown
         self.side = side
         self.tree = _native.RowPriorities(alpha, epsilon)
         self.greatest = 0.0  # priority ever given
@@ -49,14 +61,15 @@ class PriorityTable:
         if self._seen == self.source.snapshot:
             return
         self.streams = streams = Streams.of(self.source.dataset)
-        unknown = streams.ids(self.source.unknown())
-        low = self.source.low
+        unknown = streams.ids(self.unusable())
+        low, begins = self.source.low, []
         for number, (first, begin, end) in enumerate(
             zip(streams.first, streams.start, streams.stop, strict=True)
         ):
             if number == len(self._covered):
                 self._covered.append(begin)
             begin = min(max(begin, begin + low - first), end)
+            begins.append(begin)
             self.tree.evict(number, begin)
             new = max(self._covered[number], begin)
             if new < end:
@@ -67,7 +80,7 @@ class PriorityTable:
             self.tree.cover(row >> ROW_BITS, row & ((1 << ROW_BITS) - 1), 1, NONE)
         for row in known.tolist():
             stream, local = row >> ROW_BITS, row & ((1 << ROW_BITS) - 1)
-            if local >= streams.start[stream]:
+            if local >= begins[stream]:
                 self._cover(stream, local, local + 1)
         self._waiting = unknown
         self._seen = self.source.snapshot

@@ -64,6 +64,14 @@ class Sampler(ABC):
             )
         self.seed, self.batches = int(state["seed"]), int(state["batches"])
 
+    def position(self) -> State:
+        """The part of `state` that drawing changes; small. `seek` goes back to it."""
+        return self.state()
+
+    def seek(self, position: State) -> None:
+        """Draws on from there; what `update` told stays."""
+        self.load_state(position)
+
     def units(self, count: int, part: int = 0) -> NDArray[np.float64]:
         """`count` numbers in [0, 1) of this batch; each `part` is a stream of its own."""
         return (self.numbers(count, part) >> np.uint64(11)) * 2.0**-53

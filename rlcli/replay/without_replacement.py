@@ -49,7 +49,7 @@ class WithoutReplacement(Sampler):
         super().__init__(Source(dataset, keys, capacity), seed)
         self.config = config or Config()
         self.epoch = 0
-        self.position = 0  # rows of this epoch that were given out
+        self.given = 0  # rows of this epoch that were given out
         self._count = 0  # rows of this epoch
 
     def layout(self, batch_size: int) -> Layout:
@@ -66,15 +66,15 @@ class WithoutReplacement(Sampler):
         filled = 0
         while filled < batch_size:
             if self._count == 0 or self._count > eligible.count:
-                self._count, self.position = eligible.count, 0
-            left = self._count - self.position
+                self._count, self.given = eligible.count, 0
+            left = self._count - self.given
             if left == 0 or (self.config.drop_last and left < batch_size):
-                self.epoch, self.position, self._count = self.epoch + 1, 0, 0
+                self.epoch, self.given, self._count = self.epoch + 1, 0, 0
                 continue
             taken = min(left, batch_size - filled)
             part = rows[filled : filled + taken]
-            _native.permuted(self.seed, self.STREAM, self.epoch, self._count, self.position, part)
-            self.position += taken
+            _native.permuted(self.seed, self.STREAM, self.epoch, self._count, self.given, part)
+            self.given += taken
             filled += taken
         self.batches += 1
         return eligible.row(rows)
@@ -83,9 +83,9 @@ class WithoutReplacement(Sampler):
         self.source.gather(self.rows(batch_size), block)
 
     def state(self) -> State:
-        return {**super().state(), "epoch": self.epoch, "position": self.position, "count": self._count}
+        return {**super().state(), "epoch": self.epoch, "given": self.given, "count": self._count}
 
     def load_state(self, state: State) -> None:
         super().load_state(state)
-        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self.epoch, self.given = int(state["epoch"]), int(state["given"])
         self._count = int(state["count"])

@@ -1,0 +1,146 @@
+"""Hindsight experience replay (Andrychowicz et al., 2017): goals that were reached, not those asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.config import opt
+from rlcli.errors import IncompatibleError, UsageError
+from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
+from rlcli.plugins import is_reference, load_reference
+from rlcli.replay.block import Block, Layout
+from rlcli.replay.sampler import Sampler, State, below
+from rlcli.replay.source import Source
+from rlcli.replay.streams import Rows
+from rlcli.replay.uniform import Uniform
+
+Values = NDArray[Any]
+ACHIEVED: Key = ("observation", "achieved_goal")
+DESIRED: Key = ("observation", "desired_goal")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Uniform rows, some of them with a goal that their episode reached."""
+
+    strategy: Literal["future", "final", "episode", "random"] = opt(
+        "future", "Which state's goal: at or after the row, the last, any of the episode, any of all."
+    )
+    share: float = opt(0.8, "Of the rows, how many get a new goal, in [0, 1].", ge=0, le=1, source="k = 4")
+    reward: str = opt(
+        "sparse", "`sparse`: 0 within the threshold, else -1; `distance`: its negative; or module:attribute."
+    )
+    threshold: float = opt(0.05, "Distance within which a goal is reached.", gt=0)
+    terminate: bool = opt(False, "A reached goal ends the MDP: `terminated` is worked out anew.")
+
+
+class Hindsight(Sampler):
+    """Relabels a share of uniformly drawn rows.
+
+    A new goal is the *next* achieved goal of a row of the same episode (`random`: of any row): the state that
+    the action led to. It replaces the desired goal of the observation and of the next one, and the reward is
+    that of the next achieved goal. `reward` as `module:attribute` names `f(achieved, desired) -> [B]`, both
+    `[B, G]`. With `terminate`, `terminated` becomes whether the goal is reached; `truncated` stays.
+    """
+
+    NAME = "hindsight"
+    STREAM = 7
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        keys: Sequence[Key] | None = None,
+        capacity: int | None = None,
+        *,
+        config: Config | None = None,
+        seed: int = 0,
+    ) -> None:
+        source = Source(dataset, keys, capacity)
+        super().__init__(source, seed)
+        self.config = config or Config()
+        self._rows = Uniform(dataset, keys, capacity, seed=seed)
+        for key in (DESIRED, ("next", *ACHIEVED), ("next", *DESIRED), ("next", "reward")):
+            if key not in source.keys:
+                raise IncompatibleError(f"{dataset.path}: hindsight needs the column {'/'.join(key)}")
+        self._reward = _reward(self.config)
+
+    def layout(self, batch_size: int) -> Layout:
+        return self.source.layout(batch_size)
+
+    def fill(self, block: Block, batch_size: int) -> None:
+        rows = self._rows.rows(batch_size)
+        self.source.gather(rows, block)
+        chosen = np.flatnonzero(self.units(batch_size) < self.config.share)
+        goals = self.goal_rows(rows[chosen], self.units(batch_size, 1)[chosen])
+        self.batches += 1
+        if len(chosen):
+            self._relabel(block, chosen, goals)
+
+    def goal_rows(self, rows: Rows, unit: NDArray[np.float64]) -> Rows:
+        """For each row the one whose next achieved goal becomes its goal; `unit` in [0, 1) decides."""
+        strategy = self.config.strategy
+        if strategy == "random":
+            eligible = self.source.some()
+            return eligible.row(below(unit, eligible.count))
+        runs = self.source.runs()
+        run = runs.of(rows)
+        stop = runs.stop[run]
+        if strategy == "final":
+            return stop - 1
+        first = rows if strategy == "future" else runs.start[run]
+        return first + below(unit, stop - first)
+
+    def _relabel(self, block: Block, chosen: Rows, goals: Rows) -> None:
+        arrays = block.arrays
+        key = ("next", *ACHIEVED)
+        goal = np.empty((len(goals), *arrays[key].shape[1:]), arrays[key].dtype)
+        self.source.dataset.gather_into(goals, (key,), [goal])
+        achieved = arrays[key][chosen]
+        arrays[DESIRED][chosen] = goal
+        arrays["next", *DESIRED][chosen] = goal
+        arrays["next", "reward"][chosen, 0] = self._reward(achieved, goal)
+        if self.config.terminate:
+            terminated = _distance(achieved, goal) <= self.config.threshold
+            for name, value in (("terminated", terminated), ("done", terminated)):
+                if ("next", name) in arrays:
+                    arrays["next", name][chosen, 0] = value
+            if ("next", "done") in arrays and ("next", "truncated") in arrays:
+                arrays["next", "done"][chosen] |= arrays["next", "truncated"][chosen]
+
+    def state(self) -> State:
+        return {**super().state(), "rows": self._rows.state()}
+
+    def load_state(self, state: State) -> None:
+        super().load_state(state)
+        self._rows.load_state(state["rows"])
+
+
+def _distance(achieved: Values, desired: Values) -> Values:
+    difference = achieved.astype(np.float64) - desired
+    return np.sqrt((difference.reshape(len(difference), -1) ** 2).sum(axis=1))
+
+
+def _reward(config: Config) -> Callable[[Values, Values], Values]:
+    if config.reward == "sparse":
+        return lambda achieved, desired: -(_distance(achieved, desired) > config.threshold).astype(np.float32)
+    if config.reward == "distance":
+        return lambda achieved, desired: -_distance(achieved, desired)
+    if not is_reference(config.reward):
+        raise UsageError(f"reward {config.reward!r} is none of sparse, distance, module:attribute")
+    function = load_reference(config.reward)
+
+    def checked(achieved: Values, desired: Values) -> Values:
+        reward = np.asarray(function(achieved, desired))
+        if reward.shape != (len(achieved),):
+            raise UsageError(
+                f"{config.reward} gave rewards of shape {reward.shape}, expected ({len(achieved)},)"
+            )
+        return reward
+
+    return checked

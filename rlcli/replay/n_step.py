@@ -1,0 +1,93 @@
+"""Transitions over several steps (Sutton, 1988; Watkins, 1989)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlcli.config import opt
+from rlcli.errors import IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
+from rlcli.replay.block import Block, Layout
+from rlcli.replay.sampler import Sampler, State
+from rlcli.replay.source import Source
+from rlcli.replay.streams import Rows
+from rlcli.replay.uniform import Uniform
+
+REWARD: Key = ("next", "reward")
+DISCOUNT: Key = ("next", "discount")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Transitions of up to `n` steps."""
+
+    n: int = opt(3, "Steps of a transition, fewer where the episode ends.", ge=1)
+    gamma: float = opt(0.99, "Discount per step, in [0, 1]; the same as the algorithm's.", ge=0, le=1)
+
+
+class NStep(Sampler):
+    """Rows t drawn uniformly, each with m = min(n, steps to the end of its episode as far as it is known).
+
+    What is under `next` is that of row t + m - 1, its `terminated` too; `("next", "reward")` is the sum of
+    gamma^k r over the m steps, and `("next", "discount")` float32 `[B, 1]` is gamma^m. So a target is
+    `reward + discount * ~terminated * value`. A truncated episode is bootstrapped from like one that goes on.
+    """
+
+    NAME = "n-step"
+    STREAM = 6
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        keys: Sequence[Key] | None = None,
+        capacity: int | None = None,
+        *,
+        config: Config | None = None,
+        seed: int = 0,
+    ) -> None:
+        source = Source(dataset, keys, capacity)
+        super().__init__(source, seed)
+        self.config = config or Config()
+        self._rows = Uniform(dataset, keys, capacity, seed=seed)
+        self._now = tuple(key for key in source.keys if key[0] != "next")
+        self._later = tuple(key for key in source.keys if key[0] == "next" and key != REWARD)
+        if REWARD not in source.keys:
+            raise IncompatibleError(f"{dataset.path}: n steps need the column next/reward")
+        self._reward = source.columns[source.keys.index(REWARD)]
+
+    def layout(self, batch_size: int) -> Layout:
+        one = (np.dtype(np.float32), (batch_size, 1))
+        return {**self.source.layout(batch_size), DISCOUNT: one}
+
+    def fill(self, block: Block, batch_size: int) -> None:
+        rows = self._rows.rows(batch_size)
+        self.batches += 1
+        self.complete(rows, block)
+
+    def complete(self, rows: Rows, block: Block) -> None:
+        """Makes a block of `layout(len(rows))` out of these rows and what follows them."""
+        config, dataset = self.config, self.source.dataset
+        runs = self.source.runs()
+        steps = np.minimum(config.n, runs.stop[runs.of(rows)] - rows)
+        arrays = block.arrays
+        dataset.gather_into(rows, self._now, [arrays[key] for key in self._now])
+        dataset.gather_into(rows + steps - 1, self._later, [arrays[key] for key in self._later])
+        column = self._reward
+        window = np.zeros((len(rows) * config.n, *column.shape), column.numpy)
+        at = np.arange(len(rows), dtype=np.int64) * config.n
+        dataset.read_runs(rows, steps, at, (REWARD,), [window])
+        window = window.reshape(len(rows), config.n, *column.shape)
+        powers = config.gamma ** np.arange(config.n)
+        arrays[REWARD][:] = np.einsum("bk...,k->b...", window, powers, dtype=np.float64, casting="unsafe")
+        arrays[DISCOUNT][:, 0] = config.gamma**steps
+
+    def state(self) -> State:
+        return {**super().state(), "rows": self._rows.state()}
+
+    def load_state(self, state: State) -> None:
+        super().load_state(state)
+        self._rows.load_state(state["rows"])

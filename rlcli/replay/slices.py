@@ -1,0 +1,142 @@
+"""Contiguous slices of episodes, for recurrent networks and sequence models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rlcli.config import opt
+from rlcli.errors import IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
+from rlcli.replay.block import Block, Layout
+from rlcli.replay.runs import Runs
+from rlcli.replay.sampler import Sampler, below
+from rlcli.replay.source import Source
+from rlcli.replay.streams import Rows
+
+MASK: Key = ("mask",)
+VALID: Key = ("valid",)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Slices of `length` consecutive rows."""
+
+    length: int = opt(32, "Steps of a slice that count.", ge=1)
+    burn_in: int = opt(0, "Steps before them, to warm a recurrent state up; they do not count.", ge=0)
+    short: Literal["skip", "pad"] = opt("skip", "Episodes shorter than a slice: left out, or padded.")
+    across: bool = opt(False, "A slice may go over the ends of episodes; `is_init` marks the beginnings.")
+    by: Literal["step", "episode"] = opt("step", "Every place in the data equally likely, or every episode.")
+
+
+class Cutter:
+    """Where slices may begin, and how they are copied."""
+
+    def __init__(self, source: Source, config: Config) -> None:
+        self.source = source
+        self.config = config
+        self._found: tuple[int, Runs, Rows] | None = None
+
+    @property
+    def span(self) -> int:
+        """Rows of a slice, burn-in included."""
+        return self.config.burn_in + self.config.length
+
+    def layout(self, batch_size: int) -> Layout:
+        """The columns `[B, T, …]`, and `valid` and `mask` bool `[B, T, 1]`."""
+        flags = (np.dtype(np.bool_), (batch_size, self.span, 1))
+        return {**self.source.layout(batch_size, self.span), VALID: flags, MASK: flags}
+
+    def places(self) -> tuple[Runs, Rows]:
+        """The runs that slices are cut from, and in how many places of each one may begin.
+
+        Raises `IncompatibleError` if there is none.
+        """
+        if self._found is None or self._found[0] != self.source.snapshot:
+            config = self.config
+            runs = self.source.runs(across=config.across)
+            if config.short == "skip":
+                runs = runs.select(runs.length >= config.length)
+            self._found = (self.source.snapshot, runs, np.maximum(runs.length - config.length + 1, 1))
+        if not len(self._found[1]):
+            raise IncompatibleError(
+                f"{self.source.dataset.path} has no {'' if self.config.across else 'episode of '}"
+                f"{self.config.length} rows"
+            )
+        return self._found[1], self._found[2]
+
+    def cut(self, start: Rows, run_start: Rows, run_stop: Rows, block: Block) -> None:
+        """Copies the slices that count from `start` on, of the runs with these bounds."""
+        burn_in, span = self.config.burn_in, self.span
+        first = np.maximum(start - burn_in, run_start)
+        count = np.minimum(start + self.config.length, run_stop) - first
+        offset = first - (start - burn_in)
+        size = len(start) * span
+        keys = self.source.keys
+        flat = [array.reshape(size, *array.shape[2:]) for array in block.columns[: len(keys)]]
+        position = np.arange(span)
+        valid = (position >= offset[:, None]) & (position < (offset + count)[:, None])
+        block.arrays[VALID][..., 0] = valid
+        block.arrays[MASK][..., 0] = valid & (position >= burn_in)
+        if (count < span).any():
+            padding = ~valid.reshape(-1)
+            for array in flat:
+                array[padding] = 0
+        at = np.arange(len(start)) * span + offset
+        self.source.dataset.read_runs(first, count, at, keys, flat)
+
+
+class Slices(Sampler):
+    """Batches of slices `[B, T, …]`, T = burn_in + length, drawn with replacement.
+
+    `valid` is True where a row is one: what lies before the episode's beginning or, padded, after its end is
+    zero. `mask` is True where a row is valid and past the burn-in: where losses count. Sliced by step, each
+    beginning is equally likely over all episodes; by episode, each episode is, then each beginning in it.
+    """
+
+    NAME = "slices"
+    STREAM = 4
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        keys: Sequence[Key] | None = None,
+        capacity: int | None = None,
+        *,
+        config: Config | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(Source(dataset, keys, capacity), seed)
+        self.config = config or Config()
+        self.cutter = Cutter(self.source, self.config)
+        self._sums: tuple[int, Rows] | None = None
+
+    def __len__(self) -> int:
+        """In how many places a slice may begin."""
+        return int(self.cutter.places()[1].sum())
+
+    def layout(self, batch_size: int) -> Layout:
+        return self.cutter.layout(batch_size)
+
+    def fill(self, block: Block, batch_size: int) -> None:
+        runs, places = self.cutter.places()
+        if self.config.by == "episode":
+            chosen = below(self.units(batch_size), len(runs))
+            start = runs.start[chosen] + below(self.units(batch_size, 1), places[chosen])
+        else:
+            sums = self._cumulated(places)
+            drawn = below(self.units(batch_size), int(sums[-1]))
+            chosen = np.searchsorted(sums, drawn, side="right")
+            start = runs.stop[chosen] - self.config.length - (sums[chosen] - 1 - drawn)
+            start = np.maximum(start, runs.start[chosen])
+        self.batches += 1
+        self.cutter.cut(start, runs.start[chosen], runs.stop[chosen], block)
+
+    def _cumulated(self, places: Rows) -> Rows:
+        if self._sums is None or self._sums[0] != self.source.snapshot:
+            self._sums = (self.source.snapshot, np.cumsum(places))
+        return self._sums[1]

@@ -1,0 +1,81 @@
+"""Small datasets whose values say where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.schema import ted_schema
+from rlcli.format.specs import Box, Composite, Discrete
+from rlcli.format.writer import Writer
+
+
+def counting(
+    path: Path, lengths: Sequence[int], *, finals: bool = True, terminated: bool = True, streams: int = 1
+) -> Dataset:
+    """Episodes in turn over the streams; observation and reward of the k-th row written are k.
+
+    The final observation is that of the last row and a half.
+    """
+    spec = {"env": None, "observation": Box((1,)).to_json(), "action": Discrete(2).to_json()}
+    schema = ted_schema(Box((1,)), Discrete(2))
+    lineage = {"op": "test"}
+    with EpisodeWriter(Writer.create(path, schema, spec=spec, lineage=lineage, num_streams=streams)) as writer:
+        value = 0
+        for number, length in enumerate(lengths):
+            stream = number % streams
+            writer.begin(stream, number)
+            for step in range(length):
+                last = step == length - 1
+                writer.add(
+                    stream,
+                    observation=np.array([value], np.float32),
+                    action=value % 2,
+                    reward=float(value),
+                    terminated=last and terminated,
+                    truncated=last and not terminated,
+                    next_observation=np.array([value + 0.5], np.float32) if last and finals else None,
+                )
+                value += 1
+    return Dataset.open(path)
+
+
+def goals(path: Path, lengths: Sequence[int]) -> Dataset:
+    """Episodes that reach goal `1000 * episode + step + 1` in each step; they ask for goal -1."""
+    one = Box((1,))
+    observation = Composite({"achieved_goal": one, "desired_goal": one, "observation": one})
+    spec = {"env": None, "observation": observation.to_json(), "action": Discrete(2).to_json()}
+    schema = ted_schema(observation, Discrete(2))
+    with EpisodeWriter(Writer.create(path, schema, spec=spec, lineage={"op": "test"})) as writer:
+        for number, length in enumerate(lengths):
+            writer.begin(0, number)
+            for step in range(length):
+                last = step == length - 1
+                writer.add(
+                    0,
+                    observation=_state(1000 * number + step),
+                    action=0,
+                    reward=-1.0,
+                    terminated=False,
+                    truncated=last,
+                    next_observation=_state(1000 * number + step + 1) if last else None,
+                )
+    return Dataset.open(path)
+
+
+def _state(achieved: int) -> dict[str, Any]:
+    return {
+        "achieved_goal": np.array([achieved], np.float32),
+        "desired_goal": np.array([-1], np.float32),
+        "observation": np.array([achieved], np.float32),
+    }
+
+
+def flat(array: Any) -> list[float]:
+    """A column of one number per row as a list."""
+    return np.asarray(array).reshape(-1).tolist()
