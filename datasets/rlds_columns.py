@@ -8,6 +8,7 @@ that stay encoded, ragged values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli.datasets.example import Values
-from rlcli.datasets.features import Field, show_shape
+from rlcli.datasets.features import MAX_ELEMENT_BYTES, Field, show_shape
 from rlcli.datasets.mapping import LEFT_OUT, storable
 from rlcli.datasets.rlds_hints import Hints
 from rlcli.datasets.rlds_images import Dct, decode
@@ -81,13 +82,11 @@ class Stored:
         if self.form == "encoded":
             return [value or missing(column) for value in values]
         if self.form == "pixels":
-            height, width, channels = column.shape
-            blank = missing(column) if column.heap is not None else np.zeros(column.shape, column.numpy)
-            pictures = [
-                decode(name, value, (height, width, channels), column.dtype, dct) if value else blank
-                for value in values
-            ]
-            return pictures if column.heap is not None else np.stack(pictures)
+            pictures = np.zeros((len(values), *column.shape), column.numpy)
+            for value, picture in zip(values, pictures, strict=True):
+                if value:
+                    decode(name, value, picture, dct)
+            return pictures if column.heap is None else list(pictures)
         if isinstance(values, Ragged):
             return np.split(values.flat, np.cumsum(values.lengths)[:-1])
         if column.heap is not None:
@@ -275,6 +274,8 @@ def _picture(
             )
     channels = item.shape[2] or max(picture.channels for picture in seen)
     shape = (height, width, channels)
+    if math.prod(shape) > MAX_ELEMENT_BYTES:
+        raise IncompatibleError(f"{item.name}: pictures of {height}x{width} are too large")
     plain = Stored(item, Column(key, item.dtype, shape), "pixels")
     if images == "decode":
         return plain

@@ -6,10 +6,10 @@ else's is the accurate one. Accurate is ours; `fast` gives TensorFlow's pixels b
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import io
-import math
 import struct
 import zlib
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli.datasets.features import MAX_ELEMENT_BYTES
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format import heap_headers
 from rlcli.plugins import require
@@ -47,44 +46,50 @@ def look(name: str, data: bytes) -> Picture:
         return Picture("other", image.height, image.width, bands, 16 if image.mode == "I;16" else 8)
 
 
-def decode(name: str, data: bytes, shape: tuple[int, int, int], dtype: str, dct: Dct) -> NDArray[Any]:
-    """The pixels `[height, width, channels]` as uint8, uint16 or float32.
+def decode(name: str, data: bytes, out: NDArray[Any], dct: Dct) -> None:
+    """Writes the pixels to `out`, `[height, width, channels]` of uint8, uint16 or float32.
 
-    Grey pictures become colour ones and the reverse where `shape` says so, as TensorFlow does. float32 is the
+    Grey pictures become colour ones and the reverse where `out` says so, as TensorFlow does. float32 is the
     four bytes of each pixel of an RGBA picture. Raises `CorruptError` for damage or another size.
     """
     found = look(name, data)
-    if (found.height, found.width) != shape[:2]:
-        raise CorruptError(
-            f"{name}: a picture of {found.height}x{found.width}, expected {shape[0]}x{shape[1]}"
-        )
-    if math.prod(shape) > MAX_ELEMENT_BYTES:
-        raise IncompatibleError(f"{name}: a picture of {shape[0]}x{shape[1]} is too large")
-    if found.codec == "jpeg" and dtype == "uint8":
-        return _jpeg(name, data, shape, dct)
-    if dtype == "float32":
-        return _pixels(name, data, "RGBA").reshape(*shape[:2], 4).view(np.float32)
-    if dtype == "uint16" and (shape[2] != 1 or found.channels != 1):
-        raise IncompatibleError(f"{name}: pictures of 16 bits and {shape[2]} channels are not supported")
-    mode = "I;16" if dtype == "uint16" else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}.get(shape[2])
+    height, width, channels = out.shape
+    if (found.height, found.width) != (height, width):
+        raise CorruptError(f"{name}: a picture of {found.height}x{found.width}, expected {height}x{width}")
+    if found.codec == "jpeg" and out.dtype == np.uint8 and _jpeg(name, data, out, dct):
+        return
+    if out.dtype == np.float32:
+        out[...] = _pixels(name, data, "RGBA").reshape(height, width, 4).view(np.float32)
+        return
+    if out.dtype == np.uint16 and (channels != 1 or found.channels != 1):
+        raise IncompatibleError(f"{name}: pictures of 16 bits and {channels} channels are not supported")
+    mode = "I;16" if out.dtype == np.uint16 else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
-        raise IncompatibleError(f"{name}: pictures of {shape[2]} channels are not supported")
-    return _pixels(name, data, mode).astype(dtype, copy=False).reshape(shape)
+        raise IncompatibleError(f"{name}: pictures of {channels} channels are not supported")
+    out[...] = _pixels(name, data, mode).reshape(out.shape)
 
 
-def _jpeg(name: str, data: bytes, shape: tuple[int, int, int], dct: Dct) -> NDArray[Any]:
-    space = {1: "GRAY", 3: "RGB", 4: "RGBA"}.get(shape[2])
-    if dct == "fast" or importlib.util.find_spec("simplejpeg") is not None:
-        simplejpeg = require("simplejpeg", "images", needed_for="dct=fast")
-        if space is not None:
-            try:
-                pixels: NDArray[Any] = simplejpeg.decode_jpeg(data, colorspace=space, fastdct=dct == "fast")
-                return pixels.reshape(shape)
-            except ValueError as err:  # it is strict about what Pillow forgives
-                if dct == "fast":
-                    raise CorruptError(f"{name}: the JPEG picture is damaged: {err}") from err
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(shape[2], "RGB")
-    return _pixels(name, data, mode).reshape(shape)
+def _jpeg(name: str, data: bytes, out: NDArray[Any], dct: Dct) -> bool:
+    """Decodes with libjpeg-turbo at once into `out`; False where that is for Pillow to do."""
+    space = {1: "GRAY", 3: "RGB", 4: "RGBA"}.get(out.shape[2])
+    simplejpeg = _simplejpeg()
+    if dct == "fast" and simplejpeg is None:
+        require("simplejpeg", "images", needed_for="dct=fast")
+    if simplejpeg is None or space is None:
+        return False
+    try:
+        simplejpeg.decode_jpeg(data, colorspace=space, fastdct=dct == "fast", buffer=out)
+    except ValueError as err:  # it is strict about what Pillow forgives
+        if dct == "fast":
+            raise CorruptError(f"{name}: the JPEG picture is damaged: {err}") from err
+        return False
+    return True
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    """The package, None if it is not installed."""
+    return importlib.import_module("simplejpeg") if importlib.util.find_spec("simplejpeg") else None
 
 
 def _pixels(name: str, data: bytes, mode: str) -> NDArray[Any]:
