@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from rlcli.format.writer import Writer
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 CHUNK_BYTES = 8 << 20
-NUMBER = ("episode",)
+NUMBER, STEP, IS_INIT = ("episode",), ("step",), ("is_init",)
 REWARD = ("next", "reward")
 
 
@@ -42,19 +41,22 @@ class Piece:
 def all_episodes(dataset: Dataset) -> Episodes:
     """Every row of a snapshot as a part of an episode: `dataset.episodes`, and the unfinished ones as cut.
 
-    Logical order. Rows of a window before the first whole episode of their stream are in none.
+    Logical order. Of a window, rows of an episode whose first row has left it are in none.
     """
     table = dataset.episodes
-    starts = np.concatenate(([0], np.cumsum(dataset.stream_rows, dtype=np.int64)))
     tails: dict[str, list[Any]] = {field.name: [] for field in fields(Episodes)}
-    for stream, (first, stop) in enumerate(pairwise(starts.tolist())):
-        mine = np.flatnonzero(table.stream == stream)
-        start = int(table.start[mine[-1]] + table.length[mine[-1]]) if len(mine) else first
-        if start == stop:
+    begin = 0
+    snapshot = dataset.snapshot
+    bounds = zip(snapshot["starts"], snapshot["ended"], snapshot["rows"], strict=True)
+    for stream, (first, ended, stop) in enumerate(bounds):
+        start = begin + ended - first
+        length = stop - ended
+        begin += stop - first
+        if not length or (first and ended == first and not _is_first(dataset, start)):
             continue
-        known = {"start": start, "length": stop - start, "cut": True, "seed": -1, "stream": stream}
-        known["number"] = _number_at(dataset, start, table, mine)
-        known["return_"] = _return_of(dataset, start, stop)
+        known = {"start": start, "length": length, "cut": True, "seed": -1, "stream": stream}
+        known["number"] = _number_at(dataset, start, table, np.flatnonzero(table.stream == stream))
+        known["return_"] = _return_of(dataset, start, start + length)
         for name, values in tails.items():
             values.append(known.get(name, False))
     if not tails["start"]:
@@ -65,6 +67,13 @@ def all_episodes(dataset: Dataset) -> Episodes:
     }
     order = np.argsort(joined["start"], kind="stable")
     return Episodes(**{name: values[order] for name, values in joined.items()})
+
+
+def _is_first(dataset: Dataset, row: int) -> bool:
+    """Whether a window begins with an episode; only columns can say so, records have left with their rows."""
+    if STEP in dataset.schema.by_key:
+        return not dataset.read(STEP, row, row + 1).any()
+    return IS_INIT in dataset.schema.by_key and bool(dataset.read(IS_INIT, row, row + 1).all())
 
 
 def _number_at(dataset: Dataset, row: int, table: Episodes, mine: Rows) -> int:
@@ -94,12 +103,22 @@ def pieces(table: Episodes, chosen: Rows, rows: int) -> Iterator[Piece]:
 
 
 def read_piece(dataset: Dataset, rows: Rows, keys: list[Key]) -> dict[Key, Array]:
-    """The columns `keys` at logical `rows`, copies `[n, *shape]`."""
+    """The columns `keys` at logical `rows`, copies `[n, *shape]`; of heap columns the encoded values as
+    objects, None where unknown.
+    """
+    found: dict[Key, Array] = {}
+    plain = []
+    for key in keys:
+        if dataset.schema.column(key).heap is None:
+            plain.append(key)
+            continue
+        found[key] = np.empty(len(rows), object)
+        found[key][:] = dataset.encoded(key, rows)
     if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        return {key: dataset.read(key, start, stop) for key in keys}
-    found = dataset.gather(rows, keys=keys)
-    return {key: _pick(found, key) for key in keys}
+        return found | {key: dataset.read(key, start, stop) for key in plain}
+    gathered = dataset.gather(rows, keys=plain) if plain else {}
+    return found | {key: _pick(gathered, key) for key in plain}
 
 
 def whole_segment_rows(schema: Schema, rows: int) -> int:
@@ -110,9 +129,10 @@ def whole_segment_rows(schema: Schema, rows: int) -> int:
     return min(max(1, -(-rows // FIRST_ROWS)) * FIRST_ROWS, fitting - fitting % FIRST_ROWS)
 
 
-def chunk_rows(schema: Schema) -> int:
-    """How many rows are moved at once: about 8 MiB."""
-    return max(1, min(65_536, CHUNK_BYTES // schema.row_bytes))
+def chunk_rows(dataset: Dataset) -> int:
+    """How many rows of a dataset are moved at once: about 8 MiB, heap values counted as on average."""
+    row_bytes = max(dataset.schema.row_bytes, dataset.size_bytes // max(1, dataset.num_rows))
+    return max(1, min(65_536, CHUNK_BYTES // row_bytes))
 
 
 def copy_episodes(
@@ -138,7 +158,7 @@ def copy_episodes(
     numbers = np.arange(writer.next_episode, writer.next_episode + len(chosen))
     if not renumber:
         numbers = table.number[chosen]
-    for piece in pieces(table, chosen, chunk_rows(schema)):
+    for piece in pieces(table, chosen, chunk_rows(source)):
         columns = read_piece(source, piece.rows, given)
         if renumber and NUMBER in columns:
             columns[NUMBER] = numbers[piece.position].reshape(columns[NUMBER].shape)

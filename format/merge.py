@@ -136,10 +136,7 @@ def _choose(
 
 def _is_linkable(dataset: Dataset, first: Dataset) -> bool:
     """Its segments say in a log of the first one's schema what they say now."""
-    begins: dict[int, int] = {}
-    for segment in dataset.segments:
-        begins.setdefault(segment.stream, segment.first)
-    return dataset.schema == first.schema and not any(begins.values())
+    return dataset.schema == first.schema and not any(dataset.snapshot["starts"])
 
 
 def _copy(
@@ -241,19 +238,19 @@ class _Result:
             dataset=self._dataset, boot=self._boot, generation=1,
         )  # fmt: skip
         try:
-            step = copying.chunk_rows(schema)
+            step = copying.chunk_rows(dataset)
+            given = [column.key for column in schema.given]
             for low in range(start + kept, start + kept + rows, step):
                 high = min(low + step, start + kept + rows)
-                segment.write([dataset.read(column.key, low, high) for column in schema.plain], high - low)
+                values = copying.read_piece(dataset, np.arange(low, high), given)
+                segment.write([values[key] for key in given], high - low)
                 tell(high - low)
             ends = table.start + table.length
             ending = np.flatnonzero((table.stream == stream) & (ends > start + kept))
-            for index in ending:
-                if table.has_final[index]:
-                    last = int(ends[index]) - 1
-                    segment.add_final(
-                        {c.of or (): dataset.read(c.key, last, last + 1) for c in schema.derived}
-                    )
+            known = ending[table.has_final[ending]]
+            finals = copying.read_piece(dataset, ends[known] - 1, [c.key for c in schema.shifts])
+            for k in range(len(known)):
+                segment.add_final({c.of or (): finals[c.key][k] for c in schema.shifts})
             for episode in _records(table, ending, start):
                 segment.add_episode(episode)
             entry, records = segment.prepare_seal(1, 0, durable=False)

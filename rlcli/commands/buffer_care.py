@@ -17,6 +17,8 @@ def register(group: typer.Typer) -> None:
     group.command("sample", short_help="Rows as a sampler draws them.")(sample)
     group.command("recover", short_help="Close what a killed writer left open.")(recover)
     group.command("gc", short_help="Remove what killed writers left and nobody reads.")(gc)
+    group.command("upgrade", short_help="Bring a dataset to the newest version of the format.")(upgrade)
+    group.command("downgrade", short_help="Bring a dataset back to an older version.")(downgrade)
     group.command("pack", short_help="A sealed dataset as one file.")(pack)
     group.command("unpack", short_help="The dataset in a packed file, proven.")(unpack)
     group.command("export", short_help="A dataset as a foreign file; same as rl convert.")(export)
@@ -100,6 +102,42 @@ def gc(
     for line in buffer_care.gc_remarks(report):
         console.log(line)
     console.result("garbage", report, str(dataset))
+
+
+def upgrade(
+    dataset: Dataset,
+    to: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Such as 1.0; the newest by default.")
+    ] = None,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Bring DS to a newer version of the format, as a new generation, and print DS. No row is rewritten."""
+    console.configure(json=json, quiet=quiet)
+    _change_version(dataset, to, up=True)
+
+
+def downgrade(
+    dataset: Dataset,
+    to: Annotated[str, typer.Option(metavar="VERSION", help="Such as 1.0.")],
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Bring DS back to an older version of the format, for older releases, and print DS.
+
+    Exit 5 if it holds what that version cannot say.
+    """
+    console.configure(json=json, quiet=quiet)
+    _change_version(dataset, to, up=False)
+
+
+def _change_version(dataset: Path, to: str | None, *, up: bool) -> None:
+    from rlcli.pipeline import buffer_care
+
+    report = buffer_care.change_version(dataset, to, up=up)
+    before, after = report["before"], report["after"]
+    console.log(f"version {after} already" if before == after else f"version {before} became {after}")
+    console.result("version", report, str(dataset))
 
 
 def pack(

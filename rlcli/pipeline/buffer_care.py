@@ -1,4 +1,4 @@
-"""`rl buffer recover`, `gc`, `pack` and `unpack`: what caring for a dataset in its place did, told."""
+"""`rl buffer recover`, `gc`, `upgrade`, `pack` and `unpack`: what was done to a dataset, told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rlcli import console
 from rlcli.errors import Interrupted
 from rlcli.format import pack as packing
 from rlcli.format import recover as recovery
+from rlcli.format import upgrade as versions
 from rlcli.format.dataset import Dataset
 from rlcli.format.gc import GRACE_SECONDS, collect_garbage
 from rlcli.pipeline import provenance
@@ -70,6 +71,17 @@ def gc_remarks(report: dict[str, Any]) -> list[str]:
         return [*lines, "nothing to remove"]
     freed = console.bytes_text(report["freed_bytes"])
     return [*lines, f"{freed} {'would be freed' if report['dry_run'] else 'freed'}"]
+
+
+def change_version(path: Path, to: str | None, *, up: bool) -> dict[str, Any]:
+    """Bring a dataset to another version of the format and return the report; see `format.upgrade`."""
+    if up:
+        moved = versions.upgrade(path, to)
+    else:
+        assert to is not None
+        moved = versions.downgrade(path, to)
+    before, after = (".".join(map(str, version)) for version in (moved.before, moved.after))
+    return {"dataset": str(path), "before": before, "after": after, "generation": moved.generation}
 
 
 def pack(path: Path, out: Path) -> dict[str, Any]:

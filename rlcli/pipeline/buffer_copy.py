@@ -86,7 +86,8 @@ def compact(path: Path, out: Path, *, one_stream: bool = False) -> dict[str, Any
             work.temporary, source.schema, spec=source.spec, num_streams=len(counts), extra=extra,
             lineage=lineage("compact", {"one_stream": one_stream}, [source]),
         ) as writer:  # fmt: skip
-            longest = source.num_rows if one_stream else max(source.stream_rows)
+            retained = np.bincount(table.stream, table.length, minlength=1)
+            longest = source.num_rows if one_stream else int(retained.max())
             writer.segment_rows = whole_segment_rows(source.schema, longest)
             for stream in range(len(source.stream_rows)):
                 mine = np.flatnonzero(table.stream == stream)

@@ -14,8 +14,9 @@ from rlcli.errors import UsageError
 from rlcli.format.copying import all_episodes, whole_segment_rows
 from rlcli.format.dataset import Dataset
 from rlcli.format.episode_table import Episodes
+from rlcli.format.heap import missing
 from rlcli.format.keys import Key
-from rlcli.format.schema import Schema
+from rlcli.format.schema import Column, Schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline.making import Making, lineage, making
 from rlcli.pipeline.map_block import Array, Block, Layout, blocks
@@ -117,7 +118,7 @@ class _Run:
             self._work.temporary, self.schema, spec=self._spec, lineage=entry, extra=self.layout.extra,
             num_streams=len(source.stream_rows),
         ) as writer:  # fmt: skip
-            writer.segment_rows = whole_segment_rows(self.schema, max(source.stream_rows))
+            writer.segment_rows = whole_segment_rows(self.schema, source.num_rows)
             for block in self._blocks():
                 self._add(writer, block)
                 self._work.advance(len(block))
@@ -136,7 +137,7 @@ class _Run:
             if not _same(own[rows], following[rows + 1]):
                 raise _Broken(column.key)
         before = writer.streams[stream].rows
-        writer.write(stream, {column.key: block.columns[column.key] for column in self.schema.given})
+        writer.write(stream, {c.key: _known(c, block.columns[c.key]) for c in self.schema.given})
         for episode, index in enumerate(block.index.tolist()):
             final = None
             if self.schema.shifts and block.known[episode]:
@@ -154,6 +155,18 @@ class _Run:
                 at=before + int(last[episode]) + 1,
             )
         writer.commit()
+
+
+def _known(column: Column, values: Array) -> Array:
+    """Values to store: where a heap's next value is unknown, which only a terminated episode's is here, what
+    stands for none; of other columns that is zero already.
+    """
+    if column.heap is None or not (values == np.array(None)).any():
+        return values
+    found = values.copy()
+    for row in np.flatnonzero(values == np.array(None)):
+        found[row] = missing(column)
+    return found
 
 
 def _settle_flags(block: Block) -> None:

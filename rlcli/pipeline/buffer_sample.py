@@ -12,13 +12,14 @@ import numpy as np
 from rlcli.errors import UsageError, nearest
 from rlcli.format.copying import chunk_rows, read_piece, whole_segment_rows
 from rlcli.format.dataset import Dataset
+from rlcli.format.heap import decode
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
 from rlcli.format.spans import as_numbers
 from rlcli.format.writer import Writer
 from rlcli.pipeline.buffer_rows import choose_columns
 from rlcli.pipeline.making import lineage, making
-from rlcli.pipeline.map_block import Layout, Rows
+from rlcli.pipeline.map_block import Array, Layout, Rows
 from rlcli.pipeline.row_formats import Batch, Format, import_arrow, write_batches
 from rlcli.replay.uniform import Uniform
 from rlcli.replay.without_replacement import WithoutReplacement
@@ -82,7 +83,7 @@ def sample_dataset(
             lineage=lineage("sample", options, [dataset]),
         ) as writer:  # fmt: skip
             writer.segment_rows = whole_segment_rows(schema, count)
-            step = chunk_rows(dataset.schema)
+            step = chunk_rows(dataset)
             for first in range(0, count, step):
                 part = rows[first : first + step]
                 _add(writer, dataset, schema, part)
@@ -101,7 +102,7 @@ def _draw(dataset: Dataset, count: int, seed: int, sampler: str) -> Rows:
 
 
 def _batches(dataset: Dataset, rows: Rows, keys: list[Key]) -> Iterator[Batch]:
-    step = chunk_rows(dataset.schema)
+    step = chunk_rows(dataset)
     unknown = dataset.unknown_next
     for first in range(0, len(rows), step):
         part = rows[first : first + step]
@@ -110,9 +111,18 @@ def _batches(dataset: Dataset, rows: Rows, keys: list[Key]) -> Iterator[Batch]:
         for key in keys:
             column = dataset.schema.column(key)
             lost = np.isin(part, unknown) if column.encoding == "derived" else None
-            values = found[key] if column.heap is not None else as_numbers(column, found[key])
-            columns.append((key, values, lost))
+            columns.append((key, _shown(column, found[key]), lost))
         yield Batch(columns)
+
+
+def _shown(column: Column, values: Array) -> Array | list[Any]:
+    """Values as `rl buffer cat` shows them: bytes as hexadecimal digits, arrays of any length as lists."""
+    if column.heap is None:
+        return as_numbers(column, values)
+    found = [None if value is None else decode(column, value) for value in values]
+    return [
+        v.hex() if isinstance(v, bytes) else v.tolist() if isinstance(v, np.ndarray) else v for v in found
+    ]
 
 
 def _add(writer: Writer, dataset: Dataset, schema: Schema, rows: Rows) -> None:

@@ -98,7 +98,7 @@ class Block:
 def blocks(dataset: Dataset, table: Episodes) -> Iterator[Block]:
     """All episodes of `table` in order, about 8 MiB or one episode at a time."""
     keys = [column.key for column in dataset.schema.columns]
-    most = chunk_rows(dataset.schema)
+    most = chunk_rows(dataset)
     first = 0
     while first < len(table):
         stop, rows = first, 0

@@ -115,6 +115,49 @@ def test_gc_removes_what_no_manifest_names_and_a_dry_run_does_not(rl: Callable[.
     assert rl("gc", copy, "--grace", -1).code == 2
 
 
+def test_pack_and_unpack_print_paths_and_give_the_dataset_back(
+    rl: Callable[..., Any], sealed: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "new" / "data.rlz"
+    ended = rl("pack", sealed, file)
+    assert (ended.code, ended.out) == (0, f"{file}\n")
+    report = rl("unpack", file, "-o", tmp_path / "out", "--json").json
+    assert report["digest"] == Dataset.open(sealed).digest
+    assert verify(tmp_path / "out", deep=True) == []
+    assert rl("pack", sealed, file).code == rl("unpack", file, "-o", tmp_path / "out").code == 2
+
+
+def test_pack_and_unpack_refuse_with_one_line_and_leave_nothing(
+    rl: Callable[..., Any], sealed: Path, tmp_path: Path, fill: Callable[..., Any]
+) -> None:
+    writer = fill(tmp_path / "live", close=False)
+    (tmp_path / "bad.rlz").write_bytes(b"PK" * 1000)
+    before = sorted(tmp_path.iterdir())
+    ended = rl("pack", tmp_path / "live", tmp_path / "x.rlz")
+    assert ended.code == 75
+    assert "rl buffer merge" in ended.err
+    writer.abort()
+    assert rl("pack", tmp_path / "live", tmp_path / "x.rlz").code == 2
+    assert rl("unpack", tmp_path / "bad.rlz", "-o", tmp_path / "out").code == 4
+    assert rl("unpack", tmp_path / "none.rlz", "-o", tmp_path / "out").code == 3
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_only_version_is_the_newest_one(rl: Callable[..., Any], copy: Path) -> None:
+    generation = Dataset.open(copy).generation
+    for arguments in (
+        ["upgrade", copy],
+        ["upgrade", copy, "--to", "1.0"],
+        ["downgrade", copy, "--to", "1.0"],
+    ):
+        ended = rl(*arguments)
+        assert (ended.code, ended.out, ended.err) == (0, f"{copy}\n", "version 1.0 already\n")
+    assert Dataset.open(copy).generation == generation
+    ended = rl("upgrade", copy, "--to", "1.7")
+    assert ended.code == 5
+    assert "known: 1.0" in ended.err
+
+
 def test_export_is_convert(rl: Callable[..., Any], sealed: Path, tmp_path: Path) -> None:
     assert rl("export", tmp_path / "none", tmp_path / "out.hdf5").code == 3
     assert rl("export", sealed, tmp_path / "out.unknown").code == 2
