@@ -229,9 +229,13 @@ def _version(name: str) -> tuple[bool, list[int], str]:
 def _array_records(path: Path) -> Iterator[tuple[int, bytes]]:
     require("array_record", "array_record", needed_for="reading ArrayRecord files")
     module = importlib.import_module("array_record.python.array_record_module")
+    damaged = CorruptError(f"{path}: the ArrayRecord file is damaged or cut", path=path)
     try:
         reader = module.ArrayRecordReader(str(path))
         for index in range(reader.num_records()):
             yield index, bytes(reader.read([index])[0])
+        if not reader.ok():  # a file without its end has no records, and that is no exception
+            raise damaged
+        reader.close()
     except (RuntimeError, ValueError, IndexError, OSError) as err:
-        raise CorruptError(f"{path}: the ArrayRecord file is damaged: {err}", path=path) from err
+        raise damaged from err

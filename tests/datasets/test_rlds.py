@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import sys
@@ -16,7 +17,16 @@ from rlds_files import DECODE, Found, pixels, toy
 
 from rlcli.datasets import rlds
 from rlcli.datasets.contract import Request
-from rlcli.errors import CorruptError, InputError, RLError, UsageError
+from rlcli.datasets.example import encode
+from rlcli.datasets.tfrecord import RecordWriter, read_records
+from rlcli.errors import (
+    CorruptError,
+    IncompatibleError,
+    InputError,
+    MissingExtraError,
+    RLError,
+    UsageError,
+)
 
 # -- episodes ----------------------------------------------------------------------------------------------
 
@@ -246,6 +256,38 @@ def test_records_without_steps_are_counted(tmp_path: Path) -> None:
     assert found.report.details["records_without_steps"] == 1
 
 
+def test_array_records_are_read_and_a_cut_one_is_damage(tmp_path: Path) -> None:
+    module = pytest.importorskip("array_record.python.array_record_module")
+    folder = toy(tmp_path, files.episode(2), files.episode(3), info=False)
+    shard = folder / "toy-train.tfrecord-00000-of-00001"
+    target = folder / "toy-train.array_record-00000-of-00001"
+    writer = module.ArrayRecordWriter(str(target), "group_size:1")
+    for _, record in read_records(shard):
+        writer.write(record)
+    writer.close()
+    shard.unlink()
+    assert Found(folder).lengths == [2, 3]
+    target.write_bytes(target.read_bytes()[:-3])
+    with pytest.raises(CorruptError, match="damaged or cut"):
+        Found(folder)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("array_record") is not None, reason="array_record is installed")
+def test_array_records_need_their_package(tmp_path: Path) -> None:
+    folder = toy(tmp_path, files.episode(2), info=False)
+    (folder / "toy-train.tfrecord-00000-of-00001").rename(folder / "toy-train.array_record-00000-of-00001")
+    with pytest.raises(MissingExtraError):
+        Found(folder)
+
+
+@pytest.mark.parametrize("name", ["toy-train.riegeli-00000-of-00001", "toy-train.parquet-00000-of-00001"])
+def test_other_file_formats_are_named(tmp_path: Path, name: str) -> None:
+    folder = toy(tmp_path, files.episode(2), info=False)
+    (folder / "toy-train.tfrecord-00000-of-00001").rename(folder / name)
+    with pytest.raises(IncompatibleError, match="only tfrecord and array_record"):
+        Found(folder)
+
+
 # -- mapping -----------------------------------------------------------------------------------------------
 
 
@@ -328,9 +370,6 @@ def test_a_file_name_template_does_not_leave_the_folder(tmp_path: Path) -> None:
 
 
 def test_mutated_records_end_in_a_clean_error_or_rows(tmp_path: Path) -> None:
-    from rlcli.datasets.example import encode
-    from rlcli.datasets.tfrecord import RecordWriter
-
     steps = files.PLAIN | {"eye": files.image(9, 12, 3), "said": files.text(),
                            "tokens": files.sequence(files.tensor("int64"))}  # fmt: skip
     told = {
