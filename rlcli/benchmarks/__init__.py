@@ -19,6 +19,8 @@ CASES: dict[str, str] = {
     "open": "rlcli.benchmarks.open",
     "append": "rlcli.benchmarks.append",
     "sample": "rlcli.benchmarks.sample",
+    "prioritized": "rlcli.benchmarks.prioritized",
+    "slices": "rlcli.benchmarks.slices",
     "returns": "rlcli.benchmarks.returns",
     "collect": "rlcli.benchmarks.collect",
     "update": "rlcli.benchmarks.update",

@@ -25,7 +25,9 @@ def counting(
     spec = {"env": None, "observation": Box((1,)).to_json(), "action": Discrete(2).to_json()}
     schema = ted_schema(Box((1,)), Discrete(2))
     lineage = {"op": "test"}
-    with EpisodeWriter(Writer.create(path, schema, spec=spec, lineage=lineage, num_streams=streams)) as writer:
+    with EpisodeWriter(
+        Writer.create(path, schema, spec=spec, lineage=lineage, num_streams=streams)
+    ) as writer:
         value = 0
         for number, length in enumerate(lengths):
             stream = number % streams

@@ -1,0 +1,76 @@
+"""Hindsight goals: the next achieved goal, from the same episode, with the reward that goes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcli.errors import IncompatibleError, UsageError
+from rlcli.replay.hindsight import Config, Hindsight
+from tests.replay.made_up import counting, goals
+
+
+def _sample(path: Path, lengths: list[int], count: int = 400, **options: Any) -> Any:
+    batch = Hindsight(goals(path, lengths), config=Config(**options)).sample(count)
+    step = batch["observation"]["achieved_goal"][:, 0]
+    return batch, step, batch["observation"]["desired_goal"][:, 0]
+
+
+def test_final_is_the_goal_of_the_last_transition_and_it_succeeds(tmp_path: Path) -> None:
+    batch, step, goal = _sample(tmp_path / "a", [4], strategy="final", share=1.0)
+    assert (goal == 4).all()  # not 3, the goal that the last row began with
+    np.testing.assert_array_equal(batch["next"]["reward"][:, 0], np.where(step == 3, 0.0, -1.0))
+    np.testing.assert_array_equal(batch["next"]["observation"]["desired_goal"][:, 0], goal)
+
+
+def test_future_is_at_or_after_the_row(tmp_path: Path) -> None:
+    batch, step, goal = _sample(tmp_path / "a", [4, 7, 1], 4000, strategy="future", share=1.0)
+    assert (goal // 1000 == step // 1000).all()
+    assert (goal > step).all()
+    last = np.isin(step, [3, 1006, 2000])
+    assert (batch["next"]["reward"][last] == 0).all()
+    first = step == 1000
+    assert np.abs(np.bincount(goal[first].astype(int) - 1001, minlength=7) / first.sum() - 1 / 7).max() < 0.08
+
+
+def test_episode_and_random_reach_everywhere(tmp_path: Path) -> None:
+    _, step, goal = _sample(tmp_path / "a", [4, 7], 3000, strategy="episode", share=1.0)
+    assert set(goal[step == 1003].tolist()) == {float(1000 + k) for k in range(1, 8)}
+    _, step, goal = _sample(tmp_path / "b", [4, 7], 3000, strategy="random", share=1.0)
+    assert set(goal[step == 0].tolist()) == {1.0, 2, 3, 4, *(1000.0 + k for k in range(1, 8))}
+
+
+def test_the_share_gets_a_new_goal_and_the_others_keep_theirs(tmp_path: Path) -> None:
+    batch, _, goal = _sample(tmp_path / "a", [50], 5000, share=0.8)
+    assert abs((goal != -1).mean() - 0.8) < 0.03
+    assert (batch["next"]["reward"][goal == -1] == -1).all()
+
+
+def test_success_may_terminate_and_truncated_stays(tmp_path: Path) -> None:
+    batch, step, _ = _sample(tmp_path / "a", [4], strategy="final", share=1.0, terminate=True)
+    following = batch["next"]
+    np.testing.assert_array_equal(following["terminated"][:, 0], step == 3)
+    np.testing.assert_array_equal(following["truncated"][:, 0], step == 3)
+    np.testing.assert_array_equal(following["done"][:, 0], step == 3)
+
+
+def test_the_reward_may_be_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_goal.py").write_text(
+        "def reward(achieved, desired):\n    return 10.0 * (achieved[:, 0] - desired[:, 0])\n"
+        "def wrong(achieved, desired):\n    return achieved\n"
+    )
+    batch, step, goal = _sample(tmp_path / "a", [6], share=1.0, reward="own_goal:reward")
+    np.testing.assert_array_equal(batch["next"]["reward"][:, 0], 10 * (step + 1 - goal))
+    with pytest.raises(UsageError, match="shape"):
+        _sample(tmp_path / "b", [6], share=1.0, reward="own_goal:wrong")
+
+
+def test_what_cannot_be_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(IncompatibleError, match="desired_goal"):
+        Hindsight(counting(tmp_path / "a", [4]))
+    with pytest.raises(UsageError, match="sparse"):
+        Hindsight(goals(tmp_path / "b", [4]), config=Config(reward="spares"))

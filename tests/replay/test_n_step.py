@@ -1,0 +1,61 @@
+"""n-step transitions: gamma^m, the last step's `terminated`, no window over an episode's end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlcli.replay.n_step import Config, NStep
+from tests.replay.made_up import counting
+
+
+@given(
+    lengths=st.lists(st.integers(1, 7), min_size=1, max_size=6),
+    n=st.integers(1, 5),
+    gamma=st.floats(0, 1),
+    finals=st.booleans(),
+    terminated=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_targets_equal_a_loop(
+    lengths: list[int], n: int, gamma: float, finals: bool, terminated: bool
+) -> None:
+    with TemporaryDirectory() as folder:
+        dataset = counting(Path(folder) / "a", lengths, finals=finals, terminated=terminated)
+        sampler = NStep(dataset, config=Config(n, gamma))
+        if not len(sampler):
+            return
+        batch = sampler.sample(30)
+        ends = np.cumsum(lengths)
+        for b in range(30):
+            row = int(batch["observation"][b, 0])
+            end = int(ends[np.searchsorted(ends, row, side="right")])
+            known = end if finals else end - 1  # what follows the last row may not be known
+            m = min(n, known - row)
+            last = row + m - 1
+            reward = sum(gamma**k * (row + k) for k in range(m))
+            np.testing.assert_allclose(batch["next"]["reward"][b, 0], reward, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(batch["next"]["discount"][b, 0], gamma**m, rtol=1e-6, atol=1e-9)
+            assert batch["next"]["terminated"][b, 0] == (terminated and last == end - 1)
+            assert batch["next"]["observation"][b, 0] == (last + 0.5 if last == end - 1 else last + 1)
+
+
+def test_a_terminal_inside_the_window_ends_it(tmp_path: Path) -> None:
+    """The case that TorchRL 0.14.1 gets wrong: three rows, a terminal at the last, n = 3."""
+    sampler = NStep(counting(tmp_path / "a", [3]), config=Config(3, 0.5))
+    batch = sampler.sample(60)
+    first = batch["observation"][:, 0] == 0
+    target = batch["next"]["reward"] + batch["next"]["discount"] * ~batch["next"]["terminated"] * 100.0
+    assert (target[first] == 0 + 0.5 * 1 + 0.25 * 2).all()
+    assert batch["next"]["terminated"].all()
+
+
+def test_one_step_is_the_plain_transition(tmp_path: Path) -> None:
+    dataset = counting(tmp_path / "a", [4, 6])
+    batch = NStep(dataset, config=Config(1, 0.9)).sample(50)
+    np.testing.assert_array_equal(batch["next"]["reward"], batch["observation"])
+    np.testing.assert_allclose(batch["next"]["discount"], 0.9)
