@@ -234,6 +234,6 @@ class ConverterModule(Protocol):
 class Comparing(Protocol):
     """A module that compares by itself, without code of its conversion; others are read a second time."""
 
-    def compare(self, path: Path, dataset: Dataset, advance: Advance) -> Comparison:
-        """How the whole of `path` and `dataset` differ, row by row."""
+    def compare(self, path: Path, dataset: Dataset, advance: Advance) -> Comparison | None:
+        """How the whole of `path` and `dataset` differ, row by row; None if it has to be read again."""
         ...

@@ -21,8 +21,8 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,21 +33,34 @@ from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.datasets import hdf5
-from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request, Seen
-from rlcli.datasets.d4rl_compare import compare
+from rlcli.datasets.contract import (
+    Advance,
+    Comparison,
+    End,
+    LayoutMismatch,
+    Part,
+    Piece,
+    Report,
+    Request,
+    Seen,
+)
+from rlcli.datasets.d4rl_addresses import fetch
+from rlcli.datasets.d4rl_compare import compare as compare_file
 from rlcli.datasets.d4rl_envs import Environment, environment, from_file_name
 from rlcli.datasets.d4rl_episodes import Ends, Rule, Splitter
 from rlcli.datasets.d4rl_export import export, write_file
-from rlcli.datasets.d4rl_layout import Layout, find_layout
+from rlcli.datasets.d4rl_folder import D4RLFolder, files_of
+from rlcli.datasets.d4rl_layout import Layout, NotD4RL, find_layout
 from rlcli.datasets.d4rl_scan import ends_of, look_through
 from rlcli.datasets.d4rl_specs import nested, specs_of
 from rlcli.datasets.plain_export import METADATA
 from rlcli.errors import IncompatibleError, InputError, UsageError
+from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema, ted_schema
 from rlcli.format.specs import Spec
 
-__all__ = ["D4RLSource", "Options", "compare", "detect", "export", "open_source", "write_file"]
+__all__ = ["D4RLSource", "Options", "compare", "detect", "export", "fetch", "open_source", "write_file"]
 
 _MAX_RECORD = 24 << 20  # bytes of what is not rows, compressed; it travels in each manifest
 
@@ -63,26 +76,57 @@ class Options:
 
 
 def detect(path: Path) -> Seen:
-    """Whether `path` is an HDF5 file with D4RL's keys."""
+    """Whether `path` is an HDF5 file with D4RL's keys, or a folder of such files."""
+    if path.is_dir():
+        files = files_of(path)
+        seen = detect(files[0]) if files else Seen(False, "not an HDF5 file")
+        return Seen(True, f"folder of {len(files)} D4RL HDF5 files") if seen.matches else seen
     if not hdf5.is_hdf5(path):
         return Seen(False, "not an HDF5 file")
     with hdf5.reading(path) as file, hdf5.damage(path):
         if METADATA in file.attrs:
             return Seen(False, "an HDF5 file that rl wrote, not D4RL's")
         try:
-            layout = find_layout(file)
-        except InputError as err:
+            rows = f"{find_layout(file).num_rows:,} rows"
+        except NotD4RL as err:
             return Seen(False, err.message)
-    return Seen(True, f"D4RL HDF5 file, {layout.num_rows:,} rows")
+        except InputError as err:
+            rows = err.message  # it is one, and opening it says what is wrong
+    return Seen(True, f"D4RL HDF5 file, {rows}")
 
 
 @contextmanager
-def open_source(path: Path, request: Request, options: Options) -> Iterator[D4RLSource]:
-    """The file, looked through once (flags, rewards, actions), so that its schema is known.
+def open_source(path: Path, request: Request, options: Options) -> Iterator[D4RLSource | D4RLFolder]:
+    """The file, looked through once (flags, rewards, actions), so that its schema is known; or a folder.
 
     Raises `InputError` for missing keys or lengths that disagree, `CorruptError` for damage, `UsageError`
     for an unknown environment.
     """
+    if not path.is_dir():
+        with _opened(path, request, options) as source:
+            yield source
+        return
+    files = files_of(path)
+    if not files:
+        raise InputError(f"{path}: no HDF5 files there", path=path)
+    with ExitStack() as stack:
+        sources = [stack.enter_context(_opened(file, request, options)) for file in files]
+
+        def again(source: D4RLSource, inexact: set[str]) -> D4RLSource:
+            return stack.enter_context(_opened(source.path, request, options, inexact))
+
+        yield D4RLFolder(sources, again)
+
+
+def compare(path: Path, dataset: Dataset, advance: Advance) -> Comparison | None:
+    """How a file and the dataset differ, see `d4rl_compare`; None for a folder, which is read again."""
+    return None if path.is_dir() else compare_file(path, dataset, advance)
+
+
+@contextmanager
+def _opened(
+    path: Path, request: Request, options: Options, inexact: Collection[str] = ()
+) -> Iterator[D4RLSource]:
     env = environment(request.env_id) if request.env_id else from_file_name(path.name)
     with hdf5.reading(path) as file:
         with hdf5.damage(path):
@@ -90,7 +134,8 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[D4RL
                 layout = find_layout(file)
             except InputError as err:
                 raise InputError(f"{path}: {err.message}", path=path) from err
-        yield D4RLSource(path, file, layout, env, jump=options.split == "jump", derive=request.derive)
+        jump = options.split == "jump"
+        yield D4RLSource(path, file, layout, env, jump=jump, derive=request.derive, inexact=inexact)
 
 
 class D4RLSource:
@@ -105,6 +150,7 @@ class D4RLSource:
         *,
         jump: bool,
         derive: bool,
+        inexact: Collection[str] = (),
     ) -> None:
         self.path = path
         self.layout = layout
@@ -125,6 +171,7 @@ class D4RLSource:
             raise UsageError(f"{path}: --set split=jump needs flat observations that begin with a position")
         self.derived = derive or not layout.names("next_observations")
         self.scan = look_through(layout, self.rule)
+        self.scan.inexact |= set(inexact)
         self.pieces: Sequence[Piece] = [
             Piece(path.name, self.row_bytes * self.num_rows, self.num_rows, self.scan.episodes)
         ]

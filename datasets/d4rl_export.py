@@ -46,9 +46,9 @@ def write_file(path: Path, values: Mapping[str, Any], *, compression: str | None
 
 
 def source_record(dataset: Dataset) -> dict[str, Any] | None:
-    """What the conversion from D4RL recorded, None for a dataset that does not come from D4RL."""
+    """What the conversion from a D4RL file recorded, None for a dataset that comes from anything else."""
     record = (dataset.extra or {}).get("source")
-    return record if isinstance(record, dict) and record.get("format") == "d4rl" else None
+    return record if isinstance(record, dict) and "skeleton" in record else None
 
 
 def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) -> Report:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from rlcli.datasets import hdf5
+from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.keys import DTYPES, Key, check_key
 
@@ -24,6 +25,10 @@ _STANDARD: dict[str, Key] = {
     "terminals": ("next", "terminated"),
     "timeouts": ("next", "truncated"),
 }
+
+
+class NotD4RL(InputError):
+    """A file without the keys that every D4RL file has."""
 
 
 @dataclass
@@ -52,14 +57,19 @@ class Layout:
 
 
 def find_layout(file: h5py.File) -> Layout:
-    """The layout of an opened file. Raises `InputError`, without the path, if it is not D4RL's."""
+    """The layout of an opened file.
+
+    Raises, without the path, `NotD4RL` if keys are missing and `InputError` if columns disagree.
+    """
     found = dict(hdf5.walk(file))
+    for dataset in found.values():
+        check_storage(Path(file.filename), dataset)
     prefixes = _prefixes(found)
     missing = [name for name in REQUIRED if not _below(found, prefixes[0] + name)]
     if missing:
         top = sorted(file)
         listed = ", ".join(top[:12]) + (", …" if len(top) > 12 else "")
-        raise InputError(f"no {', '.join(missing)} (found {listed or 'nothing'})")
+        raise NotD4RL(f"no {', '.join(missing)} (found {listed or 'nothing'})")
     lengths = [_length(found, prefix) for prefix in prefixes]
     columns = {}
     for path in found:
@@ -124,18 +134,7 @@ def _is_column(name: str, parts: list[h5py.Dataset | None], lengths: list[int]) 
             return False
         if part.is_virtual and not required:
             return False  # a view of other datasets; it is kept as the view that it is
-        _check_sources(part)
     return True
-
-
-def _check_sources(part: h5py.Dataset) -> None:
-    """Raises `InputError` if a view's file is missing: HDF5 would make up its values."""
-    if not part.is_virtual:
-        return
-    folder = Path(part.file.filename).parent
-    for name in {source.file_name for source in part.virtual_sources()} - {"."}:
-        if not any(path.is_file() for path in (folder / name, folder / Path(name).name, Path(name))):
-            raise InputError(f"{part.name} is a view of {name}, which is missing")
 
 
 def _check_flags(layout: Layout) -> None:

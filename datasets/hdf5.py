@@ -193,7 +193,7 @@ def _copy(source: Any, target: Any, prefix: str, rows: frozenset[str], num_rows:
 def _create_like(source: Any, target: Any, name: str, num_rows: int | None) -> None:
     """A dataset with the source's type, space, chunks and filters, and no values."""
     properties = source.id.get_create_plist()
-    if source.is_virtual or source.external:  # its values lie elsewhere; here they get a place of their own
+    if source.is_virtual:  # its values lie elsewhere; here they get a place of their own
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     space = source.id.get_space()
     if num_rows is not None and num_rows != source.shape[0]:

@@ -19,7 +19,7 @@ from rlcli.datasets.hdf5_output import creating
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
-from rlcli.errors import CorruptError
+from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 
 
@@ -46,7 +46,10 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
     """The file, looked through once. Raises `CorruptError` for damage."""
     with hdf5.reading(path) as file:
         with hdf5.damage(path):
-            table = Hdf5Table(path, file)
+            try:
+                table = Hdf5Table(path, file)
+            except InputError as err:
+                raise InputError(f"{path}: {err.message}", path=path) from err
         yield PlainSource(table, request)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import h5py
 
-from rlcli.errors import CorruptError, IncompatibleError
+from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 _DEFLATE = 1040  # no deflated byte becomes more
 _MAX_ROWS = 1 << 40
@@ -17,7 +17,8 @@ def check_storage(path: Path, dataset: h5py.Dataset) -> None:
     """Refuses values that lie in other files of any name, and lengths beyond what is stored.
 
     Raises `IncompatibleError` for external raw storage and for views of files outside the file's folder,
-    `CorruptError` if what is stored cannot become the declared values.
+    `CorruptError` if what is stored cannot become the declared values, and `InputError`, without the path,
+    for a view of a missing file, whose values HDF5 would make up.
     """
     name = dataset.name
     if dataset.external:
@@ -33,6 +34,10 @@ def check_storage(path: Path, dataset: h5py.Dataset) -> None:
             if folder != place and folder not in place.parents:
                 raise IncompatibleError(
                     f"{path}: {name} is a view of {source.file_name}, outside the file's folder", path=path
+                )
+            if source.file_name != "." and not place.is_file():
+                raise InputError(
+                    f"{path}: {name} is a view of {source.file_name}, which is missing", path=path
                 )
         return
     declared = math.prod(dataset.shape or ()) * max(1, dataset.dtype.itemsize)

@@ -106,6 +106,7 @@ class PlainSource:
         self.slice_rows = self._slice_rows()
         self.scan: Scan = look_through(table, self.roles, self.num_rows, self.slice_rows)
         self.next_names = self.roles.below("next", "observation")
+        self._check_spaces()
         self.derived = request.derive or not self.next_names
         observation, action, told = specs_of(table, self.roles, self.scan)
         self.keys = self._stored_keys()
@@ -145,6 +146,21 @@ class PlainSource:
         if rows == 0:
             raise InputError(f"{self.table.path}: has no rows", path=self.table.path)
         return rows
+
+    def _check_spaces(self) -> None:
+        """Observations and actions are numbers; next observations are what observations are."""
+        path, fields = self.table.path, self.table.fields
+        spaces = {**self.roles.below("observation"), **self.roles.below("action"), **self.next_names}
+        for name in spaces:
+            if fields[name].dtype.kind == "O":
+                raise InputError(f"{path}: {name} holds text, expected numbers", path=path)
+        observed = {key: fields[name] for name, key in self.roles.below("observation").items()}
+        following = {key[1:]: fields[name] for name, key in self.next_names.items()}
+        if following and following != observed:
+            raise InputError(
+                f"{path}: {', '.join(self.next_names)} and the observations differ in names, shape or dtype",
+                path=path,
+            )
 
     def _leave_out_other_lengths(self, kept: _Kept) -> None:
         for name in list(self.roles.columns):
@@ -294,26 +310,18 @@ class PlainSource:
 
     def _check_shift(self, arrays: Arrays, ends: NDArray[np.int64], pending: Arrays | None) -> Arrays | None:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""
-        following = {key[1:]: name for name, key in self.next_names.items()}
         observed = {key: name for name, key in self.roles.below("observation").items()}
-        if following.keys() != observed.keys():
-            raise InputError(
-                f"{self.table.path}: next observations and observations have different names",
-                path=self.table.path,
-            )
         size = len(next(iter(arrays.values())))
         inside = np.ones(size, np.bool_)
         inside[ends] = False
-        for key, name in following.items():
-            now, then = arrays[observed[key]], arrays[name]
-            if now.dtype != then.dtype or now.shape != then.shape:
-                raise LayoutMismatch
+        for name, key in self.next_names.items():
+            now, then = arrays[observed[key[1:]]], arrays[name]
             if pending is not None and pending[name].tobytes() != now[:1].tobytes():
                 raise LayoutMismatch
             equal = (_bits(then[:-1]) == _bits(now[1:])).all(axis=1)
             if not equal[inside[:-1]].all():
                 raise LayoutMismatch
-        return {name: arrays[name][-1:].copy() for name in following.values()} if inside[-1] else None
+        return {name: arrays[name][-1:].copy() for name in self.next_names} if inside[-1] else None
 
 
 def _columns_of(table: Table, given: Mapping[str, str]) -> _Kept:

@@ -32,7 +32,12 @@ class Converter:
 
 #: Content is asked in this order: what has the strictest signature first, plain formats last.
 CONVERTERS = {
-    "d4rl": Converter("rlcli.datasets.d4rl", "D4RL HDF5: one flat file of transitions", (".hdf5", ".h5")),
+    "d4rl": Converter(
+        "rlcli.datasets.d4rl",
+        "D4RL HDF5: one flat file of transitions, a folder of them, or d4rl:NAME",
+        (".hdf5", ".h5"),
+        names=True,
+    ),
     "rlds": Converter(
         "rlcli.datasets.rlds", "RLDS of TensorFlow Datasets, Open X-Embodiment: TFRecord episodes"
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlcli import console
 from rlcli.datasets.comparing import compare_parts
@@ -26,9 +26,8 @@ def of_import(
     own = getattr(module, "compare", None)
 
     def compare(advance: Advance) -> Comparison:
-        if own is not None and selection.is_whole:
-            found: Comparison = own(path, dataset, advance)
-            return found
+        if own is not None and selection.is_whole and (found := own(path, dataset, advance)) is not None:
+            return cast(Comparison, found)
         with module.open_source(path, request, options) as source:
             parts = selected(source, source.pieces, selection, Report(), lambda count: None)
             return compare_parts(parts, source.schema, dataset, advance, all_keys=True)
@@ -43,9 +42,8 @@ def of_output(
     own = getattr(module, "compare", None)
 
     def compare(advance: Advance) -> Comparison:
-        if own is not None:
-            found: Comparison = own(output, dataset, advance)
-            return found
+        if own is not None and (found := own(output, dataset, advance)) is not None:
+            return cast(Comparison, found)
         options = getattr(module, "Options", NoOptions)()
         with module.open_source(output, Request(confirmed=True), options) as source:
             parts = selected(source, source.pieces, Selection(), Report(), lambda count: None)

@@ -215,7 +215,6 @@ def _without_unknown(parts: Iterator[Part], schema: Schema, report: Report) -> I
                 yield Part(_cut(part.columns, 0, size - 1), None)
             held = _kept(part.columns, size - 1, size)
         else:
-            report.dropped += 1
             final = _observation(part.columns, size - 1, schema)
             end = End(False, True, cut=part.end.cut, final=final, seed=part.end.seed)
             if held is not None and size == 1:
@@ -226,6 +225,7 @@ def _without_unknown(parts: Iterator[Part], schema: Schema, report: Report) -> I
                 if size > 1:
                     yield Part(_cut(part.columns, 0, size - 1), end)
             held = None
+            report.dropped += 1  # only now: a limit may have ended it all before this row
     if held is not None:
         yield held
 

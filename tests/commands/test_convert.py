@@ -128,7 +128,11 @@ def test_list_names_formats_and_directions(capsys):
         (["{missing}", "{out}"], ExitCode.INPUT, "no such file"),
         (["{text}", "{out}"], ExitCode.INPUT, "not an HDF5 file"),
         (["{short}", "{out}"], ExitCode.CORRUPT, "truncated"),
-        (["{keys}", "{out}"], ExitCode.INPUT, "no rewards, terminals (found actions, observations)"),
+        (
+            ["{keys}", "{out}", "--from", "d4rl"],
+            ExitCode.INPUT,
+            "no rewards, terminals (found actions, observations)",
+        ),
         (["{source}", "{source}"], ExitCode.USAGE, "exists already"),
         (["{text}", "{out}/deeper/ds", "--from", "d4rl"], ExitCode.INPUT, "not an HDF5 file"),
         (["{source}", "{text}/ds"], ExitCode.INPUT, "text"),
