@@ -1,4 +1,5 @@
 #include "bind.hpp"
+#include "json_limits.hpp"
 #include "mapping.hpp"
 
 #include <pybind11/stl.h>
@@ -82,6 +83,13 @@ void bind_mapping(py::module_ &module) {
       .def_property_readonly(
           "address", [](const rl::AddressRange &self) { return reinterpret_cast<std::uintptr_t>(self.address()); })
       .def_property_readonly("size", &rl::AddressRange::size);
+  module.def(
+      "json_limits",
+      [](const py::bytes &text) {
+        const auto found = rl::json_limits(PyBytes_AS_STRING(text.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(text.ptr())));
+        return py::make_tuple(found.depth, found.digits, found.exponent);
+      },
+      py::arg("text"));
   module.def("read_files", &read_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("punch_hole", &rl::punch_hole, py::arg("fd"), py::arg("offset"), py::arg("size"),
              py::call_guard<py::gil_scoped_release>());

@@ -110,7 +110,6 @@ class Dataset:
         streams.adopt(newest, found.journals)
         self._manifest, self._generation = newest, newest.generation if limits is None else limits.generation
         self._checker, self._set, self._table = checker, streams, streams.table
-        self._composer = Composer(self.schema, streams.streams, checker, self._gather)
         self._changed()
 
     def _changed(self) -> None:
@@ -316,6 +315,11 @@ class Dataset:
         value is unknown. This is what copies a column without decoding it.
         """
         return self._composer.encoded(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
+
+    @property
+    def _composer(self) -> Composer:
+        # Not kept: it refers to this object, which is to go, with its maps, when nobody refers to it.
+        return Composer(self.schema, self._set.streams, self._checker, self._gather)
 
     def _compose(self, nested: dict[str, Any], plan: _Plan, rows: Rows) -> None:
         for column in plan.composed:

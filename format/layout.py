@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 
 from rlcli.format import files
@@ -42,12 +43,30 @@ class SegmentPaths:
     def __init__(self, root: Path, name: str) -> None:
         self.root = root
         self.name = name
-        self.columns = root / "segments" / name
-        self.finals = root / "finals" / name
-        self.episodes = root / "episodes" / name
-        self.heaps = root / "heaps" / name
-        self.journal = root / "journal" / f"{name}.log"
-        self.sums = root / "sums" / f"{name}.json"
+
+    @cached_property
+    def columns(self) -> Path:
+        return self.root / "segments" / self.name
+
+    @cached_property
+    def finals(self) -> Path:
+        return self.root / "finals" / self.name
+
+    @cached_property
+    def episodes(self) -> Path:
+        return self.root / "episodes" / self.name
+
+    @cached_property
+    def heaps(self) -> Path:
+        return self.root / "heaps" / self.name
+
+    @cached_property
+    def journal(self) -> Path:
+        return self.root / "journal" / f"{self.name}.log"
+
+    @cached_property
+    def sums(self) -> Path:
+        return self.root / "sums" / f"{self.name}.json"
 
     @property
     def trees(self) -> tuple[Path, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import uuid as uuids
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ _NUMBER = re.compile(r"([0-9]{20})\.json")
 _STREAM = re.compile(r"w([0-9]{2,5})")
 _SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_OPEN_COUNTS = ("stream", "first", "alloc")
+_SEALED_COUNTS = (*_OPEN_COUNTS, "rows", "episodes", "finals", "bytes")
 _OWN = frozenset(
     [
         "magic",
@@ -205,11 +209,14 @@ def put(
 def load_identity(root: Path) -> dict[str, Any]:
     """`dataset.json`. Raises `InputError` if `root` is no dataset, `CorruptError` if it is damaged."""
     path = root / "dataset.json"
-    if not root.exists():
-        raise InputError(f"{root}: no such dataset", path=root)
-    if not path.exists() and not (root / "manifests").is_dir():
-        raise InputError(f"{root}: not a dataset (no dataset.json)", path=root)
-    value, _ = strictjson.load_checked(path, "rl-dataset")
+    try:
+        value, _ = strictjson.load_checked(path, "rl-dataset")
+    except CorruptError:
+        if not files.exists(root):
+            raise InputError(f"{root}: no such dataset", path=root) from None
+        if not files.exists(path) and not (root / "manifests").is_dir():
+            raise InputError(f"{root}: not a dataset (no dataset.json)", path=root) from None
+        raise
     _check_format(value, path)
     if value.get("byteorder") != "little" or not re.fullmatch("[0-9a-f]{32}", str(value.get("uuid"))):
         raise CorruptError(f"{path}: uuid or byteorder is malformed", path=path)
@@ -252,7 +259,7 @@ def load(root: Path, dataset: str, generation: int) -> Manifest:
             dataset=dataset,
             generation=generation,
             parent=value["parent"],
-            schema=Schema.from_json(value["schema"]),
+            schema=_schema(json.dumps(value["schema"])),
             spec=value["spec"],
             lineage=value["lineage"],
             extra=value["extra"],
@@ -280,17 +287,17 @@ def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
         raise CorruptError(f"{root / 'manifests'}: no manifest", path=root / "manifests")
     check_without_gap(root, numbers)
     newest = load(root, dataset, numbers[-1])
-    child = newest
+    parent = newest.parent
     for generation in numbers[-2 : -chain - 1 : -1]:
         path = path_of(root, generation)
-        value, data = strictjson.load_checked(path, "rl-manifest")
-        found = {"generation": generation, "sha256": hashlib.sha256(data).hexdigest()}
-        if child.parent != found:
+        data = files.read(path)
+        if parent != {"generation": generation, "sha256": hashlib.sha256(data).hexdigest()}:
             raise CorruptError(
                 f"{path}: SHA-256 differs from what generation {generation + 1} says", path=path
             )
-        child = replace(child, parent=value.get("parent"))
-    if numbers[-1] <= chain and child.parent is not None:
+        if generation > numbers[-1] - chain + 1 or generation == 1:
+            parent = strictjson.load(data, path).get("parent")
+    if numbers[-1] <= chain and parent is not None:
         path = path_of(root, 1)
         raise CorruptError(f"{path}: the first generation has a parent", path=path)
     return newest
@@ -315,19 +322,26 @@ def _check_format(value: dict[str, Any], path: Path) -> None:
         raise IncompatibleError(f"{path}: format {version}, this release reads {FORMAT[0]}.x; upgrade rl")
 
 
+@lru_cache(maxsize=16)
+def _schema(text: str) -> Schema:
+    """A process opens many datasets of few schemas."""
+    return Schema.from_json(json.loads(text))
+
+
 def _segment(entry: dict[str, Any]) -> Segment:
     state = entry["state"]
     if state not in ("open", "sealed"):
         raise ValueError(f"segment state {state!r}")
-    names = ["stream", "first", "alloc"]
-    names += ["rows", "episodes", "finals", "bytes"] if state == "sealed" else []
-    numbers = {name: entry[name] for name in names}
-    if any(type(n) is not int or n < 0 for n in numbers.values()):
-        raise ValueError(f"segment counts {numbers}")
-    hashes = {name: entry[name] for name in ("sums", "content")} if state == "sealed" else {}
-    if not all(_HEX.fullmatch(digest) for digest in hashes.values()):
+    sealed = state == "sealed"
+    values = [entry[name] for name in (_SEALED_COUNTS if sealed else _OPEN_COUNTS)]
+    if not all(type(n) is int and n >= 0 for n in values):
+        raise ValueError(f"segment counts {values}")
+    if not sealed:
+        return Segment(entry["name"], *values)
+    hashes = entry["sums"], entry["content"]
+    if not all(_HEX.fullmatch(digest) for digest in hashes):
         raise ValueError(f"segment digests {hashes}")
-    return Segment(name=entry["name"], sealed=state == "sealed", **numbers, **hashes)
+    return Segment(entry["name"], *values[:3], True, *values[3:], *hashes)
 
 
 def _is_count(value: Any, limit: int) -> bool:

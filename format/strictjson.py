@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rlcli import _native
 from rlcli.errors import CorruptError
 from rlcli.format import files
 
@@ -49,11 +50,11 @@ def dump_checked(value: dict[str, Any]) -> bytes:
 def load(data: bytes, path: Path) -> dict[str, Any]:
     """The object in a file. Raises `CorruptError` for anything that strict JSON forbids."""
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant,
-            parse_int=_bounded_int, parse_float=_finite_float,
-        )  # fmt: skip
-        _check_depth(value, MAX_DEPTH)
+        depth, digits, has_exponent = _native.json_limits(data)
+        if depth > MAX_DEPTH + 1:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        decoder = _DECODER if digits < _MANY_DIGITS and not has_exponent else _NUMBERS_DECODER
+        value = decoder.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as err:
         raise CorruptError(f"{path}: not strict JSON ({err})", path=path) from err
     if not isinstance(value, dict):
@@ -100,13 +101,9 @@ def _finite_float(text: str) -> float:
     return value
 
 
-def _check_depth(value: Any, left: int) -> None:
-    if left < 0:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return
-    for item in value:
-        if isinstance(item, (dict, list)):
-            _check_depth(item, left - 1)
+_MANY_DIGITS = 16  # of the smallest number beyond 2^53
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+_NUMBERS_DECODER = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_bounded_int,
+    parse_float=_finite_float,
+)  # fmt: skip

@@ -102,7 +102,7 @@ def test_ls_lists_datasets_in_folders_and_runs_and_shows_broken_ones(
     assert found["broken"]["code"] == found["headless"]["code"] == 4
     lines = rl("ls", tmp_path).out.splitlines()
     assert len(lines) == 2 + len(found)
-    assert "missing" in next(line for line in lines if "broken" in line)
+    assert "damaged" in next(line for line in lines if "broken" in line)
 
 
 def test_ls_reads_paths_from_standard_input(sealed: Path, tmp_path: Path, start: Callable[..., Any]) -> None:
