@@ -153,4 +153,10 @@ def _list() -> None:
         for row in rows
     ]
     text = console.table(["format", "directions", "suffixes", "extra", "what it is"], cells)
-    console.result("formats", {"formats": rows}, text)
+    told = [
+        f"{row['name']}, to {direction}: --set {option['name']}={option['type']}  {option['help']}"
+        for row in rows
+        for direction, found in row["options"].items()
+        for option in found
+    ]
+    console.result("formats", {"formats": rows}, "\n".join([text, "", *told]))

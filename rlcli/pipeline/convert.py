@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli import console
-from rlcli.config import read_toml, resolve, to_dict
+from rlcli.config import options, read_toml, resolve, to_dict
 from rlcli.datasets import registry
 from rlcli.datasets.contract import ConverterModule, NoOptions, Request
 from rlcli.errors import InputError, UsageError
@@ -107,14 +107,14 @@ def convert(
     else:
         path = Path(src)
         name, what = (from_, "") if from_ is not None else registry.recognise(path)
-    options = resolve(_options_of(registry.load(name), "Options"), sets=sets)
-    job = Job(name, path, request, options, selection)
+    chosen_options = resolve(_options_of(registry.load(name), "Options"), sets=sets)
+    job = Job(name, path, request, chosen_options, selection)
     report = convert_import.run(job, out, check=check, jobs=jobs, resume=resume)
     return {**report, "seen": what or f"{name}, as told"}
 
 
 def formats() -> list[dict[str, Any]]:
-    """What `rl convert --list` shows: name, directions, suffixes, extra, help."""
+    """What `rl convert --list` shows: name, directions, suffixes, extra, help, and what `--set` takes."""
     return [
         {
             "name": name,
@@ -123,9 +123,22 @@ def formats() -> list[dict[str, Any]]:
             "suffixes": list(converter.suffixes),
             "extra": converter.extra,
             "help": converter.help,
+            "options": _described_options(registry.load(name)),
         }
         for name, converter in registry.CONVERTERS.items()
     ]
+
+
+def _described_options(module: ConverterModule) -> dict[str, list[dict[str, Any]]]:
+    """The options of a format, by direction."""
+    kinds = {"read": _options_of(module, "Options"), "write": _options_of(module, "ExportOptions")}
+    return {
+        direction: [
+            {"name": option.name, "type": option.type_name, "default": option.default, "help": option.help}
+            for option in options(kind)
+        ]
+        for direction, kind in kinds.items()
+    }
 
 
 def _mapping_of(file: Path) -> dict[str, str]:
@@ -154,7 +167,7 @@ def _export(src: Path, out: Path, to: str | None, sets: Sequence[str], check: bo
     module = registry.load(name)
     if not hasattr(module, "export"):
         raise UsageError(f"--to {name}: this format is only read")
-    options = resolve(_options_of(module, "ExportOptions"), sets=sets)
+    chosen = resolve(_options_of(module, "ExportOptions"), sets=sets)
     with console.interruptible() as stop, unfinished(out) as temporary, Dataset.open(src) as dataset:
         started = time.monotonic()
         stopped = f"{out}: conversion stopped, nothing was written"
@@ -164,14 +177,14 @@ def _export(src: Path, out: Path, to: str | None, sets: Sequence[str], check: bo
             bar.advance(count)
 
         with console.progress(dataset.num_rows * dataset.schema.row_bytes, "convert", "B") as bar:
-            report = module.export(dataset, temporary, options, advance)
+            report = module.export(dataset, temporary, chosen, advance)
         report.rows, report.episodes = dataset.num_rows, dataset.num_episodes
         flat = report.to_json()
         if check:
             flat["check"] = convert_check.of_output(module, temporary, dataset, stop)
         flat |= _described(temporary)
         flat["source"] = {"path": str(src.absolute()), "digest": dataset.digest}
-        flat["options"] = to_dict(options)
+        flat["options"] = to_dict(chosen)
         stop.raise_if_requested(stopped)
         publish(temporary, out)
     seconds = time.monotonic() - started

@@ -16,7 +16,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.writer import Writer
 from rlcli.pipeline import convert_check, convert_files, convert_parts
 from rlcli.pipeline.convert_job import Job, description, lineage_of, origin
-from rlcli.pipeline.convert_rows import check_not_empty, segment_rows, selected, write
+from rlcli.pipeline.convert_rows import check_not_empty, check_space, segment_rows, selected, write
 from rlcli.pipeline.outputs import publish, unfinished
 
 
@@ -65,6 +65,8 @@ def _fill(
 ) -> tuple[Job, dict[str, Any], convert_files.Fingerprint]:
     """Make the dataset `temporary`; the job as it was done, the report, and what the source files were."""
     with job.opened() as source:
+        if job.selection.is_whole:
+            check_space(out, source.pieces, source.schema)
         groups = convert_parts.groups_of(source.pieces, job.selection)
         if resume or len(groups) > 1:
             job, report, parents, files = convert_parts.convert(

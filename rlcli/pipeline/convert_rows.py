@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Source
-from rlcli.errors import InputError, UsageError
+from rlcli.errors import InputError, ResourceError, UsageError
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Schema
 from rlcli.format.writer import Writer
@@ -73,17 +74,23 @@ def write(writer: Writer, parts: Iterator[Part], report: Report, check: Callable
 
     `check` is called before each part and may raise.
     """
+    heaps = [column.key for column in writer.schema.heaps]
+    waiting = 0  # bytes of heap values that were not written yet
     with EpisodeWriter(writer, chunk_rows=_chunk_rows(writer.schema)) as episodes:
         for part in counted(parts, writer.schema, report):
             check()
             end = part.end
             episodes.add_rows(0, part.columns)
+            waiting += sum(_size(value) for key in heaps for value in part.columns[key])
             if end is not None:
                 if end.seed is not None:
                     episodes.begin(0, end.seed)
                 episodes.end(
                     0, terminated=end.terminated, truncated=end.truncated, cut=end.cut, final=end.final
                 )
+                if waiting > _CHUNK_BYTES:  # only here: a flushed row can no longer be an episode's last
+                    episodes.flush()
+                    waiting = 0
 
 
 def selected(
@@ -137,6 +144,16 @@ def segment_rows(pieces: Sequence[Piece], schema: Schema) -> int | None:
         return fitting
     wanted = max(1, -(-sum(known) // _SEGMENT_ROWS)) * _SEGMENT_ROWS
     return min(wanted, fitting - fitting % _SEGMENT_ROWS)
+
+
+def check_space(path: Path, pieces: Sequence[Piece], schema: Schema) -> None:
+    """Raises `ResourceError` if the rows that are known to come do not fit on the disk of `path`."""
+    known = sum(piece.rows or 0 for piece in pieces) * schema.row_bytes
+    free = shutil.disk_usage(path.absolute().parent).free
+    if known > free:
+        raise ResourceError(
+            f"{path.parent}: the rows take {known:,} bytes, {free:,} are free", path=path.parent
+        )
 
 
 def check_not_empty(path: Path, report: Report, selection: Selection) -> None:
@@ -263,6 +280,10 @@ def _not_finite(values: Any) -> int:
         if np.isfinite(np.add.reduce(values, axis=None)):  # one fast pass; overflow only costs the second
             return 0
     return int(np.size(values) - np.isfinite(values).sum())
+
+
+def _size(value: Any) -> int:
+    return int(value.nbytes) if isinstance(value, np.ndarray) else len(value)
 
 
 def _chunk_rows(schema: Schema) -> int:

@@ -118,6 +118,8 @@ def test_list_names_formats_and_directions(capsys):
     assert formats["d4rl"]["reads"]
     assert formats["d4rl"]["writes"]
     assert formats["d4rl"]["extra"] is None
+    assert formats["parquet"]["extra"] == "arrow"
+    assert [option["name"] for option in formats["d4rl"]["options"]["read"]] == ["split"]
     assert run(["convert", "--list"]) == 0
     assert "d4rl" in capsys.readouterr().out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -273,3 +274,11 @@ def test_interrupted_means_resumable(source, out, small_parts, monkeypatch):
 
 def _raise_interrupted(*arguments) -> None:
     raise Interrupted(signal.SIGTERM, "stopped")
+
+
+def test_rows_that_cannot_fit_are_refused_before_they_are_read(source, out, monkeypatch):
+    usage = shutil.disk_usage(out.parent)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ResourceError, match="100 are free"):
+        convert(source, out)
+    assert left(out) == []
