@@ -319,7 +319,7 @@ def rechain(journal: bytes, dataset: str, boot: str, stream: int) -> bytes:
         raise CorruptError("a journal of a sealed segment does not begin with a header and end with a seal")
     number = stream.to_bytes(2, "little")
     data = bytearray(Packer(stream).header(dataset, boot, 1))
-    crc = data[-4:]
+    crc = bytes(data[-4:])
     for at in range(RECORD, len(journal), RECORD):
         body = bytearray(journal[at : at + 56]) + crc
         body[6:8] = number

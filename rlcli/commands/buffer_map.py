@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ def register(group: typer.Typer, arguments: list[str]) -> None:
     group.command("map", short_help="The same episodes with other columns.", context_settings=settings)(map_)
 
 
-def _step(help: str, metavar: str) -> typer.models.OptionInfo:
+def _step(help: str, metavar: str) -> Any:
     return typer.Option(help=help, metavar=metavar)
 
 

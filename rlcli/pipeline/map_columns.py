@@ -126,7 +126,7 @@ def cast(values: Array, dtype: str, name: str) -> Array:
         else:
             wrong = found.astype(np.result_type(values.dtype, target)) != values
             if target.kind in "iu" and values.dtype.kind == "f":
-                bounds = np.iinfo(target)
+                bounds: np.iinfo[Any] = np.iinfo(str(target))
                 wrong |= ~((values >= float(bounds.min)) & (values < float(bounds.max) + 1))
             if values.dtype.kind in "iu" and target.kind in "iu":
                 wrong |= (values < 0) != (found < 0)

@@ -16,7 +16,7 @@ from rlcli.format.spans import Chunk, Spans, as_numbers
 from rlcli.pipeline.expressions import Expression
 from rlcli.pipeline.map_block import Block, Layout
 from rlcli.pipeline.map_columns import Step, cast
-from rlcli.pipeline.map_functions import call, load
+from rlcli.pipeline.map_functions import Function, call, load
 from rlcli.plugins import is_reference
 
 REWARD = ("next", "reward")
@@ -54,13 +54,13 @@ class RelabelReward(Step):
 
     def plan(self, layout: Layout) -> None:
         self._column = _reward(layout, "--relabel-reward")
+        self._function: Function | None = None
         if is_reference(self.text):
             self._function = load(self.text, "--relabel-reward")
             return
         expression = Expression(
             self.text, self.dataset.schema, per="step", kind="number", flag="--relabel-reward"
         )
-        self._function = None
         self._spans = Spans(self.dataset)
         self._values = expression.on(self.dataset, self._spans, lambda rows: self.advance(0))
 
