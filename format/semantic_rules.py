@@ -98,14 +98,13 @@ def _difference(found: Array, expected: Array) -> Callable[[int], str]:
 
 def _ends(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     """Only an episode's last row is terminated or truncated, and it is what the episode table says."""
-    ends = chunk.is_last & chunk.spans.finished[chunk.span]
-    entries = chunk.spans.entry[chunk.span[ends]]
-    table = chunk.spans.table
-    for key, flags in ((TERMINATED, table.terminated), (TRUNCATED, table.truncated)):
+    spans = chunk.spans
+    ends = chunk.is_last & spans.ended[chunk.span]
+    for key, flags in ((TERMINATED, spans.terminated), (TRUNCATED, spans.truncated)):
         found = chunk.flag(key)
         yield Breach(key, found & ~ends, f"{key[1]} is true before the episode's last row")
         differs = np.zeros(len(chunk), np.bool_)
-        differs[ends] = found[ends] != flags[entries]
+        differs[ends] = found[ends] != flags[chunk.span[ends]]
         yield Breach(key, differs, f"{key[1]} of the last row differs from the episode table")
 
 
@@ -136,10 +135,7 @@ def _bytes(values: Array) -> Array:
 def _unknown(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     """Next values are unknown exactly where an episode ends without a final one or has not ended."""
     dataset = chunk.dataset
-    entries = chunk.spans.entry[chunk.span]
-    expected = chunk.is_last & (entries < 0)
-    ended = chunk.is_last & (entries >= 0)
-    expected[ended] = ~chunk.spans.table.has_final[entries[ended]]
+    expected = chunk.is_last & ~chunk.spans.final_known[chunk.span]
     wrong = expected != chunk.unknown_next
     for column in dataset.schema.derived:
         yield Breach(

@@ -19,6 +19,7 @@ from rlcli.format.schema import Column
 CHUNK_BYTES = 8 << 20
 MAX_CHUNK_ROWS = 1 << 17
 EPISODE = ("episode",)
+STEP = ("step",)
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -26,36 +27,62 @@ Rows = NDArray[np.int64]
 
 
 class Spans:
-    """The episodes of the table and, per stream, the rows after its last end.
+    """The episodes of the table and, per stream, the rows after its last end, and those before the first
+    whole episode, whose beginning has left a window.
 
-    Arrays over spans, in row order: `start`, `stop` are logical rows, `entry` the index in the episode table
-    or -1 if the episode has not ended, `number` its number, -1 if no column says. `table` is the episode
-    table, `unknown_next` as the dataset's.
+    Arrays over spans, in row order: `start`, `stop` are logical rows, `lost` how many rows of the episode are
+    no longer there, `entry` the index in the episode table or -1 if it is not whole, `number` its number, -1
+    if no column says; whether it has `ended`, `terminated`, was `truncated`, and has next values in its last
+    row (`final_known`). `table` is the episode table, `unknown_next` as the dataset's. Per stream,
+    `stream_start` and `stream_stop` are its logical rows.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.table = table = dataset.episodes
         self.unknown_next: Rows = dataset.unknown_next
-        table_start = np.asarray(table.start, np.int64)
-        table_stop = table_start + table.length
-        stream_stop = np.cumsum(dataset.stream_rows, dtype=np.int64)
-        covered = stream_stop - dataset.stream_rows
-        np.maximum.at(covered, table.stream, table_stop)
-        tails = np.flatnonzero(covered < stream_stop)
-        start = np.concatenate((table_start, covered[tails]))
+        retained = np.subtract(dataset.snapshot["rows"], dataset.snapshot["starts"], dtype=np.int64)
+        self.stream_stop: Rows = np.cumsum(retained)
+        self.stream_start: Rows = self.stream_stop - retained
+        every = dataset.episodes_all()
+        first = self.stream_start[every.stream]
+        partial = np.flatnonzero((every.start < first) & (every.start + every.length > first))
+        heads = first[partial]
+        head_stop = every.start[partial] + every.length[partial]
+        whole_start = np.asarray(table.start, np.int64)
+        whole_stop = whole_start + table.length
+        covered = self.stream_start.copy()
+        np.maximum.at(covered, every.stream[partial], head_stop)
+        np.maximum.at(covered, table.stream, whole_stop)
+        tails = np.flatnonzero(covered < self.stream_stop)
+        start = np.concatenate((whole_start, heads, covered[tails]))
         order = np.argsort(start, kind="stable")
+        none = np.full(len(partial) + len(tails), -1)
+        gone = heads - every.start[partial]
         self.start: Rows = start[order]
-        self.stop: Rows = np.concatenate((table_stop, stream_stop[tails]))[order]
-        self.entry: Rows = np.concatenate((np.arange(len(table_start)), np.full(len(tails), -1)))[order]
-        self.number: Rows = np.concatenate((table.number, np.full(len(tails), -1)))[order]
-        if EPISODE in dataset.schema.by_key:
-            for span in np.flatnonzero(~self.finished):
-                at = int(self.start[span])
+        self.stop: Rows = np.concatenate((whole_stop, head_stop, self.stream_stop[tails]))[order]
+        self.entry: Rows = np.concatenate((np.arange(len(whole_start)), none))[order]
+        self.number: Rows = np.concatenate((table.number, every.number[partial], none[len(partial) :]))[order]
+        self.lost: Rows = np.concatenate((np.zeros_like(whole_start), gone, np.zeros_like(tails)))[order]
+        self.ended: Mask = order < len(whole_start) + len(partial)
+        endless = np.zeros(len(tails), np.bool_)
+
+        def flags(name: str) -> Mask:
+            found = np.concatenate((getattr(table, name), getattr(every, name)[partial], endless))
+            return np.asarray(found[order])
+
+        self.terminated, self.truncated = flags("terminated"), flags("truncated")
+        self.final_known = flags("has_final")
+        started = np.array(dataset.snapshot["starts"]) > 0
+        for span in np.flatnonzero(~self.ended).tolist():
+            at = int(self.start[span])
+            if EPISODE in dataset.schema.by_key:
                 self.number[span] = int(dataset.read(EPISODE, at, at + 1)[0])
+            if STEP in dataset.schema.by_key and at in self.stream_start[started]:
+                self.lost[span] = int(dataset.read(STEP, at, at + 1)[0])
 
     @property
     def finished(self) -> Mask:
-        """Which have an end."""
+        """Which are whole: they have an end, and their beginning is there."""
         return self.entry >= 0
 
 
@@ -78,7 +105,8 @@ class Chunk:
     @cached_property
     def step(self) -> Rows:
         """0 in an episode's first row, counting up."""
-        return np.arange(self.start, self.stop) - self.spans.start[self.span]
+        spans = self.spans
+        return np.arange(self.start, self.stop) - (spans.start - spans.lost)[self.span]
 
     @cached_property
     def is_last(self) -> Mask:

@@ -145,8 +145,7 @@ class Values:
         if name == "length":
             return np.asarray(spans.stop - spans.start)
         if name == "stream":
-            ends = np.cumsum(self._dataset.stream_rows, dtype=np.int64)
-            return np.searchsorted(ends, spans.start, side="right")
+            return np.searchsorted(spans.stream_stop, spans.start, side="right")
         table = getattr(spans.table, "return_" if name == "return" else name)
         found = np.zeros(len(spans.start), table.dtype)
         found[spans.finished] = table[spans.entry[spans.finished]]
