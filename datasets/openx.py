@@ -1,14 +1,73 @@
-"""What is known of Open X-Embodiment's datasets beyond their `features.json`."""
+"""What is known of Open X-Embodiment's datasets beyond their `features.json`.
+
+Which camera is which is from Octo's configuration of them (octo-models/octo,
+`octo/data/oxe/oxe_dataset_configs.py`, the datasets under their official names); which pictures are stored
+blue first is from huggingface/lerobot#435. A dataset that is not here is read as any other.
+"""
 
 from __future__ import annotations
 
-#: Cameras whose pictures are stored blue first (huggingface/lerobot#435); they are kept as they are.
+from collections.abc import Iterable
+
+from rlcli.errors import UsageError, nearest
+
+_RLDS = "_converted_externally_to_rlds"
+_IMAGE_AND_WRIST = {"image": "primary", "wrist_image": "wrist"}
+_CAMERAS = {
+    "fractal20220817_data": {"image": "primary"},
+    "kuka": {"image": "primary"},
+    "taco_play": {
+        "rgb_static": "primary", "rgb_gripper": "wrist",
+        "depth_static": "depth_primary", "depth_gripper": "depth_wrist",
+    },
+    "jaco_play": {"image": "primary", "image_wrist": "wrist"},
+    "berkeley_cable_routing": {"image": "primary", "top_image": "secondary", "wrist45_image": "wrist"},
+    "roboturk": {"front_rgb": "primary"},
+    "nyu_door_opening_surprising_effectiveness": {"image": "wrist"},
+    "viola": {"agentview_rgb": "primary", "eye_in_hand_rgb": "wrist"},
+    "berkeley_autolab_ur5": {"image": "primary", "hand_image": "wrist", "depth": "depth_primary"},
+    "toto": {"image": "primary"},
+    "language_table": {"rgb": "primary"},
+    "columbia_cairlab_pusht_real": _IMAGE_AND_WRIST,
+    f"stanford_kuka_multimodal_dataset{_RLDS}": {"image": "primary", "depth_image": "depth_primary"},
+    f"stanford_hydra_dataset{_RLDS}": _IMAGE_AND_WRIST,
+    f"austin_buds_dataset{_RLDS}": _IMAGE_AND_WRIST,
+    f"austin_sailor_dataset{_RLDS}": _IMAGE_AND_WRIST,
+    f"austin_sirius_dataset{_RLDS}": _IMAGE_AND_WRIST,
+    f"furniture_bench_dataset{_RLDS}": _IMAGE_AND_WRIST,
+    f"maniskill_dataset{_RLDS}": {
+        **_IMAGE_AND_WRIST, "depth": "depth_primary", "wrist_depth": "depth_wrist",
+    },
+    f"nyu_franka_play_dataset{_RLDS}": {
+        "image": "primary", "image_additional_view": "secondary",
+        "depth": "depth_primary", "depth_additional_view": "depth_secondary",
+    },
+    f"utokyo_xarm_pick_and_place{_RLDS}": {"image": "primary", "image2": "secondary", "hand_image": "wrist"},
+    f"berkeley_mvp{_RLDS}": {"hand_image": "wrist"},
+    f"berkeley_rpt{_RLDS}": {"hand_image": "wrist"},
+    "bc_z": {"image": "primary"},
+}  # fmt: skip
+
 _BLUE_FIRST = {
     "berkeley_autolab_ur5": "the wrist camera's pictures are",
     "berkeley_fanuc_manipulation": "pictures are",
-    "stanford_hydra_dataset_converted_externally_to_rlds": "pictures are",
+    f"stanford_hydra_dataset{_RLDS}": "pictures are",
     "utaustin_mutex": "pictures are",
 }
+
+
+def cameras(name: str, features: Iterable[str], where: object) -> dict[str, str]:
+    """Feature -> key that says the camera's role: `observation/primary`, `secondary`, `wrist`, `depth_…`.
+
+    Raises `UsageError` with the nearest name for a dataset whose cameras are not known.
+    """
+    if name not in _CAMERAS:
+        raise UsageError(
+            f"{where}: the cameras of {name!r} are not known; {nearest(name, _CAMERAS)}", path=where
+        )
+    there = set(features)
+    told = {f"steps/observation/{camera}": f"observation/{role}" for camera, role in _CAMERAS[name].items()}
+    return {feature: key for feature, key in told.items() if feature in there}
 
 
 def remarks(name: str) -> list[str]:

@@ -52,6 +52,9 @@ class Options:
     dct: Literal["accurate", "fast"] = opt(
         "accurate", "How JPEG is decoded; fast gives TensorFlow's pixels (needs --images decode)."
     )
+    cameras: Literal["source", "roles"] = opt(
+        "source", "Names of cameras: as they are, or primary, secondary, wrist for known Open X datasets."
+    )
 
 
 def detect(path: Path) -> Seen:
@@ -113,11 +116,13 @@ class RLDSSource:
         hints = read_hints(directory.folder)
         self.drops = self._drops(options.last_step, hints)
         splits = list(dict.fromkeys(shard.split for shard in self.shards))
+        names = [item.name for item in fields]
+        roles = openx.cameras(directory.name, names, directory.folder) if options.cameras == "roles" else {}
         self.columns = plan_columns(
             fields,
             self.scan,
             images=request.images,
-            mapping=mapped_keys(fields, request.mapping, directory.folder),
+            mapping=mapped_keys(fields, {**roles, **request.mapping}, directory.folder),
             hints=hints,
             derive=request.derive,
             with_split=len(splits) > 1,

@@ -318,6 +318,21 @@ def test_mappings_that_cannot_be_are_usage_errors(tmp_path: Path, mapping: dict[
         Found(toy(tmp_path, files.episode(2)), Request(mapping=mapping))
 
 
+def test_cameras_of_known_datasets_take_the_names_of_their_roles(tmp_path: Path) -> None:
+    steps = files.PLAIN | {
+        "observation": files.group(image=files.image(9, 12, 3), hand_image=files.image(9, 12, 3))
+    }
+    pictures = [files.picture(pixels(9, 12, 3))] * 2
+    told = {"steps/observation/image": pictures, "steps/observation/hand_image": pictures}
+    folder = toy(tmp_path, files.episode(2) | told, steps=steps, name="berkeley_autolab_ur5")
+    found = Found(folder, cameras="roles")
+    assert {"observation/primary", "observation/wrist"} <= found.rows.keys()
+    mine = Request(mapping={"observation/image": "observation/mine"})
+    assert {"observation/mine", "observation/wrist"} <= Found(folder, mine, cameras="roles").rows.keys()
+    with pytest.raises(UsageError, match="cameras of 'toy' are not known"):
+        Found(toy(tmp_path / "other", files.episode(2)), cameras="roles")
+
+
 def test_known_datasets_with_blue_first_are_flagged(tmp_path: Path) -> None:
     found = Found(toy(tmp_path, files.episode(2), name="utaustin_mutex"))
     assert any("BGR" in remark for remark in found.report.remarks)
