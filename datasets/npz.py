@@ -113,7 +113,11 @@ class NpzTable(Table):
                 value = member.read(0, 1)[0]
                 self.others[name] = value.item() if value.dtype.kind in "biuf" else str(value)
         self.fields = {
-            name: Field(member.dtype.newbyteorder("="), member.shape[1:], member.shape[0])
+            name: Field(
+                np.dtype(object) if member.is_text else member.dtype.newbyteorder("="),
+                member.shape[1:],
+                member.shape[0],
+            )
             for name, member in self._members.items()
         }
 
@@ -165,8 +169,13 @@ class _Member:
             flat = self._read_bytes(0, count)
             self._whole = flat.reshape(self.shape, order="F")
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are strings, one per row."""
+        return self.dtype.kind in "US" and len(self.shape) == 1
+
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows, native-endian; of a single value, that value as one row."""
+        """Rows, native-endian, text as objects; of a single value, that value as one row."""
         if self._whole is not None:
             values = self._whole[start:stop]
         else:
@@ -175,6 +184,13 @@ class _Member:
                 row *= size
             values = self._read_bytes(start * row, (stop - start) * row)
             values = values.reshape((stop - start, *self.shape[1:]))
+        if self.is_text:
+            with self._damage():
+                return (
+                    np.char.decode(values, "utf-8").astype(object)
+                    if values.dtype.kind == "S"
+                    else _texts(values)
+                )
         return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
 
     def _read_bytes(self, first: int, count: int) -> NDArray[Any]:
@@ -219,6 +235,15 @@ class _Member:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def _texts(values: NDArray[Any]) -> NDArray[Any]:
+    """Unicode values as `str` objects. Raises `ValueError` for code points that are none."""
+    texts = np.empty(len(values), object)
+    texts[:] = values.tolist()
+    for text in texts:
+        text.encode()  # lone surrogates have no UTF-8
+    return texts
 
 
 def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

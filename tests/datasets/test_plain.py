@@ -380,3 +380,24 @@ def test_the_zarr_sample_gives_its_numbers(tmp_path):
         assert dataset.read(("action",), 0, 279).sum(dtype=np.float64) == 139221.0
         state = dataset.read(("observation", "state"), 0, 279).sum(dtype=np.float64)
         assert state == pytest.approx(288853.581198, abs=1e-6)
+
+
+@pytest.mark.parametrize("to", ["hdf5", "parquet", "csv"])
+def test_text_is_kept_and_comes_back(to, tmp_path):
+    values = arrays()
+    values["task"] = np.repeat(["push", "öffne „die“ Lade", "push"], 8)
+    convert(write("npz", tmp_path / "x", values), tmp_path / "one", check=True)
+    exported = convert(tmp_path / "one", tmp_path / "y", to=to, check=True)
+    convert(tmp_path / "y", tmp_path / "two", check=True)
+    assert not [sentence for sentence in exported["lossy"] if "task" in sentence]
+    with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
+        assert list(one.read(("info", "task"), 0, 24)) == values["task"].tolist()
+        assert one.digest == two.digest
+
+
+@pytest.mark.parametrize("to", ["npz", "zarr"])
+def test_text_that_has_no_place_is_said_to_be_lost(to, tmp_path):
+    values = arrays() | {"task": np.repeat(["push", "pull", "push"], 8)}
+    convert(write("npz", tmp_path / "x", values), tmp_path / "one", check=True)
+    exported = convert(tmp_path / "one", tmp_path / "y", to=to, check=True)
+    assert any(sentence.startswith("infos/task: ") for sentence in exported["lossy"])
