@@ -43,6 +43,8 @@ def encode(column: Column, value: str | bytes | Array) -> bytes:
     raw = _raw_bytes(column, heap, value)
     if len(raw) > heap.limit:
         raise ValueError(f"{_name(column)}: a value of {len(raw)} bytes, at most {heap.limit} are allowed")
+    if not raw:
+        return raw
     if heap.codec == "zstd":
         compressor = _zstandard(column).ZstdCompressor(write_content_size=True)
         return bytes(compressor.compress(raw))
@@ -61,7 +63,7 @@ def decode(column: Column, data: bytes) -> Any:
     size = check_size(column, data)
     if heap.codec in ("png", "jpeg"):
         return _decode_image(column, heap.codec, data)
-    raw = data if heap.codec == "none" else _decompress(column, heap.codec, data, size)
+    raw = data if heap.codec == "none" or not data else _decompress(column, heap.codec, data, size)
     if heap.value == "bytes":
         return raw
     if heap.value == "text":
@@ -87,7 +89,7 @@ def check_size(column: Column, data: bytes) -> int:
         if found != expected:
             raise ValueError(f"an image of {tuple(found)} (height, width, channels, bits), not {expected}")
         return math.prod(column.shape) * column.numpy.itemsize
-    if heap.codec == "none":
+    if heap.codec == "none" or not data:
         size = len(data)
     else:
         size = heap_headers.zstd(data) if heap.codec == "zstd" else heap_headers.lz4(data)
