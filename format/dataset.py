@@ -349,6 +349,22 @@ class Dataset:
             for stream, low, high in self._set.parts(start, stop):
                 stream.prepare(low, high, plan.columns)
 
+    def views(self, key: Iterable[str]) -> list[Array]:
+        """All rows of a plain column where they lie, checked: a read-only array `[rows, *shape]` per segment.
+
+        They are mapped files: valid until `release`, and to be used while the dataset is open.
+        """
+        column = self.schema.column(key)
+        self._prepare(0, self.num_rows, self._plan((column.key,)))
+        position = self.schema.plain.index(column)
+        found = []
+        for stream in self._set.streams:
+            for segment in stream.segments:
+                low = max(stream.start - segment.first, 0)
+                if low < segment.rows:
+                    found.append(segment.mapped.column(position)[low : segment.rows])
+        return found
+
     def gather(
         self, rows: Rows, keys: Iterable[Key] | None = None, out: dict[str, Any] | None = None
     ) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 from rlcli import console
 from rlcli.errors import MissingExtraError, ResourceError, RLError, UsageError, nearest
 from rlcli.format.dataset import Dataset
-from rlcli.format.spans import Spans
+from rlcli.format.spans import Spans, as_numbers
 from rlcli.pipeline.buffer_cat import episode_columns
 from rlcli.pipeline.row_formats import Batch, Format, arrow_array, write_batches, write_record_batches
 
@@ -144,7 +144,7 @@ def _register(connection: Any, letter: str, dataset: Dataset, needed: set[str], 
     import pyarrow
 
     names = [name for name in _names(dataset) if name in needed] or ["row"]
-    steps = pyarrow.table([_step_column(dataset, name) for name in names], names=names)
+    steps = pyarrow.table([step_column(dataset, name) for name in names], names=names)
     columns = episode_columns(dataset)
     arrays = [arrow_array(values, unknown) for values, unknown in columns.values()]
     episodes = pyarrow.table(arrays, names=list(columns))
@@ -156,8 +156,8 @@ def _register(connection: Any, letter: str, dataset: Dataset, needed: set[str], 
             connection.execute(f"CREATE VIEW {table} AS SELECT * FROM {letter}_{table}_data")
 
 
-def _step_column(dataset: Dataset, name: str) -> Any:
-    """A column of steps as a `pyarrow.Array`; its values are read here."""
+def step_column(dataset: Dataset, name: str) -> Any:
+    """A column of steps as a `pyarrow.Array` or `ChunkedArray`, compared with its hashes."""
     import pyarrow
 
     if name == "row":
@@ -168,6 +168,9 @@ def _step_column(dataset: Dataset, name: str) -> Any:
         index = np.repeat(spans.entry, lengths)
         return arrow_array(index, index < 0)
     column = next(column for column in dataset.schema.columns if ".".join(column.key) == name)
+    if column.encoding == "plain":  # of most types Arrow takes the mapped memory as it is
+        parts = [arrow_array(as_numbers(column, view), None) for view in dataset.views(column.key)]
+        return pyarrow.chunked_array(parts or [arrow_array(dataset.read(column.key, 0, 0), None)])
     _refuse_beyond_memory(name, dataset.num_rows * column.row_bytes)
     values = dataset.read(column.key)
     unknown = None

@@ -14,6 +14,7 @@ import pyarrow.ipc
 import pytest
 
 from rlcli.format.dataset import Dataset
+from rlcli.pipeline.buffer_query import step_column
 
 
 def test_steps_have_every_value(rl: Callable[..., Any], sealed: Path) -> None:
@@ -66,13 +67,16 @@ def test_only_what_is_named_is_read(
     rl: Callable[..., Any], sealed: Path, monkeypatch: Any, sql: str, keys: set[str] | None
 ) -> None:
     read: set[str] = set()
-    original = Dataset.read
 
-    def spy(self: Dataset, key: Any, *bounds: Any) -> Any:
-        read.add("/".join(key))
-        return original(self, key, *bounds)
+    def spy_on(original: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(self: Dataset, key: Any, *bounds: Any) -> Any:
+            read.add("/".join(key))
+            return original(self, key, *bounds)
 
-    monkeypatch.setattr(Dataset, "read", spy)
+        return spy
+
+    for name in ("read", "views"):
+        monkeypatch.setattr(Dataset, name, spy_on(getattr(Dataset, name)))
     assert rl("query", sealed, sql).code == 0
     assert read == (
         keys if keys is not None else {"/".join(c.key) for c in Dataset.open(sealed).schema.columns}
@@ -171,3 +175,13 @@ def test_unfinished_rows_have_no_episode(
     sql = "select count(*), count(episode_index) from steps"
     assert rl("query", tmp_path / "d", sql, "--json").json["rows"] == [[60, 56]]
     writer.abort()
+
+
+def test_columns_are_not_copied(sealed: Path) -> None:
+    data = Dataset.open(sealed)
+    views = data.views(["observation", "position"])
+    np.testing.assert_array_equal(np.concatenate(views), data.read(["observation", "position"]))
+    column = step_column(data, "observation.position")
+    for view, part in zip(views, column.chunks, strict=True):
+        assert part.values.buffers()[1].address == view.ctypes.data
+        assert not view.flags.writeable
