@@ -45,14 +45,14 @@ def all_episodes(dataset: Dataset) -> Episodes:
     """
     table = dataset.episodes
     tails: dict[str, list[Any]] = {field.name: [] for field in fields(Episodes)}
-    begin = 0
     snapshot = dataset.snapshot
+    begin = 0
     bounds = zip(snapshot["starts"], snapshot["ended"], snapshot["rows"], strict=True)
     for stream, (first, ended, stop) in enumerate(bounds):
-        start = begin + ended - first
-        length = stop - ended
+        start, length = begin + ended - first, stop - ended
         begin += stop - first
-        if not length or (first and ended == first and not _is_first(dataset, start)):
+        lost = first > 0 and ended == first
+        if not length or (lost and not _is_first(dataset, start)):
             continue
         known = {"start": start, "length": length, "cut": True, "seed": -1, "stream": stream}
         known["number"] = _number_at(dataset, start, table, np.flatnonzero(table.stream == stream))
