@@ -39,7 +39,7 @@ Decoded = NDArray[Any] | list[bytes] | list[NDArray[Any]] | Ragged
 
 
 def count(field: Field, example: Mapping[str, Values]) -> int:
-    """How many elements of its outermost sequence are there; 0 if the feature is absent or empty.
+    """How many elements of its outermost sequence are there, 1 without; 0 if the feature is absent or empty.
 
     Raises `CorruptError` where that is not a whole number.
     """
@@ -47,8 +47,8 @@ def count(field: Field, example: Mapping[str, Values]) -> int:
     if len(field.lengths) > 1 and lengths is not None:
         return len(lengths)
     values = _stored(field, example)
-    if values is None:
-        return 0
+    if values is None or not field.lengths:
+        return int(values is not None and len(values) > 0)
     size = _elements_size(field)
     if len(values) % size:
         raise CorruptError(f"{field.name}: {len(values):,} values are not a multiple of {size:,}")
@@ -64,6 +64,8 @@ def read(field: Field, example: Mapping[str, Values], start: int, stop: int) -> 
         return _ragged(field, example, start, stop)
     values, size = _stored(field, example), _elements_size(field)
     inner = tuple(n or 1 for n in field.lengths[1:])
+    if not field.lengths:
+        size = 0 if values is None else len(values)
     part = [] if values is None else values[start * size : stop * size]
     shapes = _shapes(field, example, start, stop) if field.is_dynamic else None
     elements = _decoded(field, part, (stop - start) * math.prod(inner), shapes)

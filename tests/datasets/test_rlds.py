@@ -156,10 +156,12 @@ def test_features_of_an_episode_are_in_each_of_its_rows(tmp_path: Path) -> None:
     tree = files.episodes_tree(
         files.PLAIN,
         episode_id=files.tensor("int64"),
+        goal=files.tensor("float32", -1),
         episode_metadata=files.group(path=files.text(), ids=files.sequence(files.tensor("int64"))),
     )
     told = {
         "episode_id": np.array([7]),
+        "goal": np.array([0.5, 1.5], np.float32),
         "episode_metadata/path": [b"/a"],
         "episode_metadata/ids": np.array([1, 2, 3]),
     }
@@ -167,6 +169,7 @@ def test_features_of_an_episode_are_in_each_of_its_rows(tmp_path: Path) -> None:
     found = Found(folder)
     assert found.rows["info/episode/path"] == ["/a", "/a"]
     assert found.array("info/episode/episode_id").tolist() == [7, 7]
+    assert found.array("info/episode/goal").tolist() == [[0.5, 1.5], [0.5, 1.5]]
     assert [ids.tolist() for ids in found.rows["info/episode/ids"]] == [[1, 2, 3], [1, 2, 3]]
 
 
