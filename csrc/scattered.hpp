@@ -41,7 +41,8 @@ struct Long {
   void operator()(std::uint8_t *out, Address from) const noexcept { std::memcpy(out, from, bytes); }
 };
 
-inline void prefetch(Address address) noexcept { __builtin_prefetch(address, 0, 0); }
+// Into all caches: the next column's row may share the line, and a hint that it is read once doubles the time.
+inline void prefetch(Address address) noexcept { __builtin_prefetch(address, 0, 3); }
 
 template <class Copy, class Source>
 void loop(const Copy &copy, const Source &source, std::size_t begin, std::size_t end, std::uint8_t *out) {
@@ -54,7 +55,7 @@ void loop(const Copy &copy, const Source &source, std::size_t begin, std::size_t
       const Address next = source(i + ahead);
       prefetch(next);
       if (bytes > 16) {
-        for (std::size_t line = 64; line < touched; line += 64)
+        for (std::size_t line = 64; line + 16 < touched; line += 64)
           prefetch(next + line);
         prefetch(next + touched - 1);
       }
