@@ -30,6 +30,7 @@ def register(group: typer.Typer) -> None:
     group.command("query", short_help="SQL over episodes and steps.")(query)
     group.command("diff", short_help="Whether two datasets say the same, or share episodes.")(diff)
     group.command("lineage", short_help="What made a dataset, of what, and what made that.")(lineage)
+    group.command("card", short_help="A page about a dataset, as Markdown or HTML.")(card)
 
 
 def info(dataset: Dataset, json: console.Json = False) -> None:
@@ -266,3 +267,26 @@ def lineage(dataset: Dataset, json: console.Json = False) -> None:
 
     facts, text = lineage(dataset)
     console.result("lineage", facts, text)
+
+
+def card(
+    dataset: Dataset,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="A new file, .md or .html. [default: print]"),
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="One self-contained page instead of Markdown.")
+    ] = False,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """What a stranger should know: numbers, returns, actions, dead dimensions, sample frames, what made it.
+
+    The HTML page has pictures and needs no network. Reads the whole dataset once.
+    """
+    console.configure(json=json, quiet=quiet)
+    from rlcli.pipeline.card import write_card
+
+    facts, text = write_card(dataset, out, html=html)
+    console.result("card", facts, text)
