@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlcli.errors import InputError, UsageError
+from rlcli.format.creation import stale_siblings
+from rlcli.format.gc import GRACE_SECONDS
 
 
 def refuse_existing(out: Path) -> None:
@@ -25,7 +27,8 @@ def refuse_existing(out: Path) -> None:
 def unfinished(out: Path) -> Iterator[Path]:
     """A free name beside `out` for the output while it grows, in a folder that is made if need be.
 
-    What is left there at the end is removed, and made folders with it.
+    What is left there at the end is removed, and made folders with it; so is what a process that was killed
+    left there more than an hour ago.
     """
     temporary = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
     made = [folder for folder in out.absolute().parents if not folder.exists()]
@@ -33,6 +36,8 @@ def unfinished(out: Path) -> Iterator[Path]:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as err:
         raise InputError(f"{out}: {err.filename} is a file, expected a folder", path=out) from err
+    for stale in stale_siblings(out.absolute(), older_than=GRACE_SECONDS):
+        shutil.rmtree(stale, ignore_errors=True)
     try:
         yield temporary
     finally:

@@ -1,0 +1,57 @@
+"""Outputs appear whole or not at all, and what killed processes left goes with the next attempt."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from rlcli.errors import InputError, UsageError
+from rlcli.pipeline.outputs import publish, unfinished
+
+
+def test_an_output_takes_its_name_and_made_folders_stay(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder" / "out"
+    with unfinished(out) as temporary:
+        temporary.write_text("x")
+        publish(temporary, out)
+    assert out.read_text() == "x"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_unfinished_is_removed_with_made_folders(is_folder: bool, tmp_path: Path) -> None:
+    with unfinished(tmp_path / "new" / "out") as temporary:
+        if is_folder:
+            (temporary / "inside").mkdir(parents=True)
+        else:
+            temporary.write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_even_if_it_comes_late(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with unfinished(out) as temporary:
+        temporary.write_text("x")
+        out.symlink_to("nowhere")
+        with pytest.raises(UsageError, match="exists already"):
+            publish(temporary, out)
+    assert os.readlink(out) == "nowhere"
+
+
+def test_a_file_in_the_way_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"), unfinished(tmp_path / "file" / "out"):
+        pass
+
+
+def test_old_leftovers_of_killed_processes_are_removed_and_young_ones_are_not(tmp_path: Path) -> None:
+    for name in ("old", "young"):
+        (tmp_path / f".out.tmp-{name}" / "segments").mkdir(parents=True)
+    for path in (tmp_path / ".out.tmp-old" / "segments", tmp_path / ".out.tmp-old"):
+        os.utime(path, (time.time() - 7200,) * 2)
+    with unfinished(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".out.tmp-young"]
