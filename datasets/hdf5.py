@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.hdf5_chunks import GzipChunks, is_gzip
-from rlcli.errors import CorruptError, InputError
+from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 SLICE_BYTES = 64 << 20  # decoded bytes of all columns that are in memory at once
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
@@ -58,12 +58,16 @@ def damage(path: Path, what: str = "") -> Iterator[None]:
     """Turns what the HDF5 library says about broken bytes into a `CorruptError` that names `what`."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as err:
+    except (OSError, RuntimeError, KeyError, ValueError) as err:
         if isinstance(err, OSError) and err.errno is not None:
             raise
         reason = re.sub(r"(Unable to|Can't) (synchronously )?(open file|read data)", "", str(err))
         where = f" {what}" if what else ""
         raise CorruptError(f"{path}:{where} damaged HDF5: {reason.strip(' ()')}", path=path) from err
+    except TypeError as err:
+        if "NumPy" not in str(err):
+            raise
+        raise IncompatibleError(f"{path}: a type of values that NumPy has not: {err}", path=path) from err
 
 
 def walk(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:

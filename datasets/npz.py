@@ -6,6 +6,7 @@ lies about its sizes is ever in memory as a whole.
 
 from __future__ import annotations
 
+import errno
 import json
 import tokenize
 import zipfile
@@ -209,7 +210,7 @@ class _Member:
         self._at = first + count
         return np.frombuffer(data, self.dtype)
 
-    def _exactly(self, size: int) -> bytes:
+    def _exactly(self, size: int) -> bytearray:
         assert self._stream is not None
         data = bytearray()
         while len(data) < size:
@@ -217,7 +218,7 @@ class _Member:
             if not block:
                 raise EOFError("the data end early")
             data += block
-        return bytes(data)
+        return data
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
@@ -230,6 +231,11 @@ class _Member:
         except (NotImplementedError, RuntimeError) as err:  # another compression, or a password
             message = f"{self._path}: {self._info.filename} cannot be read: {err}"
             raise IncompatibleError(message, path=self._path) from err
+        except OSError as err:
+            if err.errno != errno.EINVAL:  # a place before the file's beginning
+                raise
+            message = f"{self._path}: {self._info.filename} is damaged: its place is not in the file"
+            raise CorruptError(message, path=self._path) from err
 
     def close(self) -> None:
         if self._stream is not None:

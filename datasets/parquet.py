@@ -89,6 +89,7 @@ class ParquetTable(Table):
         for number, file in enumerate(self.files):
             with self._damage(file):
                 opened = reading.ParquetFile(file)
+                self._names = list(opened.schema_arrow.names)
             self._opened.append(opened)
             if opened.schema_arrow.remove_metadata() != self._opened[0].schema_arrow.remove_metadata():
                 raise InputError(f"{file}: its columns differ from those of {self.files[0]}", path=file)
@@ -102,7 +103,7 @@ class ParquetTable(Table):
         rows = self._starts[-1]
         if rows == 0:
             raise InputError(f"{path}: has no rows", path=path)
-        first = self._read_group(0, self._opened[0].schema_arrow.names, first_rows=1)
+        first = self._read_group(0, self._names, first_rows=1)
         for name, values in first.items():
             self.fields[name] = Field(values.dtype, values.shape[1:], rows)
 
@@ -129,6 +130,10 @@ class ParquetTable(Table):
         file = self.files[at]
         with self._damage(file):
             table = self._opened[at].read_row_group(group, columns=list(names), use_threads=False)
+        if len(table) != self._starts[number + 1] - self._starts[number]:
+            raise CorruptError(
+                f"{file}: row group {group} has {len(table):,} rows, not as declared", path=file
+            )
         arrays: Arrays = {}
         for name in names:
             column = table.column(name).combine_chunks()
@@ -178,7 +183,7 @@ class ParquetTable(Table):
     def _damage(self, file: Path) -> Iterator[None]:
         try:
             yield
-        except (self._arrow.ArrowInvalid, self._arrow.ArrowNotImplementedError, OSError) as err:
+        except (self._arrow.ArrowException, UnicodeDecodeError, OSError) as err:
             if isinstance(err, OSError) and err.errno is not None:
                 raise
             reason = str(err).splitlines()[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -121,7 +122,12 @@ class ZarrTable(Table):
         self._arrays: dict[str, Any] = {}
         self.layout = f"zarr-{root.metadata.zarr_format}"
         self.metadata = _metadata(root)
-        for name, array in _walk(root):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = list(_walk(root))
+        for sentence in dict.fromkeys(str(warning.message).rstrip(".") for warning in told):
+            self.remarks.append(f"zarr: {sentence[:1].lower()}{sentence[1:]}")
+        for name, array in found:
             self._check(name, array)
             if not array.shape or 0 in array.shape:
                 self.others[name] = f"{array.dtype}{list(array.shape)}"

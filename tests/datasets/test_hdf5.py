@@ -11,7 +11,7 @@ import pytest
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_output import creating
-from rlcli.errors import CorruptError, InputError, ResourceError
+from rlcli.errors import CorruptError, IncompatibleError, InputError, ResourceError
 
 
 @pytest.fixture
@@ -165,3 +165,15 @@ def test_a_new_file_does_not_replace_another(tmp_path):
     with pytest.raises(FileExistsError), creating(tmp_path / "x.hdf5"):
         pass
     assert (tmp_path / "x.hdf5").read_text() == "mine"
+
+
+def test_a_type_that_numpy_lacks_is_one_line(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        space = h5py.h5s.create_simple((4,))
+        h5py.h5d.create(file.id, b"times", h5py.h5t.UNIX_D32LE, space)
+    with (
+        pytest.raises(IncompatibleError, match="NumPy"),
+        hdf5.reading(tmp_path / "x.h5") as file,
+        hdf5.damage(tmp_path / "x.h5"),
+    ):
+        assert file["times"].dtype

@@ -211,6 +211,15 @@ def test_a_replay_buffer_is_recognised_and_ends_are_its_containers(tmp_path):
         assert dataset.read(("observation", "img"), 0, 24).shape == (24, 2, 2, 3)
 
 
+def test_what_is_no_array_is_said(tmp_path):
+    path = write("zarr", tmp_path / "x", arrays())
+    (path / "extra").mkdir()
+    (path / "extra" / "readme").write_text("no array")
+    report = convert(path, tmp_path / "ds")
+    assert len(report["remarks"]) == 1
+    assert "extra is not recognized" in report["remarks"][0]
+
+
 def test_missing_chunks_are_counted(tmp_path):
     path = write("zarr", tmp_path / "x", arrays())
     os.unlink(path / "actions" / "1.0")
