@@ -127,10 +127,14 @@ def read_everything(path: Path) -> None:
 def test_no_damage_of_any_file_goes_unnoticed(
     rl: Callable[..., Any], tmp_path: Path, fill: Callable[..., Any]
 ) -> None:
-    """Each file, deleted, cut and flipped: `verify` exits 4 and names it, reading raises, nothing changes."""
+    """Each file, deleted, cut and flipped: `verify` exits 4 and names it, reading raises, nothing changes.
+
+    Reading opens the newest manifest and its parent; those before are the business of `verify` alone.
+    """
     path = tmp_path / "data"
     fill(path, rows=(10, 6), segment_rows=8)  # two segments and one
     sound = tree(path)
+    history = sorted(name for name in sound if name.startswith("manifests/"))[:-2]
     missed = []
     for name, what, damage in damages(path):
         file = path / name
@@ -141,7 +145,8 @@ def test_no_damage_of_any_file_goes_unnoticed(
             missed.append(f"{name} {what}: verify exits {ended.code}: {ended.out}{ended.err}")
         try:
             read_everything(path)
-            missed.append(f"{name} {what}: read without an error")
+            if name not in history:
+                missed.append(f"{name} {what}: read without an error")
         except CorruptError as err:
             if err.path is None:
                 missed.append(f"{name} {what}: the error names no file: {err}")
