@@ -21,6 +21,7 @@ Array = NDArray[Any]
 Format = Literal["ndjson", "csv", "arrow"]
 
 _LINES = 4096  # made into text at once
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @dataclass
@@ -69,7 +70,7 @@ def _write_ndjson(batches: Iterator[Batch], stream: BinaryIO) -> int:
                     node = node.setdefault(part, {})
                 node[key[-1]] = items[i]
             try:
-                lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
+                lines.append(_JSON.encode(row))
             except (ValueError, TypeError):  # NaN or complex
                 lines.append(console.to_json(row))
         stream.write("".join(f"{line}\n" for line in lines).encode())
