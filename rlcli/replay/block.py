@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ class Block:
     def __init__(self, layout: Layout, memory: NDArray[np.uint8] | None = None) -> None:
         if memory is None:
             memory = np.empty(size_of(layout), np.uint8)
-        offset = -memory.ctypes.data % ALIGNMENT
+        offset = -int(memory.__array_interface__["data"][0]) % ALIGNMENT
         arrays: dict[Key, NDArray[Any]] = {}
         for key, (dtype, shape) in layout.items():
             arrays[key] = np.ndarray(shape, dtype, memory, offset)
@@ -41,6 +42,7 @@ class Block:
     def _take(self, arrays: dict[Key, NDArray[Any]]) -> None:
         self.arrays = arrays
         self.columns = list(arrays.values())
+        self.views: dict[str, list[NDArray[Any]]] = {}  # that samplers keep, of the same memory
         self.nested: Batch = {}
         for key, array in arrays.items():
             node = self.nested
@@ -51,5 +53,5 @@ class Block:
 
 def size_of(layout: Layout) -> int:
     """Bytes that a block of this layout needs, wherever they begin."""
-    sizes = (int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for dtype, shape in layout.values())
+    sizes = (math.prod(shape) * dtype.itemsize for dtype, shape in layout.values())
     return ALIGNMENT + sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)

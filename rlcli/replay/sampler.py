@@ -17,6 +17,8 @@ from rlcli.errors import IncompatibleError
 from rlcli.replay.block import Batch, Block, Layout
 from rlcli.replay.source import Source
 
+_NO_GAPS = np.zeros(0, np.int64)
+
 State = dict[str, Any]  # nested dicts of numbers, text, lists of them, and arrays
 
 
@@ -71,6 +73,12 @@ class Sampler(ABC):
     def seek(self, position: State) -> None:
         """Draws on from there; what `update` told stays."""
         self.load_state(position)
+
+    def below(self, limit: int, count: int, part: int = 0) -> NDArray[np.int64]:
+        """`count` whole numbers of this batch, uniform in `[0, limit)`."""
+        out = np.empty(count, np.int64)
+        _native.uniform_rows(self.seed, self.STREAM + 256 * part, self.batches, 0, limit, _NO_GAPS, out)
+        return out
 
     def units(self, count: int, part: int = 0) -> NDArray[np.float64]:
         """`count` numbers in [0, 1) of this batch; each `part` is a stream of its own."""

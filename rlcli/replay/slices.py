@@ -71,23 +71,29 @@ class Cutter:
 
     def cut(self, start: Rows, run_start: Rows, run_stop: Rows, block: Block) -> None:
         """Copies the slices that count from `start` on, of the runs with these bounds."""
-        burn_in, span = self.config.burn_in, self.span
-        first = np.maximum(start - burn_in, run_start)
-        count = np.minimum(start + self.config.length, run_stop) - first
-        offset = first - (start - burn_in)
+        config, span, keys = self.config, self.span, self.source.keys
         size = len(start) * span
-        keys = self.source.keys
-        flat = [array.reshape(size, *array.shape[2:]) for array in block.columns[: len(keys)]]
+        flat = block.views.get("rows")
+        if flat is None:
+            flat = [array.reshape(size, *array.shape[2:]) for array in block.columns[: len(keys)]]
+            block.views["rows"] = flat
+        at = np.arange(0, size, span)
+        if config.burn_in == 0 and config.short == "skip":  # every slice is whole
+            block.arrays[VALID][:] = block.arrays[MASK][:] = True
+            self.source.dataset.read_runs(start, np.full(len(start), span), at, keys, flat)
+            return
+        first = np.maximum(start - config.burn_in, run_start)
+        count = np.minimum(start + config.length, run_stop) - first
+        offset = first - (start - config.burn_in)
         position = np.arange(span)
         valid = (position >= offset[:, None]) & (position < (offset + count)[:, None])
         block.arrays[VALID][..., 0] = valid
-        block.arrays[MASK][..., 0] = valid & (position >= burn_in)
+        block.arrays[MASK][..., 0] = valid & (position >= config.burn_in)
         if (count < span).any():
             padding = ~valid.reshape(-1)
             for array in flat:
                 array[padding] = 0
-        at = np.arange(len(start)) * span + offset
-        self.source.dataset.read_runs(first, count, at, keys, flat)
+        self.source.dataset.read_runs(first, count, at + offset, keys, flat)
 
 
 class Slices(Sampler):
@@ -125,14 +131,13 @@ class Slices(Sampler):
     def fill(self, block: Block, batch_size: int) -> None:
         runs, places = self.cutter.places()
         if self.config.by == "episode":
-            chosen = below(self.units(batch_size), len(runs))
+            chosen = self.below(len(runs), batch_size)
             start = runs.start[chosen] + below(self.units(batch_size, 1), places[chosen])
         else:
             sums = self._cumulated(places)
-            drawn = below(self.units(batch_size), int(sums[-1]))
-            chosen = np.searchsorted(sums, drawn, side="right")
-            start = runs.stop[chosen] - self.config.length - (sums[chosen] - 1 - drawn)
-            start = np.maximum(start, runs.start[chosen])
+            drawn = self.below(int(sums[-1]), batch_size)
+            chosen = sums.searchsorted(drawn, side="right")
+            start = runs.start[chosen] + (drawn - sums[chosen] + places[chosen])
         self.batches += 1
         self.cutter.cut(start, runs.start[chosen], runs.stop[chosen], block)
 

@@ -13,7 +13,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
 from rlcli.replay.block import Block, Layout
 from rlcli.replay.runs import Runs
-from rlcli.replay.sampler import Sampler, below
+from rlcli.replay.sampler import Sampler
 from rlcli.replay.source import Source
 from rlcli.replay.streams import Rows
 
@@ -66,7 +66,7 @@ class TopReturn(Sampler):
     def rows(self, batch_size: int) -> Rows:
         """The logical rows `[B]` of the next batch."""
         runs, sums = self.best()
-        drawn = below(self.units(batch_size), int(sums[-1]))
+        drawn = self.below(int(sums[-1]), batch_size)
         self.batches += 1
         chosen = np.searchsorted(sums, drawn, side="right")
         return runs.stop[chosen] - (sums[chosen] - drawn)
