@@ -52,7 +52,7 @@ class MappedSegment:
         self.is_mapped = False
         self.final_addresses: list[int] = []
         self._finals: list[tuple[_native.AddressRange, int]] = []
-        self._heaps: dict[int, Array] = {}
+        self._heaps: dict[int, tuple[Array, bool]] = {}  # what was mapped, and whether of a sealed segment
         self._heap_ends: dict[int, tuple[int, int, int]] = {}  # rows and finals looked at, and their end
 
     def map(self) -> None:
@@ -114,11 +114,11 @@ class MappedSegment:
     def heap(self, position: int) -> Array:
         """The bytes of a heap's file, all that is there by now; none if there is no file."""
         path = self.paths.heaps / heap_name(self.schema.heaps[position].key)
-        known = self._heaps.get(position)
-        if known is not None and self.entry.sealed:
+        known, is_whole = self._heaps.get(position, (None, False))
+        if known is not None and is_whole:
             return known
         size = files.size(path) if path.exists() else 0
-        if known is None or len(known) < size:
+        if known is None or len(known) != size:
             fd = files.open_read(path) if size else -1
             try:
                 memory = _native.AddressRange(_pages(max(size, 1)))
@@ -128,7 +128,8 @@ class MappedSegment:
             finally:
                 if size:
                     files.close(fd)
-            known = self._heaps[position] = memory.view(0, size)
+            known = memory.view(0, size)
+        self._heaps[position] = (known, self.entry.sealed)
         return known
 
     def heap_end(self, position: int, rows: int, finals: int) -> int:
