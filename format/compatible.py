@@ -45,11 +45,14 @@ def schema_differences(first: Schema, other: Schema) -> list[str]:
 
 
 def _kind(column: Column) -> str:
-    entry = column.to_json()
-    if entry["encoding"] == "plain":
-        return f"{column.dtype} {list(column.shape)}"
-    details = ", ".join(f"{name} {value}" for name, value in entry.items() if name not in ("key", "encoding"))
-    return f"{column.dtype} {list(column.shape)} {entry['encoding']} ({details})"
+    of = "/".join(column.of or ())
+    if column.encoding == "derived":
+        return f"{column.dtype} {list(column.shape)}, derived from {of}"
+    if column.encoding == "stack":
+        return f"the last {column.frames} of {of}"
+    if column.heap is not None:
+        return f"{column.heap.value} of any length (codec {column.heap.codec}, limit {column.heap.limit})"
+    return f"{column.dtype} {list(column.shape)}"
 
 
 def value_differences(first: Any, other: Any, path: str = "spec") -> list[str]:
