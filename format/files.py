@@ -29,9 +29,14 @@ def resources(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        if err.errno in _FULL:
-            raise ResourceError(f"{path}: {err.strerror}", path=path) from err
+        raise_resource(err, path)
         raise
+
+
+def raise_resource(err: OSError, path: object) -> None:
+    """Raises `ResourceError` if that is what the error means."""
+    if err.errno in _FULL:
+        raise ResourceError(f"{path}: {err.strerror}", path=path) from err
 
 
 def create(path: Path, size: int = 0) -> int:

@@ -7,9 +7,8 @@
 
 A layer subclasses `Layer` and overrides what it records or makes fail. Rules that such a layer can rely on:
 
-* Each method is one system call, but `fallocate` (one per file created), `punch` and `write_columns` (one
-  `pwrite` per column, then one for the journal if there is a commit). `write_columns` of a subclass that does
-  not override it goes through its `pwrite`, one call per column, so that no byte escapes it.
+* Each method is one system call. The row path makes its calls in native code while `is_direct` is true; it
+  is false for every subclass, so that no byte escapes one: rows are a `pwrite` per column, a commit is one.
 * Bytes reach files only by `pwrite`; sizes change only by `pwrite`, `fallocate` and `truncate`; names only by
   `open` with `O_CREAT`, `link`, `rename`, `unlink`, `mkdir` and `rmdir`. `datasync` and `sync` of a file make
   its bytes and size durable, `sync` of a folder's descriptor its names. Nothing else is needed to replay a
@@ -36,6 +35,8 @@ from rlcli import _native
 
 class Layer:
     """The real calls. Paths are `Path`s, buffers are contiguous."""
+
+    is_direct = False
 
     def open(self, path: Path, flags: int, mode: int = 0o666) -> int:
         return os.open(path, flags, mode)
@@ -99,7 +100,11 @@ class Layer:
         fcntl.flock(fd, operation)
 
 
-_REAL = Layer()
+class _Direct(Layer):
+    is_direct = True
+
+
+_REAL = _Direct()
 _current: ContextVar[Layer] = ContextVar("layer", default=_REAL)
 
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 import numpy as np
 import xxhash
 
-from rlcli.format import digests, files, sums, trees
+from rlcli import _native
+from rlcli.format import digests, files, layer, sums, trees
 from rlcli.format.episode_table import episode_arrays
 from rlcli.format.heap_file import HeapWriter, heap_name
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
@@ -54,10 +55,11 @@ class SegmentWriter:
         self._journal_size = RECORD
         self._plain = tuple(zip(column_fds, (c.row_bytes for c in schema.plain), strict=True))
         self._heaps = [HeapWriter(c, self.paths.heaps / heap_name(c.key)) for c in schema.heaps]
-        self._column_hashers = [xxhash.xxh3_64() for _ in schema.plain]
+        self._columns = _native.ColumnWriter(column_fds, [column.row_bytes for column in schema.plain])
         self._final_hashers = [xxhash.xxh3_64() for _ in schema.derived]
-        heap_hashers = [heap.hasher for heap in self._heaps]
-        self._hashers = [*self._column_hashers, *self._final_hashers, *heap_hashers]
+        self._other_hashers = [*self._final_hashers, *(heap.hasher for heap in self._heaps)]
+        self._others = self._digest_others()  # while nothing but columns is written
+        self._others_changed = False
         self._final_fds: list[int] = []
         self._pending: list[Episode] = []
 
@@ -163,10 +165,12 @@ class SegmentWriter:
 
     def _write_columns(self, arrays: Sequence[Array], rows: int) -> None:
         at = self.rows
-        for (fd, row_bytes), array in zip(self._plain, arrays, strict=True):
-            files.write_at(fd, array, at * row_bytes)
-        for hasher, array in zip(self._column_hashers, arrays, strict=True):
-            hasher.update(array.data)
+        if layer.current().is_direct:
+            self._columns.write(arrays, rows, at)
+        else:
+            for (fd, row_bytes), array in zip(self._plain, arrays, strict=True):
+                files.write_at(fd, array, at * row_bytes)
+            self._columns.hash(arrays, rows)
         self.rows = at + rows
 
     def add_final(self, values: Mapping[Key, Array | bytes]) -> None:
@@ -193,21 +197,35 @@ class SegmentWriter:
             files.write_at(fd, value, self.finals * column.row_bytes)
             hasher.update(value.data)
         self.finals += 1
+        self._others_changed = True
 
     def add_episode(self, episode: Episode) -> None:
         """Queues an episode record for the next commit; its final, if any, was added before."""
         self._pending.append(episode)
 
-    def _commit_records(self, tag: int, durable: bool) -> bytes:
+    def _digest_others(self) -> bytes:
+        """The digests of finals and heaps since the last call."""
         digests = []
-        for hasher in self._hashers:
+        for hasher in self._other_hashers:
             digests.append(hasher.digest())
             hasher.reset()
-        hash_ = xxhash.xxh3_64_intdigest(b"".join(digests))
+        return b"".join(digests)
+
+    def _take_others(self) -> bytes:
+        if self._heaps or self._others_changed:
+            self._others_changed = False
+            return self._digest_others()
+        return self._others
+
+    def _take_episodes(self) -> bytes:
         packer = self._packer
-        records = b"".join([packer.episode(episode) for episode in self._pending])
+        return b"".join([packer.episode(episode) for episode in self._pending]) if self._pending else b""
+
+    def _commit_records(self, tag: int, durable: bool) -> bytes:
+        hash_ = self._columns.digest(self._take_others())
+        records = self._take_episodes()
         first, rows = self.committed, self.rows - self.committed
-        return records + packer.rows(first, rows, hash_, time.time_ns(), tag, durable)
+        return records + self._packer.rows(first, rows, hash_, time.time_ns(), tag, durable)
 
     def _committed(self, size: int) -> None:
         self._journal_size += size
@@ -220,11 +238,26 @@ class SegmentWriter:
         """Makes all written rows, episodes and finals visible with one write."""
         if durable:
             self.sync_data()
-        records = self._commit_records(tag, durable)
-        files.write_at(self._journal_fd, memoryview(records), self._journal_size)
-        self._committed(len(records))
+        if layer.current().is_direct:
+            size = self._commit_directly(tag, durable)
+        else:
+            records = self._commit_records(tag, durable)
+            files.write_at(self._journal_fd, memoryview(records), self._journal_size)
+            size = len(records)
+        self._committed(size)
         if durable:
             files.sync(self._journal_fd)
+
+    def _commit_directly(self, tag: int, durable: bool) -> int:
+        """Hashes, packs and appends the records in one native call; returns their size."""
+        before = self._take_episodes()
+        packer, first = self._packer, self.committed
+        packer.crc = self._columns.commit(
+            self._journal_fd, self._journal_size, before, self._take_others(), packer.stream, packer.sequence,
+            packer.crc, first, self.rows - first, tag, durable,
+        )  # fmt: skip
+        packer.sequence += 1
+        return len(before) + RECORD
 
     def sync_data(self) -> None:
         for fd, _ in self._plain:

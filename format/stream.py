@@ -11,6 +11,7 @@ from rlcli.format.segment import SegmentWriter
 from rlcli.format.values import add_in_order
 
 Array = np.ndarray[Any, Any]
+_MANY_PARTS = 256
 
 
 class Stream:
@@ -23,9 +24,9 @@ class Stream:
         self.previous_alloc: int | None = None
         self.episode_start = 0
         self.unfinished: Unfinished | None = None  # what the stream was resumed with
-        self._carry = 0.0
-        self._tail: Array = np.zeros((0, 1))
-        self._tail_start = 0
+        self._carry = 0.0  # the sum of the unfinished episode's rewards before `_parts`
+        self._parts: list[Array] = []  # rewards written since, of consecutive rows from `_parts_start` on
+        self._parts_start = 0
 
     @property
     def committed(self) -> int:
@@ -40,17 +41,25 @@ class Stream:
         self.episode_start = episode.start
         self.unfinished = episode
         self._carry = episode.return_
-        self._tail_start = self.rows
+        self._parts_start = self.rows
 
     def add_rewards(self, rewards: Array) -> None:
         """Rewards of the rows just written, `[rows, …]`."""
-        self._carry = add_in_order(self._carry, self._tail)
-        self._tail = rewards.astype(np.float64).reshape(len(rewards), -1)
-        self._tail_start = self.rows - len(rewards)
+        if len(self._parts) == _MANY_PARTS:
+            self._carry = add_in_order(self._carry, np.concatenate(self._parts))
+            self._parts.clear()
+        if not self._parts:
+            self._parts_start = self.rows - len(rewards)
+        self._parts.append(rewards.astype(np.float64))
 
     def take_return(self, at: int) -> float:
         """The return of the episode that ends before row `at`, which lies in or after the last write."""
-        split = at - self._tail_start
-        total = add_in_order(self._carry, self._tail[:split])
-        self._carry, self._tail, self._tail_start = 0.0, self._tail[split:], at
+        rewards = np.concatenate(self._parts) if self._parts else np.zeros(0)
+        split = at - self._parts_start
+        total = add_in_order(self._carry, rewards[:split])
+        self._carry, self._parts, self._parts_start = (
+            0.0,
+            [rewards[split:]] if split < len(rewards) else [],
+            at,
+        )
         return total

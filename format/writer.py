@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rlcli import _native
 from rlcli.format import creation, files, manifest, recover
 from rlcli.format.given import Stored, Values, stored_final, stored_rows
 from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
@@ -64,6 +65,7 @@ class Writer:
         self._last_sync = time.monotonic()
         self._state: Literal["usable", "failed", "closed"] = "usable"
         self._reward_index = _index_of(self.schema, REWARD)
+        self._quick_check = _quick_check(self.schema)
         self._next_number = 0
         numbers = range(len(newest.streams)) if streams is None else streams
         self.streams = [Stream(number) for number in numbers]
@@ -228,7 +230,8 @@ class Writer:
         `columns` has every plain column, `[n, *shape]` in its dtype, and n values of every heap column.
         Raises `ValueError` where they differ.
         """
-        values, rows = stored_rows(self.schema, columns)
+        quick = self._quick_check.take(columns) if self._quick_check and isinstance(columns, dict) else None
+        values, rows = quick or stored_rows(self.schema, columns)
         self.write_arrays(stream, values, rows)
 
     def write_arrays(self, stream: int, arrays: Sequence[Stored], rows: int) -> None:
@@ -238,10 +241,9 @@ class Writer:
             return
         s = self.streams[stream]
         try:
-            with files.resources(self.path):
-                self._write(s, arrays, rows)
-        except BaseException:
-            self._state = "failed"
+            self._write(s, arrays, rows)
+        except BaseException as err:
+            self._fail(err)
             raise
 
     def _write(self, s: Stream, arrays: Sequence[Stored], rows: int) -> None:
@@ -324,22 +326,29 @@ class Writer:
         """
         self._check_usable()
         try:
-            with files.resources(self.path):
-                durable = sync or self.durability == "commit"
-                if self.durability == "interval" and time.monotonic() - self._last_sync >= INTERVAL_SECONDS:
-                    durable = True
-                if any(s.segments and not s.segments[-1].published for s in self.streams):
+            durable = sync or self.durability == "commit"
+            if self.durability == "interval" and time.monotonic() - self._last_sync >= INTERVAL_SECONDS:
+                durable = True
+            for s in self.streams:
+                if s.segments and not s.segments[-1].published:
                     self._publisher.publish(self.streams, tag)
-                for s in self.streams:
-                    if s.segments and (s.segments[-1].is_dirty or sync):
-                        s.segments[-1].commit(tag, durable=durable)
-                if sync:
-                    self._publisher.sync_sealed(self.streams)
-                if durable:
-                    self._last_sync = time.monotonic()
-        except BaseException:
-            self._state = "failed"
+                    break
+            for s in self.streams:
+                if s.segments and (s.segments[-1].is_dirty or sync):
+                    s.segments[-1].commit(tag, durable=durable)
+            if sync:
+                self._publisher.sync_sealed(self.streams)
+            if durable:
+                self._last_sync = time.monotonic()
+        except BaseException as err:
+            self._fail(err)
             raise
+
+    def _fail(self, err: BaseException) -> None:
+        """No more work after an error; raises `ResourceError` where that is what it means."""
+        self._state = "failed"
+        if isinstance(err, OSError):
+            files.raise_resource(err, self.path)
 
     def close(self) -> None:
         """Commits, seals every segment and lets go of the dataset. After an error: as `abort`."""
@@ -390,6 +399,14 @@ def _owner(durability: Durability) -> dict[str, Any]:
     return {
         "host": socket.gethostname(), "pid": os.getpid(), "boot": files.boot_id(), "durability": durability
     }  # fmt: skip
+
+
+def _quick_check(schema: Schema) -> _native.RowCheck | None:
+    """Takes rows that are as they should be; None if only `stored_rows` can judge them."""
+    if schema.heaps:
+        return None
+    given = schema.given
+    return _native.RowCheck([c.key for c in given], [c.numpy for c in given], [c.shape for c in given])
 
 
 def _index_of(schema: Schema, key: Key) -> int | None:
