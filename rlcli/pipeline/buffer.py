@@ -11,6 +11,7 @@ from rlcli import console
 from rlcli.format import files, manifest
 from rlcli.format.dataset import Dataset
 from rlcli.format.manifest import Manifest
+from rlcli.format.schema import Column
 from rlcli.format.specs import Box, Leaf, leaves, spec_from_json
 from rlcli.pipeline.buffer_list import disk_bytes
 from rlcli.pipeline.buffer_stats import episode_quantiles
@@ -39,7 +40,8 @@ def info(path: Path) -> tuple[str, dict[str, Any], str]:
             "state": dataset.state,
             "writer": _writer(path, newest),
             "generation": dataset.generation,
-            "features": ["derived"] if dataset.schema.derived else [],
+            "features": list(newest.incompat),
+            "window": newest.window,
             "digest": dataset.digest if dataset.state == "sealed" else None,
             "spec": dataset.spec,
             "rows": dataset.num_rows,
@@ -58,16 +60,7 @@ def info(path: Path) -> tuple[str, dict[str, Any], str]:
             "disk_bytes": disk_bytes(path),
             "row_bytes": dataset.schema.row_bytes,
             "segments": {"sealed": sealed, "open": len(dataset.segments) - sealed},
-            "columns": [
-                {
-                    "key": "/".join(column.key),
-                    "dtype": column.dtype,
-                    "shape": list(column.shape),
-                    "encoding": column.encoding,
-                    "row_bytes": column.row_bytes if column.encoding == "plain" else 0,
-                }
-                for column in dataset.schema.columns
-            ],
+            "columns": [_column_facts(column) for column in dataset.schema.columns],
             "lineage": dataset.lineage,
         }
     scores = facts["spec"].get("reference_scores")
@@ -75,6 +68,29 @@ def info(path: Path) -> tuple[str, dict[str, Any], str]:
         span = scores["max"] - scores["min"]
         facts["normalised_return"] = 100 * (facts["return"]["mean"] - scores["min"]) / span
     return "dataset", facts, _info_text(facts)
+
+
+def _column_facts(column: Column) -> dict[str, Any]:
+    """`row_bytes` are those of a row's place in the columns; values of a heap have more elsewhere."""
+    heap = column.heap
+    facts: dict[str, Any] = {
+        "key": "/".join(column.key),
+        "dtype": column.dtype if heap is None or heap.value == "array" else heap.value,
+        "shape": list(column.shape),
+        "encoding": column.encoding,
+        "row_bytes": column.row_bytes if column.encoding in ("plain", "heap") else 0,
+    }
+    return facts | ({} if heap is None else {"codec": heap.codec})
+
+
+def _shape_text(column: dict[str, Any]) -> str:
+    if column["dtype"] in ("text", "bytes"):
+        return "any"
+    return "×".join("any" if n < 0 else str(n) for n in column["shape"]) or "scalar"
+
+
+def _encoding_text(column: dict[str, Any]) -> str:
+    return str(column["encoding"]) + (f" {column['codec']}" if column.get("codec", "none") != "none" else "")
 
 
 def _writer(path: Path, newest: Manifest) -> dict[str, Any] | None:
@@ -116,6 +132,7 @@ def _info_text(facts: dict[str, Any]) -> str:
             "observation": _spec_text(spec.get("observation")),
             "action": _spec_text(spec.get("action")),
             "rows": f"{facts['rows']:,}" + (f" in {streams} streams" if streams > 1 else ""),
+            "window": f"the newest {facts['window']:,} rows of each stream" if facts["window"] else None,
             "episodes": f"{episodes['count']:,}" + (f" ({', '.join(kinds)})" if kinds else ""),
             "unfinished": console.count_text(episodes["unfinished_rows"], "row")
             if episodes["unfinished_rows"]
@@ -137,8 +154,7 @@ def _info_text(facts: dict[str, Any]) -> str:
         }
     )
     columns = [
-        [c["key"], c["dtype"], "×".join(map(str, c["shape"])) or "scalar", c["encoding"], c["row_bytes"]]
-        for c in facts["columns"]
+        [c["key"], c["dtype"], _shape_text(c), _encoding_text(c), c["row_bytes"]] for c in facts["columns"]
     ]
     text += "\n\n" + console.table(["column", "dtype", "shape", "encoding", "B/row"], columns)
     lineage = [words for entry in facts["lineage"] if (words := _lineage_text(entry))]

@@ -16,7 +16,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
 from rlcli.format.spans import Chunk, Spans, chunks
-from rlcli.pipeline.buffer_rows import choose_columns
+from rlcli.pipeline.buffer_rows import choose_columns, plain_value
 from rlcli.pipeline.expressions import Expression, Values
 from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
 from rlcli.pipeline.row_formats import Batch, Format, import_arrow, write_batches
@@ -132,12 +132,7 @@ def _read(chunk: Chunk, column: Column, picked: Array) -> Array | list[Any]:
     if column.heap is None:
         return chunk.read(column.key)[picked]
     values = chunk.dataset.read(column.key, chunk.start, chunk.stop)
-    return [_plain(values[i]) for i in picked.tolist()]
-
-
-def _plain(value: Any) -> Any:
-    """A value of any length: text as it is, bytes as hexadecimal digits, an array as lists."""
-    return value.hex() if isinstance(value, bytes) else value.tolist() if hasattr(value, "tolist") else value
+    return [plain_value(values[i]) for i in picked.tolist()]
 
 
 def _episodes(

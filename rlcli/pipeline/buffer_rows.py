@@ -53,7 +53,7 @@ def head(
     rows = [_json_row(start + i, i, values, unknown) for i in range(stop - start)]
     columns: list[_Column] = [_Text("row", list(range(start, stop)))]
     if chosen is not None:
-        columns += [_Values(key, values[key], unknown.get(key)) for key in chosen]
+        columns += [_column(key, values[key], unknown.get(key)) for key in chosen]
     else:
         columns += _usual(values)
     return {"path": path, "num_rows": total, "rows": rows}, _fit(columns, shutil.get_terminal_size().columns)
@@ -63,12 +63,12 @@ def _usual(values: dict[Key, Array]) -> list[_Column]:
     """What a step is, in the order one reads it, and then what else is stored."""
     main = [key for key in values if key[0] in ("observation", "action")]
     main = [key for key in (EPISODE, _STEP, *main, _REWARD) if key in values]
-    columns: list[_Column] = [_Values(key, values[key]) for key in main]
+    columns: list[_Column] = [_column(key, values[key]) for key in main]
     if all(key in values for key in _ENDS):
         columns.append(_Text("end", _ends(values)))
     follows = {*main, *_ENDS, ("is_init",), ("next", "done")}
     others = [key for key in values if key not in follows and not (key[0] == "next" and key[1:] in values)]
-    return columns + [_Values(key, values[key]) for key in others]
+    return columns + [_column(key, values[key]) for key in others]
 
 
 def choose_columns(dataset: Dataset, text: str) -> list[Key]:
@@ -93,6 +93,7 @@ def _rows_of(dataset: Dataset, episode: int) -> tuple[int, int]:
 
 
 def _read(dataset: Dataset, key: Key, start: int, stop: int) -> Array:
+    """`[rows, *shape]`, of a heap column `[rows]` of objects."""
     return as_numbers(dataset.schema.column(key), dataset.read(key, start, stop))
 
 
@@ -103,8 +104,13 @@ def _json_row(row: int, index: int, values: dict[Key, Array], unknown: dict[Key,
         for part in key[:-1]:
             node = node.setdefault(part, {})
         known = key not in unknown or not unknown[key][index]
-        node[key[-1]] = column[index].tolist() if known else None
+        node[key[-1]] = plain_value(column[index]) if known else None
     return nested
+
+
+def plain_value(value: Any) -> Any:
+    """A value of a row for JSON: bytes as hexadecimal digits, arrays and NumPy's numbers as Python's."""
+    return value.hex() if isinstance(value, bytes) else value.tolist() if hasattr(value, "tolist") else value
 
 
 def _ends(values: dict[Key, Array]) -> list[str]:
@@ -172,6 +178,26 @@ class _Values(_Column):
         aligned = [part.rjust(width) for part, width in zip(parts, self._widths, strict=True)]
         more = " …" if self.shown < self._size else ""
         return f"[{' '.join(aligned[: self.shown])}{more}]"
+
+
+def _column(key: Key, values: Array, unknown: Array | None = None) -> _Column:
+    """The column of the table that shows values; those of any length as text."""
+    if values.dtype != object:
+        return _Values(key, values, unknown)
+    known = np.ones(len(values), np.bool_) if unknown is None else ~unknown
+    cells = [_shorten(value) if there else "unknown" for value, there in zip(values, known, strict=True)]
+    return _Text("/".join(key), cells)
+
+
+def _shorten(value: Any) -> str:
+    if isinstance(value, str):
+        text = value if value.isprintable() else repr(value)
+    elif isinstance(value, bytes):
+        text = f"{len(value):,} B"
+    else:
+        shape = "×".join(map(str, value.shape))
+        text = str(value.tolist()) if value.size <= 4 else f"{value.dtype} {shape}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def _short(value: Any) -> str:

@@ -40,9 +40,10 @@ def stats(path: Path) -> tuple[dict[str, Any], str]:
     with Dataset.open(path) as dataset:
         columns, actions = [], []
         specs, _ = spec_leaves(dataset)
-        total = dataset.num_rows * dataset.schema.row_bytes
+        numbers = [column for column in dataset.schema.columns if column.encoding == "plain"]
+        total = dataset.num_rows * sum(column.row_bytes for column in numbers)
         with console.progress(total, "reading", "B") as bar:
-            for column in dataset.schema.plain:
+            for column in numbers:
                 moments = Moments(_num_elements(column))
                 spec = specs.get(column.key) if column.key[0] == "action" else None
                 cover = None if spec is None else coverage_of(spec)
