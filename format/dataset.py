@@ -223,7 +223,7 @@ class Dataset:
             for segment in stream.segments:
                 entry = segment.mapped.entry
                 if segment.rows:
-                    whole = entry.sealed and segment.rows == entry.rows
+                    whole = (entry.rows, entry.episodes) == (segment.rows, len(segment.episodes))
                     content = entry.content if whole else self._content(stream, segment)
                     parts.append((entry.stream, entry.first, segment.rows, content))
         return digests.dataset_digest(self.schema, self.spec, parts)
@@ -431,10 +431,7 @@ class Dataset:
 
     def _prepare_runs(self, starts: Rows, counts: Rows, plan: _Plan) -> None:
         if not self._ready.issuperset(plan.keys):
-            for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-                self._prepare(start, start + count, plan)
-            if all(stream.is_ready(plan.keys) for stream in self._set.streams):
-                self._ready.update(plan.keys)
+            self._prepare_rows(run_rows(starts, counts), plan)
 
     def set_threads(self, count: int) -> None:
         """How many threads share the copying of a large batch (from 1 MiB on); 1 by default."""
@@ -490,11 +487,20 @@ class Dataset:
         if self._at is not None:
             return Refreshed(self.generation)
         before = [(stream.start, stream.rows) for stream in self._set.streams]
-        if self._set.advance():
-            self._changed()
-        if _is_superseded(self.path, self.generation):
-            self._follow_manifests()
-        self._set.slide(self._manifest.window)
+        newest = self._manifest
+        try:
+            if self._set.advance():
+                self._changed()
+            if _is_superseded(self.path, self.generation):
+                newest = manifest.advance(self.path, newest)
+                self._changed()
+                self._set.adopt(newest, {})
+                self._manifest, self._generation = newest, newest.generation
+            self._set.slide(newest.window)
+        except (Gap, CorruptError) as err:
+            if not (isinstance(err, Gap) or _has_moved(err, self.path, newest)):
+                raise
+            self._begin_again()
         after = [(stream.start, stream.rows) for stream in self._set.streams]
         before += [(start, start) for start, _ in after[len(before) :]]
         pairs = list(zip(before, after, strict=True))
@@ -504,17 +510,14 @@ class Dataset:
             tuple(min(now[0], then[1]) - then[0] for then, now in pairs),
         )
 
-    def _follow_manifests(self) -> None:
-        newest = manifest.advance(self.path, self._manifest)
-        self._changed()
-        try:
-            self._set.adopt(newest, {})
-            self._manifest, self._generation = newest, newest.generation
-        except (Gap, CorruptError) as err:
-            if not (isinstance(err, Gap) or _has_moved(err, self.path, newest)):
-                raise
-            self._set.close()
-            self._begin_newest()
+    def _begin_again(self) -> None:
+        """Begins anew where the newest state does not continue what is known."""
+        before, then = self.stream_rows, self._manifest
+        self._set.close()
+        self._begin_newest()
+        fewer = any(now < known for now, known in zip(self.stream_rows, before, strict=False))
+        if fewer or manifest.is_rewound(then, self._manifest):
+            raise InputError(f"{self.path}: rows were taken back since it was opened; open it again")
 
 
 def _is_superseded(path: Path, generation: int) -> bool:

@@ -119,9 +119,9 @@ class SegmentEpisodes:
 
     def add(self, records: Sequence[Episode]) -> None:
         """Records that the open segment's journal has got."""
+        known = self.unknown
+        known += [e.first + e.rows - 1 for e in records if not e.flags & HAS_FINAL]
         self.live += records
-        ends = [e.first + e.rows - 1 for e in records if not e.flags & HAS_FINAL]
-        self._unknown = [*self.unknown, *ends]
         self._arrays = {}
 
     def seal(self, entry: Segment) -> None:

@@ -316,6 +316,11 @@ def advance(root: Path, known: Manifest) -> Manifest:
     return known
 
 
+def is_rewound(then: Manifest, now: Manifest) -> bool:
+    """Rows were taken back on purpose after the generation `then`, and others may have their numbers."""
+    return any(entry.get("op") == "rewind" for entry in now.lineage[len(then.lineage) :])
+
+
 def _check_format(value: dict[str, Any], path: Path) -> None:
     version = value.get("format")
     if not isinstance(version, list) or len(version) != 2 or version[0] != FORMAT[0]:

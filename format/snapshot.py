@@ -103,17 +103,30 @@ def cut_back(root: Path, newest: Manifest, at: Mapping[str, Any]) -> tuple[Manif
     gone = InputError(f"{root}: rows of snapshot {dict(at)} are not there any more", path=root)
     if limits.generation > newest.generation or len(rows) > len(newest.streams):
         raise gone
-    kept = {s.name: s for s in newest.segments if s.stream < len(rows) and s.first < rows[s.stream]}
-    for then in manifest.load(root, newest.dataset, limits.generation).segments:
-        number, end = then.stream, then.first + then.rows
-        if number >= len(rows) or then.first >= rows[number] or (then.sealed and end <= starts[number]):
-            continue
-        now = kept.get(then.name)
-        if now is None or (then.sealed and now != then):
+    for number, (start, stop) in enumerate(zip(starts, rows, strict=True)):
+        own = [s for s in newest.segments if s.stream == number]
+        if stop > start and (not own or own[0].first > start):
             raise gone
-        if now.sealed and not then.sealed and now.first + now.rows < rows[number]:
+        if stop and (not own or (own[-1].sealed and own[-1].first + own[-1].rows < stop)):
             raise gone
-    return replace(newest, streams=newest.streams[: len(rows)], segments=tuple(kept.values())), limits
+    segments = tuple(s for s in newest.segments if s.stream < len(rows) and s.first < rows[s.stream])
+    then = manifest.load(root, newest.dataset, limits.generation)
+    if manifest.is_rewound(then, newest):
+        kept = {segment.name: segment for segment in segments}
+        for segment in then.segments:
+            number, end = segment.stream, segment.first + segment.rows
+            if (
+                number >= len(rows)
+                or segment.first >= rows[number]
+                or (segment.sealed and end <= starts[number])
+            ):
+                continue
+            now = kept.get(segment.name)
+            if now is None or (segment.sealed and now != segment):
+                raise gone
+            if now.sealed and not segment.sealed and now.first + now.rows < rows[number]:
+                raise gone
+    return replace(newest, streams=newest.streams[: len(rows)], segments=segments), limits
 
 
 def open_journal(root: Path, dataset: str, entry: Segment) -> OpenJournal:

@@ -162,30 +162,30 @@ class StreamReader:
                     self._checker.rows(
                         segment.mapped, column, first - segment.first, stop + further - segment.first
                     )
-        if (
-            derived
-            and high == self.segments[position].stop < self.rows
-            and not self._ends(position, high - 1)
-        ):
+        if derived and high == self.segments[position].stop and self._goes_on(position):
             segment = self.touch(position + 1)
             for column in columns:
                 if column.of and self._checker is not None:
                     self._checker.rows(segment.mapped, column, 0, 1)
 
-    def _ends(self, position: int, row: int) -> bool:
-        return self.segments[position].episodes.last_end == row
-
     def prepare_rows(self, rows: Rows, keys: Sequence[Key], derived: bool) -> None:
         """Touches the segments of these stream rows, and compares these columns of them wholly."""
-        firsts = np.array(self._firsts)
-        found = np.searchsorted(firsts, rows, side="right") - 1
+        found = self.positions(rows)
+        needed = set(np.unique(found).tolist())
         if derived:
-            following = np.minimum(rows + 1, self.rows - 1)
-            found = np.concatenate((found, np.searchsorted(firsts, following, side="right") - 1))
-        for position in np.unique(found).tolist():
+            following = self.positions(np.minimum(rows + 1, self.rows - 1))
+            for position in np.unique(found[following > found]).tolist():
+                if self._goes_on(position):
+                    needed.add(position + 1)
+        for position in sorted(needed):
             segment = self.touch(position)
             if self._checker is not None and not self._checker.is_whole(segment.mapped, keys):
                 self._checker.columns(segment.mapped, keys)
+
+    def _goes_on(self, position: int) -> bool:
+        """The episode of a segment's last row has its next row in the next segment."""
+        segment = self.touch(position)
+        return segment.stop < self.rows and segment.episodes.last_end != segment.stop - 1
 
     def is_ready(self, keys: Sequence[Key]) -> bool:
         """Every segment was touched, and these columns compared wholly."""
@@ -316,13 +316,14 @@ class StreamReader:
         return int(segment.episodes.column("start")[at]), int(segment.episodes.column("length")[at])
 
     def tables(self, *, whole: bool) -> list[dict[str, Array]]:
-        """The episodes of each segment; `whole` leaves those out of which rows have left."""
+        """The episodes of each segment of which any row is there; `whole`: every row."""
         found = []
         for segment in self.segments:
             self.inspect(segment)
             arrays = segment.episodes.arrays()
-            if whole and self.start and len(arrays["start"]) and arrays["start"][0] < self.start:
-                arrays = select(arrays, arrays["start"] >= self.start)
+            if self.start and len(arrays["start"]) and arrays["start"][0] < self.start:
+                first = arrays["start"] + (0 if whole else arrays["length"] - 1)
+                arrays = select(arrays, first >= self.start)
             found.append(arrays)
         return found
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from rlcli import _native
-from rlcli.errors import InputError
 from rlcli.format import snapshot
 from rlcli.format.checking import Checker
 from rlcli.format.keys import Key
@@ -30,7 +29,10 @@ _ROW = (1 << ROW_BITS) - 1
 
 
 class Gap(Exception):
-    """The newest manifest does not continue what is known: what lay between has left the window."""
+    """The newest manifest does not list what is known: it has left the window, or was replaced.
+
+    A recovery replaces the last sealed segment of a stream if the cut episode ended there.
+    """
 
 
 class StreamSet:
@@ -78,7 +80,7 @@ class StreamSet:
         """Lists what a manifest names and is not listed yet, and lets go of what has left its window.
 
         The segments of a window are touched at once, because their files go away. Raises `Gap` if the
-        manifest is too far ahead, `InputError` if rows were taken back.
+        manifest does not continue what is listed.
         """
         entries: list[list[Segment]] = [[] for _ in newest.streams]
         for entry in newest.segments:
@@ -128,7 +130,7 @@ class StreamSet:
                 raise Gap
         kept = stream.segments[gone:]
         if [segment.name for segment in kept] != names[: len(kept)]:
-            raise InputError(f"{self._path}: rows were taken back since it was opened; open it again")
+            raise Gap
         for segment, entry in zip(kept, entries, strict=False):
             if entry.sealed and not segment.mapped.entry.sealed:
                 stream.seal(entry)
@@ -137,8 +139,10 @@ class StreamSet:
             if not further[-1].sealed:
                 found = journals.get(further[-1].name)
                 stream.follow(found or snapshot.open_journal(self._path, newest.dataset, further[-1]))
-        if entries:
-            stream.evict(max(stream.start, entries[0].first))
+        start = entries[0].first if entries else stream.start
+        if self._limits is not None:
+            start = min(self._limits.starts[stream.number], stream.rows)
+        stream.evict(max(stream.start, start))
 
     # Logical rows.
 
