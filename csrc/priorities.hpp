@@ -27,9 +27,17 @@ public:
   double least() const { return min_.total(); }
 
   void resize(std::size_t size) {
+    const bool shrinks = size < sum_.size();
     sum_.resize(size);
-    min_.resize(size);
+    min_.resize((size + 7) / 8);
     raw_.resize(size, -1.0);
+    if (shrinks) refresh_least(0, size);
+  }
+
+  // Brings what `set` touches for a leaf into the caches.
+  void fetch(std::size_t leaf) const noexcept {
+    sum_.fetch(leaf);
+    __builtin_prefetch(&raw_[leaf], 1, 3);
   }
 
   // Copies the priorities of all leaves, -1 where there is none.
@@ -123,22 +131,35 @@ private:
       weights[i] = static_cast<float>(std::pow(sum_[static_cast<std::size_t>(leaves[i])] / least, -beta));
   }
 
-  void apply(const std::int64_t *leaves, double *values, std::size_t count) {
+  void apply(const std::int64_t *leaves, const double *values, std::size_t count) {
     sum_.set(leaves, values, count);
-    for (std::size_t i = 0; i < count; ++i)
-      if (!(values[i] > 0)) values[i] = Min::nothing;
-    min_.set(leaves, values, count);
+    std::vector<std::int64_t> groups(count);
+    std::vector<double> least(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      groups[i] = leaves[i] / 8;
+      least[i] = sum_.least_of(static_cast<std::size_t>(groups[i]));
+    }
+    min_.set(groups.data(), least.data(), count);
   }
 
   void put(std::size_t first, std::size_t count, double leaf, double priority) {
     sum_.set_range(first, std::vector<double>(count, leaf).data(), count);
-    min_.set_range(first, std::vector<double>(count, leaf > 0 ? leaf : Min::nothing).data(), count);
     std::fill_n(raw_.begin() + static_cast<std::ptrdiff_t>(first), count, priority);
+    refresh_least(first, count);
+  }
+
+  void refresh_least(std::size_t first, std::size_t count) {
+    if (count == 0) return;
+    const std::size_t low = first / 8, high = (first + count - 1) / 8;
+    std::vector<double> least;
+    for (std::size_t group = low; group <= high; ++group)
+      least.push_back(sum_.least_of(group));
+    min_.set_range(low, least.data(), least.size());
   }
 
   double alpha_, epsilon_;
   SumTree sum_;
-  MinTree min_;
+  MinTree min_;  // over the leaves of `sum_` by eights
   std::vector<double> raw_;
 };
 

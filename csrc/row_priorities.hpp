@@ -57,8 +57,12 @@ public:
   double set(const std::int64_t *ids, const double *priorities, std::size_t count) {
     std::lock_guard lock(mutex_);
     std::vector<std::int64_t> leaves(count);
-    for (std::size_t i = 0; i < count; ++i)
-      leaves[i] = leaf_of(ids[i]);
+    for (std::size_t i = 0; i < count; ++i) {
+      leaves[i] = place_of(ids[i]);
+      if (leaves[i] >= 0) leaves_.fetch(static_cast<std::size_t>(leaves[i]));
+    }
+    for (std::int64_t &leaf : leaves)
+      if (leaf >= 0 && leaves_.priority(static_cast<std::size_t>(leaf)) < 0) leaf = -1;
     return leaves_.set(leaves.data(), priorities, count);
   }
 
@@ -66,7 +70,7 @@ public:
   void get(const std::int64_t *ids, std::size_t count, double *out) const {
     std::lock_guard lock(mutex_);
     for (std::size_t i = 0; i < count; ++i) {
-      const std::int64_t leaf = leaf_of(ids[i]);
+      const std::int64_t leaf = place_of(ids[i]);
       out[i] = leaf < 0 ? -1.0 : leaves_.priority(static_cast<std::size_t>(leaf));
     }
   }
@@ -183,15 +187,15 @@ private:
     free_.insert(std::lower_bound(free_.begin(), free_.end(), chunk, std::greater<>()), chunk);
   }
 
-  std::int64_t leaf_of(std::int64_t id) const noexcept {
+  // The leaf of a row, -1 if it is gone or never came.
+  std::int64_t place_of(std::int64_t id) const noexcept {
     const std::int64_t stream = id >> kRowBits, row = id & kRowMask;
     if (id < 0 || static_cast<std::size_t>(stream) >= streams_.size()) return -1;
     const Stream &s = streams_[static_cast<std::size_t>(stream)];
     const std::int64_t at = row / kChunk - s.first;
     if (at < 0 || static_cast<std::size_t>(at) >= s.chunks.size() || s.chunks[static_cast<std::size_t>(at)] < 0)
       return -1;
-    const std::int64_t leaf = s.chunks[static_cast<std::size_t>(at)] * kChunk + row % kChunk;
-    return leaves_.priority(static_cast<std::size_t>(leaf)) < 0 ? -1 : leaf;
+    return s.chunks[static_cast<std::size_t>(at)] * kChunk + row % kChunk;
   }
 
   void identify(std::int64_t *leaves, std::size_t count) const noexcept {

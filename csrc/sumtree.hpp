@@ -69,7 +69,6 @@ public:
   void set(const std::int64_t *leaves, const double *values, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) {
       const auto leaf = static_cast<std::size_t>(leaves[i]);
-      if (i + kAhead < count) fetch(static_cast<std::size_t>(leaves[i + kAhead]));
       levels_[0][leaf / 8].of[leaf % 8] = values[i];
     }
     std::vector<std::int64_t> changed(leaves, leaves + count);
@@ -94,9 +93,12 @@ public:
         refresh(level, node);
   }
 
-protected:
-  static constexpr std::size_t kAhead = 16;
+  void fetch(std::size_t leaf) const noexcept {
+    __builtin_prefetch(&levels_[0][leaf / 8], 1, 3);
+    if (levels_.size() > 1) __builtin_prefetch(&levels_[1][leaf / 64], 1, 3);
+  }
 
+protected:
   static Octet empty() noexcept {
     Octet node;
     for (double &value : node.of)
@@ -105,11 +107,6 @@ protected:
   }
 
   std::size_t room() const noexcept { return 8 * levels_[0].size(); }
-
-  void fetch(std::size_t leaf) const noexcept {
-    __builtin_prefetch(&levels_[0][leaf / 8], 1, 1);
-    if (levels_.size() > 1) __builtin_prefetch(&levels_[1][leaf / 64], 1, 1);
-  }
 
   // What a node of the level below amounts to; returns whether that is new.
   bool refresh(std::size_t level, std::size_t child) noexcept {
@@ -146,10 +143,18 @@ public:
       for (std::size_t i = 0; i < count; ++i) {
         const auto node = static_cast<std::size_t>(leaves[i]);
         const std::size_t child = 8 * node + descend(nodes[node], rest[i]);
-        if (below != nullptr) __builtin_prefetch(below + child, 0, 1);
+        if (below != nullptr) __builtin_prefetch(below + child, 0, 3);
         leaves[i] = static_cast<std::int64_t>(child);
       }
     }
+  }
+
+  // The least of leaves 8 * group … 8 * group + 7 that is not 0; infinite if there is none.
+  double least_of(std::size_t group) const noexcept {
+    double least = Min::nothing;
+    for (double value : levels_[0][group].of)
+      least = value > 0 && value < least ? value : least;
+    return least;
   }
 
 private:
