@@ -1,6 +1,7 @@
-"""`rl bench append`: 100,000 transitions in batches of 1,000 to a fresh dataset, each hashed and committed.
+"""`rl bench append`: transitions to a fresh dataset in batches of 1,000, 8 and 1, each hashed and committed.
 
-Limit: `write()` of as many bytes in as many blocks to a fresh file, without fsync.
+Limit: `write()` of as many bytes in as many blocks to a fresh file without fsync; of a commit alone `write()`
+of the 64 bytes of its record.
 """
 
 from __future__ import annotations
@@ -15,21 +16,89 @@ import h5py
 import numpy as np
 
 from rlcli.benchmarks import Setting
-from rlcli.benchmarks.rows import SCHEMA, block, spec
+from rlcli.benchmarks.rows import SCHEMA, Columns, block, spec
 from rlcli.format.dataset import Dataset
 from rlcli.format.writer import Durability, Writer
-from rlcli.pipeline.benchmark import Arm, Item, LocalArm
+from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
 
-TITLE = "append 100,000 transitions in batches of 1,000"
+TITLE = "append transitions in batches of 1,000, 8 and 1"
 BATCH = 1000
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """`append/batches`."""
+    """`append/batches`, `append/eights`, `append/singles`, `append/commit`."""
+    yield from _batches(setting)
+    rows = [block(start, BATCH) for start in range(0, setting.pick(small=1, full=16) * BATCH, BATCH)]
+    torchrl = "torchrl, memmap"
+    yield from _few(setting, "eights", _cut(rows, 8), Goal(torchrl, 15.0))
+    yield from _few(setting, "singles", _cut(rows[: setting.pick(small=1, full=4)], 1), Goal(torchrl, 10.0))
+    yield from _commit(setting)
+
+
+def _cut(blocks: list[Columns], rows: int) -> list[Columns]:
+    """The blocks in pieces of `rows` rows."""
+    return [
+        {key: np.ascontiguousarray(values[at : at + rows]) for key, values in columns.items()}
+        for columns in blocks
+        for at in range(0, BATCH, rows)
+    ]
+
+
+def _few(setting: Setting, name: str, batches: list[Columns], goal: Goal) -> Iterator[Item]:
+    """Commits of a few rows each."""
+    rows = len(batches[0]["step",])
+    units = float(len(batches) * rows)
+    data = bytes(SCHEMA.row_bytes * rows)
+    ours = _Ours(setting.folder / name, batches, "process")
+    limit = _Fresh(
+        setting.folder / f"plain-{name}", lambda file: _write(file, data, len(batches), sync=False)
+    )
+    arms: list[Arm] = [
+        LocalArm("rl, a commit per batch", "ours", ours.call, units, ours.prepare),
+        LocalArm("write() of the same bytes", "limit", limit.call, units, limit.prepare),
+    ]
+    item = Item(f"append/{name}", "transitions/s", arms, goals=(goal,))
+    if setting.peer is not None:
+        item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
+    yield item
+    ours.discard()
+
+
+def _commit(setting: Setting) -> Iterator[Item]:
+    """The commit alone: its record is made, hashed, chained and written; there is nothing else to write."""
+    count = setting.pick(small=10, full=1000)
+    ours = _Ours(setting.folder / "commits", [block(0, BATCH)], "process")
+
+    def prepare() -> None:
+        ours.prepare()
+        ours.call()
+
+    def commit() -> None:
+        assert ours.writer is not None
+        segment = ours.writer.streams[0].segments[-1]
+        for _ in range(count):
+            segment.commit(0, durable=False)
+
+    record = bytes(64)
+    limit = _Fresh(setting.folder / "records", lambda file: _write(file, record, count, sync=False))
+    name = "write() of 64 bytes"
+    yield Item(
+        "append/commit",
+        "commits/s",
+        [
+            LocalArm("rl", "ours", commit, count, prepare),
+            LocalArm(name, "limit", limit.call, count, limit.prepare),
+        ],
+        goals=(Goal(name, 0.5),),
+    )
+    ours.discard()
+
+
+def _batches(setting: Setting) -> Iterator[Item]:
     num_batches = setting.pick(small=5, full=100)
     batches = [block(start * BATCH, BATCH) for start in range(num_batches)]
     units = float(num_batches * BATCH)
-    row_bytes = sum(column.row_bytes for column in SCHEMA.plain)
+    row_bytes = SCHEMA.row_bytes
     data = np.random.default_rng(0).bytes(row_bytes * BATCH)
 
     def check() -> str:
@@ -56,7 +125,8 @@ def items(setting: Setting) -> Iterator[Item]:
         LocalArm("write() and one fsync at the end", "reference", synced.call, units, synced.prepare),
     ]
     remark = f"rl stores {row_bytes} bytes a row, the next observation once; the peers 165 with it twice"
-    item = Item("append/batches", "transitions/s", arms, check=check, remarks=(remark,))
+    goals = (Goal("write() of the same bytes", 0.5), Goal("torchrl, memmap", 3.5))
+    item = Item("append/batches", "transitions/s", arms, goals, check, (remark,))
     if setting.peer is not None:
         item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
     yield item

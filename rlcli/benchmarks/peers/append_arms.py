@@ -1,4 +1,4 @@
-"""Appending 100,000 transitions in batches of 1,000; making the buffer is not timed."""
+"""Appending transitions in batches of 1,000, 8 and 1; making the buffer is not timed."""
 
 from __future__ import annotations
 
@@ -59,6 +59,41 @@ def torchrl_memmap(folder: Path, size: str) -> dict[str, Any]:
     return {"call": call, "prepare": prepare, "units": float(count * BATCH)}
 
 
+def _torchrl_few(folder: Path, size: str, rows: int) -> dict[str, Any]:
+    """Batches of a few rows to a buffer that is warm."""
+    import torch
+    from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+    torch.set_num_threads(1)
+    count, chunk = (125 if size == "small" else 1000), made_up.tensordict(rows)
+    shutil.rmtree(folder / f"torchrl-{rows}", ignore_errors=True)
+    storage = LazyMemmapStorage(8 * BATCH, scratch_dir=str(folder / f"torchrl-{rows}"))
+    buffer = TensorDictReplayBuffer(storage=storage, batch_size=256)
+    buffer.extend(made_up.tensordict(BATCH))
+    one = chunk[0] if rows == 1 else None
+
+    def call() -> None:
+        for _ in range(count):
+            if one is None:
+                buffer.extend(chunk)
+            else:
+                buffer.add(one)
+
+    return {"call": call, "units": float(count * rows)}
+
+
+def torchrl_eights(folder: Path, size: str) -> dict[str, Any]:
+    """`extend` of 8 rows."""
+    return _torchrl_few(folder, size, 8)
+
+
+def torchrl_singles(folder: Path, size: str) -> dict[str, Any]:
+    """`add` of one row."""
+    return _torchrl_few(folder, size, 1)
+
+
 ARMS: dict[str, dict[str, Callable[[Path, str], dict[str, Any]]]] = {
-    "batches": {"cpprb, mapped files": cpprb_mmap, "torchrl, memmap": torchrl_memmap}
+    "batches": {"cpprb, mapped files": cpprb_mmap, "torchrl, memmap": torchrl_memmap},
+    "eights": {"torchrl, memmap": torchrl_eights},
+    "singles": {"torchrl, memmap": torchrl_singles},
 }
