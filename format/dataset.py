@@ -7,46 +7,26 @@ Everything is checked before it is believed; nothing is ever written. SPEC.md se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rlcli.errors import CorruptError, InputError, nearest
-from rlcli.format import digests, files, interop, manifest, snapshot
-from rlcli.format.checking import Checker
+from rlcli.errors import InputError, nearest
+from rlcli.format import digests, interop
 from rlcli.format.composed import Composer, run_rows
 from rlcli.format.episode_table import EpisodeRows, Episodes
 from rlcli.format.heap import Encoded
 from rlcli.format.keys import Key
-from rlcli.format.manifest import Manifest, Segment
+from rlcli.format.manifest import Segment
 from rlcli.format.nested import nest, pick, put
 from rlcli.format.schema import Column, Schema
 from rlcli.format.stream_reader import SegmentReader, StreamReader
-from rlcli.format.stream_set import Gap, StreamSet
+from rlcli.format.view import Refreshed, View
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
-_RETRIES = 5
-
-
-@dataclass(frozen=True)
-class Refreshed:
-    """What a `refresh` found: per stream the rows that came and those that left, and the generation now.
-
-    A row that came and left in between is in neither.
-    """
-
-    generation: int
-    new_rows: tuple[int, ...] = ()
-    evicted_rows: tuple[int, ...] = ()
-
-    @property
-    def is_changed(self) -> bool:
-        """Rows came or left."""
-        return any(self.new_rows) or any(self.evicted_rows)
 
 
 class _Plan(NamedTuple):
@@ -69,53 +49,10 @@ class Dataset:
     it is safe for checks of `"none"`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        check: Literal["touch", "none"],
-        single_range: bool,
-        at: Mapping[str, Any] | None,
-    ) -> None:
-        self.path = path
-        self.uuid: str
-        self.schema: Schema
-        self._check = check
-        self._single_range = single_range
-        self._at = at
+    def __init__(self, view: View) -> None:
+        self.path = view.path
+        self._view = view
         self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
-        self._ready: set[Key] = set()  # columns of which every row was touched and compared
-        self.changes = 0  # how often other rows were seen; what is worked out from the rows holds until then
-        self._begin_newest()
-
-    def _begin_newest(self) -> None:
-        """Takes over the newest state. Files of a window may go away meanwhile: then there is a newer one."""
-        for remaining in reversed(range(_RETRIES)):
-            found = snapshot.load(self.path)
-            try:
-                self._begin(found)
-                return
-            except BaseException as err:
-                found.close()
-                if not (remaining and _has_moved(err, self.path, found.manifest)):
-                    raise
-
-    def _begin(self, found: snapshot.Snapshot) -> None:
-        """Takes over a state as if nothing was known."""
-        newest, limits = found.manifest, None
-        self.uuid, self.schema = found.identity["uuid"], newest.schema
-        if self._at is not None:
-            newest, limits = snapshot.cut_back(self.path, newest, self._at)
-        checker = Checker(self.path, self.schema) if self._check == "touch" else None
-        streams = StreamSet(self.path, self.schema, checker, single_range=self._single_range, limits=limits)
-        streams.adopt(newest, found.journals)
-        self._manifest, self._generation = newest, newest.generation if limits is None else limits.generation
-        self._checker, self._set, self._table = checker, streams, streams.table
-        self._changed()
-
-    def _changed(self) -> None:
-        """What was worked out from the rows does not hold any more."""
-        self._ready.clear()
-        self.changes += 1
 
     @classmethod
     def open(
@@ -132,18 +69,18 @@ class Dataset:
         version, `CorruptError` naming the file where something is wrong. `single_range=False` maps each
         segment for itself, which is slower.
         """
-        return cls(Path(path), check, single_range, at)
+        return cls(View(Path(path), checked=check == "touch", single_range=single_range, at=at))
 
     def close(self) -> None:
         """Closes the journals; maps live as long as the object."""
-        self._set.close()
+        self._view.stream_set.close()
 
     def release(self) -> None:
         """Gives back the memory of all pages that were read; they are read from the files when touched again.
 
         A long scan calls it now and then, so that it does not look as if it held the whole dataset.
         """
-        for stream in self._set.streams:
+        for stream in self._view.stream_set.streams:
             stream.release()
 
     def __enter__(self) -> Dataset:
@@ -155,46 +92,59 @@ class Dataset:
         self.close()
 
     @property
+    def uuid(self) -> str:
+        return self._view.uuid
+
+    @property
+    def schema(self) -> Schema:
+        return self._view.schema
+
+    @property
     def generation(self) -> int:
-        return self._generation
+        return self._view.generation
+
+    @property
+    def changes(self) -> int:
+        """How often other rows were seen; what is worked out from the rows holds until it changes."""
+        return self._view.changes
 
     @property
     def spec(self) -> dict[str, Any]:
-        return self._manifest.spec
+        return self._view.manifest.spec
 
     @property
     def lineage(self) -> list[dict[str, Any]]:
-        return self._manifest.lineage
+        return self._view.manifest.lineage
 
     @property
     def extra(self) -> dict[str, Any]:
-        return self._manifest.extra
+        return self._view.manifest.extra
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        return self._manifest.segments
+        return self._view.manifest.segments
 
     @property
     def state(self) -> Literal["sealed", "open"]:
         """`open` while a writer is at work, or after it was killed."""
         open_ = any(not s.sealed for s in self.segments) or any(
-            s.get("owner") for s in self._manifest.streams
+            s.get("owner") for s in self._view.manifest.streams
         )
         return "open" if open_ else "sealed"
 
     @property
     def num_rows(self) -> int:
-        return self._table.num_rows
+        return self._view.stream_set.table.num_rows
 
     @property
     def stream_rows(self) -> list[int]:
         """Per stream the number behind its last committed row. Rows that have left a window count."""
-        return [stream.rows for stream in self._set.streams]
+        return [stream.rows for stream in self._view.stream_set.streams]
 
     @property
     def num_episodes(self) -> int:
         """Episodes with an end, also cut ones."""
-        return sum(stream.num_episodes - stream.num_partial for stream in self._set.streams)
+        return sum(stream.num_episodes - stream.num_partial for stream in self._view.stream_set.streams)
 
     @property
     def size_bytes(self) -> int:
@@ -207,7 +157,7 @@ class Dataset:
         """What identifies the state: the generation, per stream the retained rows `starts … rows`, and
         `ended`, the row behind its last ended episode.
         """
-        streams = self._set.streams
+        streams = self._view.stream_set.streams
         return {
             "generation": self.generation,
             "starts": [stream.start for stream in streams],
@@ -219,7 +169,7 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 of schema, spec and content; independent of time, place and commits. SPEC.md section 9."""
         parts = []
-        for stream in self._set.streams:
+        for stream in self._view.stream_set.streams:
             for segment in stream.segments:
                 entry = segment.mapped.entry
                 if segment.rows:
@@ -230,8 +180,8 @@ class Dataset:
 
     def _content(self, stream: StreamReader, segment: SegmentReader) -> str:
         stream.touch(stream.position(segment.first))
-        if self._checker is not None:
-            self._checker.everything(segment.mapped)
+        if self._view.checker is not None:
+            self._view.checker.everything(segment.mapped)
         return digests.segment_content(segment.mapped, segment.rows, segment.episodes.arrays())
 
     @property
@@ -246,7 +196,7 @@ class Dataset:
         return self._episodes(whole=False)
 
     def _episodes(self, *, whole: bool) -> Episodes:
-        streams = zip(self._set.starts, self._set.streams, strict=True)
+        streams = zip(self._view.stream_set.starts, self._view.stream_set.streams, strict=True)
         return Episodes.join([(at - stream.start, stream.tables(whole=whole)) for at, stream in streams])
 
     def episode(self, index: int) -> EpisodeRows:
@@ -255,7 +205,7 @@ class Dataset:
         Raises `IndexError` if there is none.
         """
         at, left = 0, index
-        for stream in self._set.streams:
+        for stream in self._view.stream_set.streams:
             partial = stream.num_partial
             count = stream.num_episodes - partial
             if 0 <= left < count:
@@ -272,7 +222,7 @@ class Dataset:
         """
         found: list[int] = []
         if self.schema.derived:
-            for at, stream in zip(self._set.starts, self._set.streams, strict=True):
+            for at, stream in zip(self._view.stream_set.starts, self._view.stream_set.streams, strict=True):
                 found += [row - stream.start + at for row in stream.unknown_next]
         return np.array(found, np.int64)
 
@@ -281,11 +231,11 @@ class Dataset:
         index = np.asarray(rows, np.int64)
         if index.size and not (index.min() >= 0 and index.max() < self.num_rows):
             raise IndexError(f"a row is outside 0 to {self.num_rows - 1}")
-        return self._set.ids(index)
+        return self._view.stream_set.ids(index)
 
     def rows_of(self, ids: Rows) -> Rows:
         """The logical rows with these identities, −1 for those that are not there: evicted, or not seen."""
-        return self._set.rows_of(np.asarray(ids, np.int64))
+        return self._view.stream_set.rows_of(np.asarray(ids, np.int64))
 
     def read(self, key: Iterable[str], start: int = 0, stop: int | None = None) -> Array:
         """Rows `start … stop` of a column, `[stop - start, *shape]`, a copy. Unknown next values are zero."""
@@ -319,7 +269,7 @@ class Dataset:
     @property
     def _composer(self) -> Composer:
         # Not kept: it refers to this object, which is to go, with its maps, when nobody refers to it.
-        return Composer(self.schema, self._set.streams, self._checker, self._gather)
+        return Composer(self.schema, self._view.stream_set.streams, self._view.checker, self._gather)
 
     def _compose(self, nested: dict[str, Any], plan: _Plan, rows: Rows) -> None:
         for column in plan.composed:
@@ -335,18 +285,18 @@ class Dataset:
         stop = self.num_rows if stop is None else stop
         if not 0 <= start <= stop <= self.num_rows:
             raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
-        if self._checker is not None:
+        if self._view.checker is not None:
             self._prepare(start, stop, plan)
-        arrays = self._table.read(start, stop, plan.numbers)
+        arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
         if arrays is None:
             self._prepare(start, stop, plan)
-            arrays = self._table.read(start, stop, plan.numbers)
+            arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
         assert arrays is not None, "prepared rows can be read"
         return arrays
 
     def _prepare(self, start: int, stop: int, plan: _Plan) -> None:
-        if not self._ready.issuperset(plan.keys):
-            for stream, low, high in self._set.parts(start, stop):
+        if not self._view.ready.issuperset(plan.keys):
+            for stream, low, high in self._view.stream_set.parts(start, stop):
                 stream.prepare(low, high, plan.columns)
 
     def views(self, key: Iterable[str]) -> list[Array]:
@@ -358,7 +308,7 @@ class Dataset:
         self._prepare(0, self.num_rows, self._plan((column.key,)))
         position = self.schema.plain.index(column)
         found = []
-        for stream in self._set.streams:
+        for stream in self._view.stream_set.streams:
             for segment in stream.segments:
                 low = max(stream.start - segment.first, 0)
                 if low < segment.rows:
@@ -389,12 +339,12 @@ class Dataset:
         return self._gather_plan(rows, self._plans.get(wanted) or self._plan(wanted), out)
 
     def _gather_plan(self, index: Rows, plan: _Plan, targets: Sequence[Array] | None) -> Sequence[Array]:
-        if self._checker is not None:
+        if self._view.checker is not None:
             self._prepare_rows(index, plan)
-        arrays = self._table.gather(index, plan.numbers, targets)
+        arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
         if arrays is None:
             self._prepare_rows(index, plan)
-            arrays = self._table.gather(index, plan.numbers, targets)
+            arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
         assert arrays is not None, "prepared rows can be read"
         return arrays
 
@@ -404,11 +354,11 @@ class Dataset:
         if plan.composed:
             self._composer.fill(keys, rows, slice(None), out)
             return
-        if self._checker is not None:
+        if self._view.checker is not None:
             self._prepare_rows(rows, plan)
-        if self._table.gather(rows, plan.numbers, out) is None:
+        if self._view.stream_set.table.gather(rows, plan.numbers, out) is None:
             self._prepare_rows(rows, plan)
-            self._table.gather(rows, plan.numbers, out)
+            self._view.stream_set.table.gather(rows, plan.numbers, out)
 
     def read_runs(
         self, starts: Rows, counts: Rows, at: Rows, keys: tuple[Key, ...], out: Sequence[Array]
@@ -423,39 +373,39 @@ class Dataset:
         if plan.composed:
             self._composer.fill(keys, run_rows(starts, counts), run_rows(at, counts), out)
             return
-        if self._checker is not None:
+        if self._view.checker is not None:
             self._prepare_runs(starts, counts, plan)
-        if not self._table.read_runs(starts, counts, at, size, plan.numbers, out):
+        if not self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out):
             self._prepare_runs(starts, counts, plan)
-            self._table.read_runs(starts, counts, at, size, plan.numbers, out)
+            self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
 
     def _prepare_runs(self, starts: Rows, counts: Rows, plan: _Plan) -> None:
-        if not self._ready.issuperset(plan.keys):
+        if not self._view.ready.issuperset(plan.keys):
             self._prepare_rows(run_rows(starts, counts), plan)
 
     def set_threads(self, count: int) -> None:
         """How many threads share the copying of a large batch (from 1 MiB on); 1 by default."""
-        self._table.set_threads(count)
+        self._view.stream_set.table.set_threads(count)
 
     def _prepare_rows(self, index: Rows, plan: _Plan) -> None:
-        if self._ready.issuperset(plan.keys):
+        if self._view.ready.issuperset(plan.keys):
             return
         at = 0
-        for stream in self._set.streams:
+        for stream in self._view.stream_set.streams:
             count = stream.rows - stream.start
             inside = index[(index >= at) & (index < at + count)]
             if len(inside):
                 stream.prepare_rows(inside - at + stream.start, plan.keys, plan.derived)
             at += count
-        if all(stream.is_ready(plan.keys) for stream in self._set.streams):
-            self._ready.update(plan.keys)
+        if all(stream.is_ready(plan.keys) for stream in self._view.stream_set.streams):
+            self._view.ready.update(plan.keys)
 
     def _plan(self, wanted: tuple[Key, ...] | None) -> _Plan:
         chosen = self.schema.columns if wanted is None else tuple(self.schema.column(key) for key in wanted)
-        columns = tuple(column for column in chosen if column.key in self._set.numbers)
-        composed = tuple(column for column in chosen if column.key not in self._set.numbers)
+        columns = tuple(column for column in chosen if column.key in self._view.stream_set.numbers)
+        composed = tuple(column for column in chosen if column.key not in self._view.stream_set.numbers)
         keys = tuple(column.key for column in columns)
-        numbers = tuple(self._set.numbers[key] for key in keys)
+        numbers = tuple(self._view.stream_set.numbers[key] for key in keys)
         plan = _Plan(keys, columns, numbers, any(column.of for column in columns), composed)
         self._plans[wanted] = plan
         return plan
@@ -467,12 +417,12 @@ class Dataset:
         are too short. Do not write to it. Raises `InputError` for a name that is not there, `CorruptError`
         for damage.
         """
-        for stream in self._set.streams:
+        for stream in self._view.stream_set.streams:
             for position, segment in enumerate(stream.segments):
                 if segment.mapped.entry.name == name:
                     stream.touch(position)
-                    if self._checker is not None:
-                        self._checker.everything(segment.mapped)
+                    if self._view.checker is not None:
+                        self._view.checker.everything(segment.mapped)
                     return interop.load_segment(segment.mapped, segment.rows)
         choices = nearest(name, (segment.name for segment in self.segments))
         raise InputError(f"{self.path}: no segment {name!r}; {choices}")
@@ -484,51 +434,4 @@ class Dataset:
         do not. A dataset that was opened `at` a snapshot stays there. Raises `InputError` if rows were taken
         back (a rewind); open the dataset again then.
         """
-        if self._at is not None:
-            return Refreshed(self.generation)
-        before = [(stream.start, stream.rows) for stream in self._set.streams]
-        newest = self._manifest
-        try:
-            if self._set.advance():
-                self._changed()
-            if _is_superseded(self.path, self.generation):
-                newest = manifest.advance(self.path, newest)
-                self._changed()
-                self._set.adopt(newest, {})
-                self._manifest, self._generation = newest, newest.generation
-            self._set.slide(newest.window)
-        except (Gap, CorruptError) as err:
-            if not (isinstance(err, Gap) or _has_moved(err, self.path, newest)):
-                raise
-            self._begin_again()
-        after = [(stream.start, stream.rows) for stream in self._set.streams]
-        before += [(start, start) for start, _ in after[len(before) :]]
-        pairs = list(zip(before, after, strict=True))
-        return Refreshed(
-            self.generation,
-            tuple(now[1] - max(then[1], now[0]) for then, now in pairs),
-            tuple(min(now[0], then[1]) - then[0] for then, now in pairs),
-        )
-
-    def _begin_again(self) -> None:
-        """Begins anew where the newest state does not continue what is known."""
-        before, then = self.stream_rows, self._manifest
-        self._set.close()
-        self._begin_newest()
-        fewer = any(now < known for now, known in zip(self.stream_rows, before, strict=False))
-        if fewer or manifest.is_rewound(then, self._manifest):
-            raise InputError(f"{self.path}: rows were taken back since it was opened; open it again")
-
-
-def _is_superseded(path: Path, generation: int) -> bool:
-    """A newer manifest is there."""
-    return files.exists(manifest.path_of(path, generation + 1))
-
-
-def _has_moved(error: BaseException, path: Path, newest: Manifest) -> bool:
-    """The error may be due to files that have left a window since."""
-    return (
-        isinstance(error, CorruptError)
-        and newest.window is not None
-        and _is_superseded(path, newest.generation)
-    )
+        return self._view.refresh()

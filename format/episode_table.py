@@ -91,7 +91,7 @@ class SegmentEpisodes:
         self._paths = paths
         self._entry = entry
         self._ended = ended
-        self._files: dict[str, bytes] = {}
+        self._files: Mapping[str, bytes] = {}
         self._arrays: dict[str, Array] = {}
         self._unknown: list[int] | None = None
         self.live: list[Episode] = []

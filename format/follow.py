@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from rlcli.format.dataset import Dataset, Refreshed
+from rlcli.format.dataset import Dataset
+from rlcli.format.view import Refreshed
 
 
 class Follower:

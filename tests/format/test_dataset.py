@@ -149,7 +149,7 @@ def test_a_dataset_goes_with_its_last_reference(tmp_path: Path) -> None:
     dataset = Dataset.open(tmp_path / "ds")
     dataset.read_rows()
     dataset.gather(np.arange(10))
-    table = weakref.ref(dataset._table)
+    table = weakref.ref(dataset._view.stream_set.table)
     del dataset
     assert table() is None
 

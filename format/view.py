@@ -1,0 +1,137 @@
+"""What a reader sees of a dataset at one moment, and how that moves on with its writers.
+
+SPEC.md sections 4 and 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlcli.errors import CorruptError, InputError
+from rlcli.format import files, manifest, snapshot
+from rlcli.format.checking import Checker
+from rlcli.format.keys import Key
+from rlcli.format.manifest import Manifest
+from rlcli.format.schema import Schema
+from rlcli.format.stream_set import Gap, StreamSet
+
+_RETRIES = 5
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a `refresh` found: per stream the rows that came and those that left, and the generation now.
+
+    A row that came and left in between is in neither.
+    """
+
+    generation: int
+    new_rows: tuple[int, ...] = ()
+    evicted_rows: tuple[int, ...] = ()
+
+    @property
+    def is_changed(self) -> bool:
+        """Rows came or left."""
+        return any(self.new_rows) or any(self.evicted_rows)
+
+
+class View:
+    """A manifest and its streams; at an older snapshot if `at` is one. `checked`: hashes are compared."""
+
+    uuid: str
+    schema: Schema
+    manifest: Manifest
+    generation: int
+    checker: Checker | None
+    stream_set: StreamSet
+
+    def __init__(
+        self, path: Path, *, checked: bool, single_range: bool, at: Mapping[str, Any] | None
+    ) -> None:
+        self.path = path
+        self.changes = 0  # how often other rows were seen
+        self.ready: set[Key] = set()  # columns of which every row was touched and compared
+        self._checked = checked
+        self._single_range = single_range
+        self._at = at
+        self._begin_newest()
+
+    def _begin_newest(self) -> None:
+        """Takes over the newest state. Files of a window may go away meanwhile: then there is a newer one."""
+        for remaining in reversed(range(_RETRIES)):
+            found = snapshot.load(self.path)
+            try:
+                self._begin(found)
+                return
+            except BaseException as err:
+                found.close()
+                if not (remaining and self._has_moved(err, found.manifest)):
+                    raise
+
+    def _begin(self, found: snapshot.Snapshot) -> None:
+        """Takes over a state as if nothing was known."""
+        newest, limits = found.manifest, None
+        if self._at is not None:
+            newest, limits = snapshot.cut_back(self.path, newest, self._at)
+        checker = Checker(self.path, newest.schema) if self._checked else None
+        streams = StreamSet(self.path, newest.schema, checker, single_range=self._single_range, limits=limits)
+        streams.adopt(newest, found.journals)
+        self.uuid, self.schema = newest.dataset, newest.schema
+        self.manifest, self.generation = newest, newest.generation if limits is None else limits.generation
+        self.checker, self.stream_set = checker, streams
+        self._changed()
+
+    def _changed(self) -> None:
+        """What was worked out from the rows does not hold any more."""
+        self.ready.clear()
+        self.changes += 1
+
+    def refresh(self) -> Refreshed:
+        """Moves on to what is committed now. Raises `InputError` if rows were taken back."""
+        if self._at is not None:
+            return Refreshed(self.generation)
+        before = [(stream.start, stream.rows) for stream in self.stream_set.streams]
+        newest = self.manifest
+        try:
+            if self.stream_set.advance():
+                self._changed()
+            if self._is_superseded(self.generation):
+                newest = manifest.advance(self.path, newest)
+                self._changed()
+                self.stream_set.adopt(newest, {})
+                self.manifest, self.generation = newest, newest.generation
+            self.stream_set.slide(newest.window)
+        except (Gap, CorruptError) as err:
+            if not (isinstance(err, Gap) or self._has_moved(err, newest)):
+                raise
+            self._begin_again()
+        after = [(stream.start, stream.rows) for stream in self.stream_set.streams]
+        before += [(start, start) for start, _ in after[len(before) :]]
+        pairs = list(zip(before, after, strict=True))
+        return Refreshed(
+            self.generation,
+            tuple(now[1] - max(then[1], now[0]) for then, now in pairs),
+            tuple(min(now[0], then[1]) - then[0] for then, now in pairs),
+        )
+
+    def _begin_again(self) -> None:
+        """Begins anew where the newest state does not continue what is known."""
+        before, then = [stream.rows for stream in self.stream_set.streams], self.manifest
+        self.stream_set.close()
+        self._begin_newest()
+        after = [stream.rows for stream in self.stream_set.streams]
+        fewer = any(now < known for now, known in zip(after, before, strict=False))
+        if fewer or manifest.is_rewound(then, self.manifest):
+            raise InputError(f"{self.path}: rows were taken back since it was opened; open it again")
+
+    def _is_superseded(self, generation: int) -> bool:
+        """A newer manifest is there."""
+        return files.exists(manifest.path_of(self.path, generation + 1))
+
+    def _has_moved(self, error: BaseException, newest: Manifest) -> bool:
+        """The error may be due to files that have left a window since."""
+        is_window = newest.window is not None
+        return isinstance(error, CorruptError) and is_window and self._is_superseded(newest.generation)
