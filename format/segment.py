@@ -71,13 +71,14 @@ class SegmentWriter:
         paths = SegmentPaths(root, entry.name)
         fds: list[int] = []
         try:
-            for column in schema.plain:
-                path = paths.columns / path_of(column.key)
-                files.make_folder(path.parent)
-                fds.append(files.create(path, entry.alloc * column.row_bytes))
+            columns = [(paths.columns / path_of(column.key), column.row_bytes) for column in schema.plain]
+            for folder in dict.fromkeys(path.parent for path, _ in columns):
+                files.make_folder(folder)
+            for path, row_bytes in columns:
+                fds.append(files.create(path, entry.alloc * row_bytes))
             leaves = [(c.key, c.dtype, c.shape) for c in schema.plain]
             with files.resources(paths.columns):
-                trees.write_meta(paths.columns, leaves, entry.alloc, durable=False)
+                trees.write_meta(paths.columns, leaves, entry.alloc)
                 journal_fd = files.create(paths.journal)
                 fds.append(journal_fd)
                 packer = Packer(entry.stream)

@@ -17,6 +17,7 @@ from rlcli.format import files
 
 MAX_DEPTH = 32
 _ZEROS = b"0" * 64
+_encode = json.JSONEncoder(allow_nan=False).encode
 _CHECK = re.compile(rb'"check": "([0-9a-f]{64})"\s*\}\s*\Z')
 
 
@@ -27,17 +28,17 @@ def canonical(value: Any) -> bytes:
 
 def dump(value: dict[str, Any]) -> bytes:
     """A readable file without `check`: a line per member, and per item of a list or an object in it."""
-    members = [f"{json.dumps(name)}: {_lines(item)}" for name, item in value.items()]
+    members = [f"{_encode(name)}: {_lines(item)}" for name, item in value.items()]
     return ("{\n" + ",\n".join(members) + "\n}\n").encode()
 
 
 def _lines(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
-        return "[\n  " + ",\n  ".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
+        return "[\n  " + ",\n  ".join(map(_encode, value)) + "\n]"
     if isinstance(value, dict) and any(isinstance(item, (dict, list)) for item in value.values()):
-        members = [f"{json.dumps(name)}: {json.dumps(item, allow_nan=False)}" for name, item in value.items()]
+        members = [f"{_encode(name)}: {_encode(item)}" for name, item in value.items()]
         return "{\n  " + ",\n  ".join(members) + "\n}"
-    return json.dumps(value, allow_nan=False)
+    return _encode(value)
 
 
 def dump_checked(value: dict[str, Any]) -> bytes:

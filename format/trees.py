@@ -33,9 +33,7 @@ def meta_files(leaves: Iterable[Leaf], rows: int) -> dict[str, bytes]:
     }
 
 
-def write_meta(root: Path, leaves: Iterable[Leaf], rows: int, *, durable: bool) -> list[str]:
-    """Writes or atomically replaces every `meta.json` under `root`; returns their relative paths."""
-    metas = meta_files(leaves, rows)
-    for relative, data in metas.items():
-        files.replace(root / relative, data, durable=durable)
-    return list(metas)
+def write_meta(root: Path, leaves: Iterable[Leaf], rows: int) -> None:
+    """Writes every `meta.json` of a new tree under `root`, whose folders are there."""
+    for relative, data in meta_files(leaves, rows).items():
+        files.write_new(root / relative, data, durable=False)

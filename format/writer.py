@@ -329,13 +329,12 @@ class Writer:
             durable = sync or self.durability == "commit"
             if self.durability == "interval" and time.monotonic() - self._last_sync >= INTERVAL_SECONDS:
                 durable = True
-            for s in self.streams:
-                if s.segments and not s.segments[-1].published:
-                    self._publisher.publish(self.streams, tag)
-                    break
-            for s in self.streams:
-                if s.segments and (s.segments[-1].is_dirty or sync):
-                    s.segments[-1].commit(tag, durable=durable)
+            last = [s.segments[-1] for s in self.streams if s.segments]
+            if not all(segment.published for segment in last):
+                self._publisher.publish(self.streams, tag)
+            for segment in last:
+                if segment.is_dirty or sync:
+                    segment.commit(tag, durable=durable)
             if sync:
                 self._publisher.sync_sealed(self.streams)
             if durable:
