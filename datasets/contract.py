@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import LayoutMismatch as LayoutMismatch
 from rlcli.format.keys import Key
 from rlcli.format.schema import Schema
 
@@ -166,10 +167,6 @@ class Comparison:
     rows: int
     problems: list[str] = field(default_factory=list)
     sums: dict[str, list[float]] = field(default_factory=dict)
-
-
-class LayoutMismatch(Exception):
-    """Rows do not fit the schema that was announced: open the source again with `derive=False`."""
 
 
 class AmbiguousMapping(UsageError):

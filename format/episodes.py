@@ -57,7 +57,7 @@ def _same(one: Nested, other: Nested) -> bool:
         return False
     if not isinstance(one, np.ndarray):
         return bool(one == other)
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
 
 
 Rows = Array | _HeapRows
@@ -293,17 +293,18 @@ class EpisodeWriter:
             for key, values in columns.items():
                 if len(values) != total:
                     raise ValueError(f"column {key} has {len(values)} rows, expected {total}")
-                part = values[done : done + count]
                 held = b.by_key[key]
                 if isinstance(held, _HeapRows):
-                    for at, value in enumerate(part, b.rows):
+                    for at, value in enumerate(values[done : done + count], b.rows):
                         held[at] = value
                     continue
+                array = np.asarray(values)
+                part = array[done : done + count]
                 target = held[rows]
                 if part.dtype != target.dtype or part.size != target.size:
                     shape = (total, *target.shape[1:])
                     raise ValueError(
-                        f"column {key} is {values.dtype}{values.shape}, expected {target.dtype}{shape}"
+                        f"column {key} is {array.dtype}{array.shape}, expected {target.dtype}{shape}"
                     )
                 target[...] = part.reshape(target.shape)
             b.length += count

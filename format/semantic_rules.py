@@ -118,7 +118,7 @@ def _next(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
         own = dataset.read(key, chunk.start, stop - 1)
         following = dataset.read(key[1:], chunk.start + 1, stop)
         wrong = np.zeros(len(chunk), np.bool_)
-        wrong[: len(own)] = (_bytes(own) != _bytes(following)).any(axis=1)
+        wrong[: len(own)] = _differ(own, following)
         wrong &= ~chunk.is_last
         yield Breach(key, wrong, f"{'/'.join(key)} differs from {'/'.join(key[1:])} of the following row")
 
@@ -128,8 +128,28 @@ def _next_keys(dataset: Dataset) -> list[Key]:
     return [c.key for c in dataset.schema.columns if c.key[0] == "next" and c.key[1:] in by_key]
 
 
+def _differ(values: Array, others: Array) -> Array:
+    """Which rows differ in a bit; text, bytes and arrays of any length are compared one by one."""
+    if values.dtype == object:
+        pairs = zip(values, others, strict=True)
+        return np.array([_content(one) != _content(other) for one, other in pairs], bool)
+    differing: Array = (_bytes(values) != _bytes(others)).any(axis=1)
+    return differing
+
+
 def _bytes(values: Array) -> Array:
     return np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
+
+
+def _content(value: object) -> object:
+    return (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+
+
+def _is_finite(values: Array) -> Array:
+    """Of each row, whether all its numbers are finite."""
+    if values.dtype == object:
+        return np.array([np.isfinite(value).all() for value in values], bool)
+    return np.asarray(np.isfinite(values.reshape(len(values), -1)).all(axis=1))
 
 
 def _unknown(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
@@ -150,10 +170,9 @@ def _finite(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     for column in chunk.dataset.schema.columns:
         if "float" not in column.dtype and "complex" not in column.dtype:
             continue
-        finite = np.isfinite(chunk.read(column.key).reshape(len(chunk), -1))
-        wrong = np.asarray(~finite.all(axis=1))
+        wrong: Array = ~_is_finite(chunk.read(column.key))
         if column.encoding == "derived":
-            wrong &= ~chunk.unknown_next
+            wrong = np.asarray(wrong & ~chunk.unknown_next)
         key = column.key
         essential = key[key[0] == "next" and len(key) > 1] in ("observation", "action", "reward")
         yield Breach(key, wrong, f"{'/'.join(key)} is NaN or infinite", is_warning=not essential)

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from rlcli.format.dataset import Dataset
+from rlcli.format.heap_file import heap_name
 from rlcli.format.keys import Key, path_of
 from rlcli.format.semantic_rules import REWARD, RULES, Breach, Rule, SpecLeaves, spec_leaves
 from rlcli.format.spans import Chunk, Rows, Spans, chunks
@@ -77,6 +78,10 @@ class Locator:
         if key is None:
             return f"episodes/{name}", None
         column = self.schema.column(key)
+        if column.encoding == "heap":
+            return f"heaps/{name}/{heap_name(key)}", None
+        if column.encoding == "stack":
+            return self.file(column.of, row)
         if column.of is None:
             block = (row - int(self.first[position])) * column.row_bytes // BLOCK
             return f"segments/{name}/{path_of(key)}", block

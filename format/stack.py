@@ -16,7 +16,8 @@ def stack_rows(rows: Rows, starts: Rows, frames: int) -> Rows:
     `starts` is the first row of each one's episode; a stack does not reach behind it but repeats it.
     """
     ages = np.arange(frames - 1, -1, -1)
-    return np.maximum(rows[:, None] - ages, starts[:, None])
+    found: Rows = np.maximum(rows[:, None] - ages, starts[:, None])
+    return found
 
 
 def next_stack_rows(rows: Rows, starts: Rows, frames: int) -> Rows:

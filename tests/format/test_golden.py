@@ -24,7 +24,7 @@ import make
 import model as m
 
 from rlcli.errors import CorruptError, RLError
-from rlcli.format import heap
+from rlcli.format import heap, semantics
 from rlcli.format.dataset import Dataset
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import Box, Discrete
@@ -131,6 +131,12 @@ def test_values_of_heaps_decode_to_what_was_encoded() -> None:
                     assert np.array_equal(dataset.read(("a", codec), row, row + 1)[0], array)
         ramp = np.arange(64).reshape(8, 8) * 3
         assert np.abs(dataset.read(("a", "jpeg"))[0].astype(int) - ramp).max() < 24
+
+
+@pytest.mark.parametrize("name", ["v1-heaps", "v1-stacks", "v1-window"])
+def test_what_they_say_makes_sense(name: str) -> None:
+    report = semantics.check(Dataset.open(GOLDEN / name))
+    assert report.errors == []
 
 
 def test_compressors_agree_with_the_golden_frames() -> None:
