@@ -123,7 +123,8 @@ class Hindsight(Sampler):
 
 def _distance(achieved: Values, desired: Values) -> Values:
     difference = achieved.astype(np.float64) - desired
-    return np.sqrt((difference.reshape(len(difference), -1) ** 2).sum(axis=1))
+    distance: Values = np.sqrt((difference.reshape(len(difference), -1) ** 2).sum(axis=1))
+    return distance
 
 
 def _reward(config: Config) -> Callable[[Values, Values], Values]:

@@ -39,7 +39,8 @@ class Mixture(Sampler):
         """How many rows each source gives to this batch: systematic sampling."""
         edges = np.floor(np.cumsum(self.weights * batch_size) + self.units(1)[0])
         edges[-1] = batch_size
-        return np.diff(edges, prepend=0.0).astype(int).tolist()
+        counts: list[int] = np.diff(edges, prepend=0.0).astype(int).tolist()
+        return counts
 
     def fill(self, block: Block, batch_size: int) -> None:
         start = 0

@@ -80,6 +80,7 @@ class Prefetch(Iterator[Any]):
 
     def _work(self) -> None:
         while not self._stop.is_set():
+            item: tuple[Any, Any, Exception | None]
             try:
                 batch = next(self.batches)
                 if self.device is not None:

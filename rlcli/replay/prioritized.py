@@ -68,7 +68,10 @@ class Prioritized(Sampler):
         return min(1.0, config.beta + (1.0 - config.beta) * self.batches / config.beta_batches)
 
     def layout(self, batch_size: int) -> Layout:
-        extra = {ROW: (np.dtype(np.int64), (batch_size,)), WEIGHT: (np.dtype(np.float32), (batch_size, 1))}
+        extra: Layout = {
+            ROW: (np.dtype(np.int64), (batch_size,)),
+            WEIGHT: (np.dtype(np.float32), (batch_size, 1)),
+        }
         return {**self.source.layout(batch_size), **extra}
 
     def fill(self, block: Block, batch_size: int) -> None:

@@ -60,7 +60,7 @@ class PrioritizedSlices(Sampler):
         self.table = PriorityTable(self.source, config.alpha, config.epsilon, unusable=self._no_beginnings)
 
     def layout(self, batch_size: int) -> Layout:
-        extra = {
+        extra: Layout = {
             prioritized.ROW: (np.dtype(np.int64), (batch_size,)),
             prioritized.WEIGHT: (np.dtype(np.float32), (batch_size, 1)),
         }

@@ -82,7 +82,7 @@ class Sampler(ABC):
 
     def units(self, count: int, part: int = 0) -> NDArray[np.float64]:
         """`count` numbers in [0, 1) of this batch; each `part` is a stream of its own."""
-        return (self.numbers(count, part) >> np.uint64(11)) * 2.0**-53
+        return (self.numbers(count, part) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def numbers(self, count: int, part: int = 0) -> NDArray[np.uint64]:
         """`count` random 64-bit numbers of this batch."""
@@ -93,4 +93,5 @@ class Sampler(ABC):
 
 def below(unit: NDArray[np.float64], counts: NDArray[np.int64] | int) -> NDArray[np.int64]:
     """Whole numbers in `[0, counts)` from numbers in [0, 1); counts up to 2^52."""
-    return np.minimum((unit * counts).astype(np.int64), np.asarray(counts) - 1)
+    drawn: NDArray[np.int64] = np.minimum((unit * counts).astype(np.int64), np.asarray(counts) - 1)
+    return drawn

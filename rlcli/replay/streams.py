@@ -43,11 +43,13 @@ class Streams:
             return rows + self.start[0]
         stream = np.searchsorted(self.first, rows, side="right") - 1
         local = rows - np.asarray(self.first)[stream] + np.asarray(self.start)[stream]
-        return (stream << ROW_BITS) | local
+        ids: Rows = (stream << ROW_BITS) | local
+        return ids
 
     def rows(self, ids: Rows) -> Rows:
         """Logical rows of retained identities. Precondition: each is retained."""
         if len(self.start) == 1:
             return ids - self.start[0]
         stream = ids >> ROW_BITS
-        return (ids & _ROW) - np.asarray(self.start)[stream] + np.asarray(self.first)[stream]
+        rows: Rows = (ids & _ROW) - np.asarray(self.start)[stream] + np.asarray(self.first)[stream]
+        return rows
