@@ -51,7 +51,7 @@ class Composer:
     def values(self, column: Column, rows: Rows) -> Array:
         """`[n, *shape]`: a copy. Text, bytes and arrays with an open axis are an object array `[n]`."""
         if column.encoding == "stack":
-            return self._stacks(column, rows)
+            return self._stacks(column, rows, np.empty((len(rows), *column.shape), column.numpy))
         unknown = heap.missing(column)
         found = self._decoded(column, rows)
         if isinstance(unknown, np.ndarray) and -1 not in column.shape:
@@ -66,6 +66,9 @@ class Composer:
         """Writes the values at `rows` to `places` of each key's array, composed ones and others."""
         for key, target in zip(keys, out, strict=True):
             column = self._schema.column(key)
+            if column.encoding == "stack" and isinstance(places, slice) and target.flags.c_contiguous:
+                self._stacks(column, rows, target)
+                continue
             composed = column.encoding == "stack" or column.heap is not None
             target[places] = self.values(column, rows) if composed else self._gather(rows, [key], None)[0]
 
@@ -82,9 +85,11 @@ class Composer:
         index = [table.setdefault(text or "", len(table)) for text in self._decoded(column, rows)]
         return np.array(index, np.int64), list(table)
 
-    def _stacks(self, column: Column, rows: Rows) -> Array:
+    def _stacks(self, column: Column, rows: Rows, array: Array) -> Array:
+        """Fills `array` `[n, frames, …]`, each frame straight from where it is stored."""
         of = self._schema.column(column.of or ())
-        array = np.empty((len(rows), *column.shape), column.numpy)
+        if array.shape != (len(rows), *column.shape):
+            raise ValueError(f"out is {array.shape}, expected {(len(rows), *column.shape)}")
         flat = array.reshape(len(rows) * column.frames, *of.shape)
         starts = self._episode_starts(rows, column.frames)
         if of.encoding == "plain":

@@ -479,3 +479,30 @@ def test_a_shift_of_text_has_its_finals_in_the_heap(tmp_path: Path) -> None:
         assert found == ["t1", "t2", "end 2", "t4", "end 4", "t6", "", ""]
         assert dataset.unknown_next.tolist() == [6, 7]
     assert verify(tmp_path / "ds", deep=True) == []
+
+
+def test_after_a_power_cut_only_commits_whose_heap_bytes_are_there_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = Schema((TEXT, Column(("n",), "int64")))
+    rng = np.random.default_rng(0)
+    for lost in (1, 5, 11, 30):
+        path = tmp_path / str(lost)
+        writer = Writer.create(path, schema, spec={}, lineage={}, durability="process")
+        texts = [f"text {rng.integers(6)}" for _ in range(20)]
+        ends: list[int] = []
+        for n, text in enumerate(texts):
+            writer.write(0, {("prompt",): [text], ("n",): np.array([n])})
+            writer.commit()
+            ends.append(max([*ends[-1:], 6 * len(set(texts[: n + 1]))]))
+        writer.abort()
+        (file,) = path.glob("heaps/*/*.heap")
+        data = file.read_bytes()
+        file.write_bytes(data[:-lost] if lost < 10 else data[:-lost] + bytes(lost))
+        with monkeypatch.context() as patch:
+            patch.setattr("rlcli.format.files.boot_id", lambda: "5" * 32)
+            Writer.append(path, lineage={}).close()
+        kept = sum(end <= len(data) - lost for end in ends)
+        with Dataset.open(path) as dataset:
+            assert dataset.read(("prompt",)).tolist() == texts[:kept]
+        assert verify(path, deep=True) == []
