@@ -7,6 +7,7 @@ window, in the midst of creating a dataset. No reader minds them, they only take
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,10 +49,7 @@ def collect_garbage(
     root = Path(path)
     identity = manifest.load_identity(root)
     report = GarbageReport(root, dry_run=dry_run)
-    try:
-        lock = WriterLock.exclusive(root)
-    except BusyError:
-        lock = _beside_others(root)
+    lock = _lock(root)
     try:
         if lock is not None:
             with lock.publishing():
@@ -65,11 +63,12 @@ def collect_garbage(
     return report
 
 
-def _beside_others(root: Path) -> WriterLock | None:
-    try:
-        return WriterLock.shared(root)
-    except BusyError:
-        return None  # one writer has it all
+def _lock(root: Path) -> WriterLock | None:
+    """The whole dataset, or a part beside writers that share it; None while one writer has it all."""
+    for take in (WriterLock.exclusive, WriterLock.shared):
+        with suppress(BusyError):
+            return take(root)
+    return None
 
 
 def _collect(newest: Manifest, lock: WriterLock, report: GarbageReport, grace_seconds: float) -> None:

@@ -83,6 +83,9 @@ def test_a_size_limit_makes_a_window(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["collect", COUNTING, "-o", path, "--steps", "100", "--num-envs", "3"]
     assert run([*words, "--max-size", "100"]) == 0
     assert _newest(tmp_path / "ds").window == 34
+    assert run([*words, "--append", "--max-size", "100"]) == 0
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.num_rows == 3 * 34
     capsys.readouterr()
     assert run([*words, "--append", "--max-size", "200"]) == 5
     assert "keeps 34 rows of each stream; leave --max-size out" in capsys.readouterr().err
