@@ -13,23 +13,45 @@ EPISODE = 1000
 
 def tensordict_memmap(folder: Path, size: str) -> dict[str, Any]:
     """`TensorDict.load_memmap` and a slice, copied out."""
-    import random
-
-    import torch
     from tensordict import TensorDict
 
-    torch.set_num_threads(1)
-    total = made_up.rows(size)
-    path = folder / "tensordict"
-    made_up.tensordict(1).expand(total).clone().memmap_(str(path))
+    path, start = _written(folder, size)
 
     def read() -> Any:
-        start = random.randrange(total // EPISODE) * EPISODE
-        return TensorDict.load_memmap(str(path))[start : start + EPISODE].clone()
+        first = start()
+        return TensorDict.load_memmap(path)[first : first + EPISODE].clone()
 
     return {"call": read}
 
 
+def tensordict_further(folder: Path, size: str) -> dict[str, Any]:
+    """A slice of a TensorDict that stays mapped, copied out."""
+    from tensordict import TensorDict
+
+    path, start = _written(folder, size)
+    mapped = TensorDict.load_memmap(path)
+
+    def read() -> Any:
+        first = start()
+        return mapped[first : first + EPISODE].clone()
+
+    return {"call": read}
+
+
+def _written(folder: Path, size: str) -> tuple[str, Callable[[], int]]:
+    """A stored TensorDict of made-up rows, and what draws the first row of an episode."""
+    import random
+
+    import torch
+
+    torch.set_num_threads(1)
+    total = made_up.rows(size)
+    path = str(folder / "tensordict")
+    made_up.tensordict(1).expand(total).clone().memmap_(path)
+    return path, lambda: random.randrange(total // EPISODE) * EPISODE
+
+
 ARMS: dict[str, dict[str, Callable[[Path, str], dict[str, Any]]]] = {
-    "episode": {"tensordict memmap": tensordict_memmap}
+    "episode": {"tensordict memmap": tensordict_memmap},
+    "further": {"tensordict memmap": tensordict_further},
 }
