@@ -160,7 +160,7 @@ private:
   double alpha_, epsilon_;
   SumTree sum_;
   MinTree min_;  // over the leaves of `sum_` by eights
-  std::vector<double> raw_;
+  std::vector<double, HugePages<double>> raw_;
 };
 
 }  // namespace rl

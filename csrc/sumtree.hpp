@@ -1,6 +1,8 @@
 // Trees over priorities: their sum or minimum, and the leaf that a point of the sum falls on.
 #pragma once
 
+#include "huge.hpp"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -35,6 +37,8 @@ struct Min {
 // of its leaves alone: rounding does not pile up over updates.
 template <class Op> class Tree {
 public:
+  using Level = std::vector<Octet, HugePages<Octet>>;
+
   explicit Tree(std::size_t size = 0) { resize(size); }
 
   std::size_t size() const noexcept { return size_; }
@@ -42,7 +46,7 @@ public:
   // New leaves hold nothing; leaves beyond `size` are dropped. O(size) when it leaves the room there is.
   void resize(std::size_t size) {
     if (levels_.empty() || size > room()) {
-      std::vector<Octet> leaves = levels_.empty() ? std::vector<Octet>() : std::move(levels_[0]);
+      Level leaves = levels_.empty() ? Level() : std::move(levels_[0]);
       std::size_t nodes = std::max<std::size_t>(1, (size + 7) / 8);
       if (!levels_.empty()) nodes = std::max(nodes, 2 * leaves.size());
       leaves.resize(nodes, empty());
@@ -123,7 +127,7 @@ protected:
   }
 
   std::size_t size_ = 0;
-  std::vector<std::vector<Octet>> levels_;  // leaves first, the root last
+  std::vector<Level> levels_;  // leaves first, the root last
 };
 
 class SumTree : public Tree<Sum> {
