@@ -3,7 +3,6 @@
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Native kernels of rlcli. Links neither torch nor NumPy.";
-  bind_gather(module);
   bind_mapping(module);
   bind_returns(module);
   bind_sampling(module);

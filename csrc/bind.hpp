@@ -6,7 +6,6 @@
 
 namespace py = pybind11;
 
-void bind_gather(py::module_ &module);
 void bind_mapping(py::module_ &module);
 void bind_returns(py::module_ &module);
 void bind_sampling(py::module_ &module);

@@ -14,6 +14,10 @@ import numpy as np
 from rlcli.benchmarks import Setting
 from rlcli.benchmarks.rows import BATCH_KEYS, EPISODE, SCHEMA, block, write_dataset
 from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.schema import ted_schema
+from rlcli.format.specs import Box, Discrete
+from rlcli.format.writer import Writer
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
 from rlcli.replay.batches import Batches
 from rlcli.replay.uniform import Uniform
@@ -23,7 +27,7 @@ BATCH = 256
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """`sample/uniform`."""
+    """`sample/uniform`, `sample/pixels`."""
     num_rows = setting.pick(small=20_000, full=1_000_000)
     path = setting.folder / "dataset"
     write_dataset(path, num_rows)
@@ -64,6 +68,48 @@ def items(setting: Setting) -> Iterator[Item]:
         item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
     yield item
     dataset.close()
+    yield _pixels(setting)
+
+
+def _pixels(setting: Setting) -> Item:
+    """`sample/pixels`: stacks of four frames and the next stacks, which are stored once."""
+    num_rows = setting.pick(small=200, full=10_000)
+    space = Box((4, 84, 84), dtype="uint8", low=0, high=255)
+    schema = ted_schema(space, Discrete(4))
+    rng = np.random.default_rng(0)
+    spec = {"env": None, "observation": space.to_json(), "action": Discrete(4).to_json()}
+    path = setting.folder / "pixels"
+    with EpisodeWriter(
+        Writer.create(path, schema, spec=spec, lineage={"op": "bench"}), chunk_rows=64
+    ) as writer:
+        for row in range(num_rows):
+            if row % 200 == 0:
+                writer.begin(0, row)
+            last = row % 200 == 199
+            pixels = rng.integers(0, 256, space.shape, np.uint8)
+            writer.add(
+                0,
+                observation=pixels,
+                action=row % 4,
+                reward=0.0,
+                terminated=False,
+                truncated=last,
+                next_observation=pixels if last else None,
+            )
+    dataset = Dataset.open(path)
+    dataset.set_threads(2)
+    ring = Batches(Uniform(dataset, BATCH_KEYS), BATCH, form="tensordict", keep=2)
+    source = np.ones((2, BATCH, *space.shape), np.uint8)
+    copy = np.empty_like(source)
+    arms: list[Arm] = [
+        LocalArm("rl, two threads", "ours", lambda: next(ring), BATCH),
+        LocalArm("memcpy of the same bytes, one thread", "limit", lambda: np.copyto(copy, source), BATCH),
+    ]
+    item = Item("sample/pixels", "transitions/s", arms)
+    item.goals = (Goal("cpprb, in memory", 1.6), Goal("torchrl, memmap, two threads", 6.5))
+    if setting.peer is not None:
+        item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
+    return item
 
 
 def _write_columns(folder: Path, num_rows: int) -> list[np.memmap[Any, Any]]:

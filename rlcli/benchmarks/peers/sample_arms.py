@@ -60,6 +60,48 @@ def torchrl_memmap(folder: Path, size: str) -> dict[str, Any]:
     return {"call": buffer.sample, "units": float(BATCH)}
 
 
+PIXELS = {"obs": (4, 84, 84), "next_obs": (4, 84, 84)}
+
+
+def _pixel_rows(size: str) -> int:
+    return 200 if size == "small" else 10_000
+
+
+def cpprb_pixels(folder: Path, size: str) -> dict[str, Any]:
+    """`ReplayBuffer` in memory, both stacks of each transition."""
+    import numpy as np
+    from cpprb import ReplayBuffer
+
+    columns = {name: {"shape": shape, "dtype": np.uint8} for name, shape in PIXELS.items()}
+    columns |= {"act": {"dtype": np.int64}, "rew": {"dtype": np.float32}, "done": {"dtype": np.bool_}}
+    total, rng = _pixel_rows(size), np.random.default_rng(0)
+    buffer = ReplayBuffer(total, columns)
+    for _ in range(total // 100):
+        stacks = {name: rng.integers(0, 256, (100, *shape), np.uint8) for name, shape in PIXELS.items()}
+        buffer.add(**stacks, act=np.zeros(100, np.int64), rew=np.zeros(100), done=np.zeros(100, np.bool_))
+    return {"call": lambda: buffer.sample(BATCH), "units": float(BATCH)}
+
+
+def torchrl_pixels(folder: Path, size: str) -> dict[str, Any]:
+    """`TensorDictReplayBuffer` over `LazyMemmapStorage`, both stacks of each transition."""
+    import torch
+    from tensordict import TensorDict
+    from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+    torch.set_num_threads(2)
+    total = _pixel_rows(size)
+    storage = LazyMemmapStorage(total, scratch_dir=str(folder / "torchrl"))
+    buffer = TensorDictReplayBuffer(storage=storage, batch_size=BATCH)
+    for _ in range(total // 100):
+        stacks = {
+            name: torch.randint(0, 256, (100, *shape), dtype=torch.uint8) for name, shape in PIXELS.items()
+        }
+        one = {"act": torch.zeros(100), "rew": torch.zeros(100, 1), "done": torch.zeros(100, 1).bool()}
+        buffer.extend(TensorDict({**stacks, **one}, [100]))
+    return {"call": buffer.sample, "units": float(BATCH)}
+
+
 ARMS: dict[str, dict[str, Callable[[Path, str], dict[str, Any]]]] = {
-    "uniform": {"cpprb, in memory": cpprb_ram, "SB3, in memory": sb3, "torchrl, memmap": torchrl_memmap}
+    "uniform": {"cpprb, in memory": cpprb_ram, "SB3, in memory": sb3, "torchrl, memmap": torchrl_memmap},
+    "pixels": {"cpprb, in memory": cpprb_pixels, "torchrl, memmap, two threads": torchrl_pixels},
 }
