@@ -99,13 +99,22 @@ def _pixels(setting: Setting) -> Item:
     dataset = Dataset.open(path)
     dataset.set_threads(2)
     ring = Batches(Uniform(dataset, BATCH_KEYS), BATCH, form="tensordict", keep=2)
+
+    def check() -> str:
+        rows = Uniform(dataset, BATCH_KEYS, seed=3).rows(BATCH)
+        batch = Uniform(dataset, BATCH_KEYS, seed=3).sample(BATCH)
+        following = dataset.gather(np.minimum(rows + 1, num_rows - 1), [("observation",)])["observation"]
+        inside = rows % 200 != 199
+        assert np.array_equal(batch["next"]["observation"][inside], following[inside])
+        return "next stacks are those of the next rows"
+
     source = np.ones((2, BATCH, *space.shape), np.uint8)
     copy = np.empty_like(source)
     arms: list[Arm] = [
         LocalArm("rl, two threads", "ours", lambda: next(ring), BATCH),
         LocalArm("memcpy of the same bytes, one thread", "limit", lambda: np.copyto(copy, source), BATCH),
     ]
-    item = Item("sample/pixels", "transitions/s", arms)
+    item = Item("sample/pixels", "transitions/s", arms, check=check)
     item.goals = (Goal("cpprb, in memory", 1.6), Goal("torchrl, memmap, two threads", 6.5))
     if setting.peer is not None:
         item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")

@@ -28,11 +28,12 @@ def test_a_case_runs_and_proves_its_arms_equal(case: str, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert json.loads(out.read_text())["items"] == report["items"]
-    [item] = report["items"]
-    roles = [arm["role"] for arm in item["arms"]]
-    assert roles[0] == "ours"
-    assert "limit" in roles
-    assert item["checked"]
+    assert report["items"]
+    for item in report["items"]:
+        roles = [arm["role"] for arm in item["arms"]]
+        assert roles[0] == "ours"
+        assert "limit" in roles
+        assert item["checked"]
     assert report["versions"]["rl"]
     assert report["machine"]["cores"] >= 1
 
@@ -57,7 +58,7 @@ def test_every_case_says_what_it_measures() -> None:
         (["--rounds", "0"], 2, "--rounds"),
         (["--fail-if-slower", "5%"], 2, "--baseline"),
         (["open", "--baseline", "/nonexistent.json"], 3, "/nonexistent.json"),
-        (["open/nothing", "--size", "small", "--rounds", "1"], 2, "open/episode"),
+        (["open/nothing", "--size", "small", "--rounds", "1"], 2, "did you mean 'open/"),
         (["open", "--peer-python", "/nonexistent/python"], 3, "/nonexistent/python"),
     ],
     ids=str,
