@@ -131,6 +131,14 @@ class Manifest:
         return found if self.window is None else [*found, "window"]
 
     @property
+    def replaced(self) -> frozenset[str]:
+        """Names of sealed segments in whose place recoveries put a copy with one more episode end."""
+        lists = [entry.get("shortened") for entry in self.lineage if entry.get("op") == "recover"]
+        return frozenset(
+            name for found in lists if isinstance(found, list) for name in found if isinstance(name, str)
+        )
+
+    @property
     def retired(self) -> frozenset[str]:
         """Names of segments that recoveries and rewinds took out of the dataset."""
         entries = [entry for entry in self.lineage if entry.get("op") in ("recover", "rewind")]

@@ -117,7 +117,10 @@ class MappedSegment:
         known, is_whole = self._heaps.get(position, (None, False))
         if known is not None and is_whole:
             return known
-        size = files.size(path) if path.exists() else 0
+        try:
+            size = files.size(path)
+        except FileNotFoundError:  # it has left the window since, or no value has bytes
+            size = 0 if known is None else len(known)
         if known is None or len(known) != size:
             fd = files.open_read(path) if size else -1
             try:

@@ -78,8 +78,10 @@ class Publisher:
             s.segments = [] if closing else s.segments[-1:]
         for name in leftovers:
             files.remove(self.root / "manifests" / name)
-        for entry in evicted:
-            SegmentPaths(self.root, entry.name).remove()
+        gone = {entry.name for entry in evicted}
+        self._unsynced = [paths for paths in self._unsynced if paths.name not in gone]
+        for name in gone:
+            SegmentPaths(self.root, name).remove()
 
     def _upcoming(
         self,

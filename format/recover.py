@@ -200,9 +200,13 @@ def _publish(
 def _clean(
     root: Path, newest: Manifest, report: RecoveryReport, *, streams: Collection[int], keep_protected: bool
 ) -> None:
-    """Removes what no manifest names: of killed creations, dropped segments, temporaries."""
+    """Removes what no manifest names: of killed creations, dropped segments, temporaries.
+
+    A sealed segment that a copy has replaced stays for `gc`: readers open the files of a log when they first
+    touch them.
+    """
     for name in orphans(root, newest):
-        if manifest.stream_of(name) in streams:
+        if manifest.stream_of(name) in streams and not (name in newest.replaced and newest.window is None):
             path = SegmentPaths(root, name)
             if keep_protected and path.journal.exists() and files.size(path.journal) > RECORD:
                 continue

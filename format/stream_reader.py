@@ -16,6 +16,7 @@ import numpy as np
 
 from rlcli import _native
 from rlcli.errors import CorruptError
+from rlcli.format import files
 from rlcli.format.checking import Checker
 from rlcli.format.episode_table import SegmentEpisodes, episode_arrays, select
 from rlcli.format.journal import Journal
@@ -39,6 +40,8 @@ class SegmentReader:
         self.episodes = SegmentEpisodes(mapped.paths, mapped.entry, ended)
         self.is_touched = False
         self.is_inspected = False
+        self.is_kept = False
+        self.was_read = False  # without being mapped
 
     @property
     def first(self) -> int:
@@ -131,6 +134,23 @@ class StreamReader:
                 )
                 segment.is_touched = True
         return segment
+
+    def keep(self, position: int) -> None:
+        """Maps everything of a segment of a window, whose files may go away at any time.
+
+        Raises `CorruptError` if they have.
+        """
+        segment = self.touch(position)
+        if segment.is_kept:
+            return
+        if segment.mapped.entry.sealed:
+            segment.episodes.arrays()
+        for number in range(len(segment.mapped.schema.heaps)):
+            segment.mapped.heap(number)
+        journal = segment.mapped.paths.journal  # of a segment's files it is removed first
+        if not files.exists(journal):
+            raise CorruptError(f"{journal}: missing", path=journal)
+        segment.is_kept = segment.mapped.entry.sealed
 
     def inspect(self, segment: SegmentReader) -> None:
         """Compares the small files of a sealed segment with their hashes, once."""

@@ -67,12 +67,16 @@ class StreamSet:
 
     # Moving on.
 
-    def advance(self) -> bool:
-        """Takes over what journals have got. Returns whether there was anything."""
+    def advance(self, *, window: bool) -> bool:
+        """Takes over what journals have got. Returns whether there was anything. Files of a `window` may go
+        away.
+        """
         moved = False
         for stream in self.streams:
             if stream.journal is not None and stream.journal.advance():
                 stream.advance(stream.journal.state)
+                if window:
+                    stream.keep(len(stream.segments) - 1)
                 moved = True
         return moved
 
@@ -93,7 +97,7 @@ class StreamSet:
         if newest.window is not None:
             for stream in self.streams:
                 for position in range(len(stream.segments)):
-                    stream.touch(position)
+                    stream.keep(position)
 
     def slide(self, window: int | None) -> None:
         """Lets the rows leave that are no longer in a window of so many."""

@@ -96,7 +96,7 @@ class View:
         before = [(stream.start, stream.rows) for stream in self.stream_set.streams]
         newest = self.manifest
         try:
-            if self.stream_set.advance():
+            if self.stream_set.advance(window=newest.window is not None):
                 self._changed()
             if self._is_superseded(self.generation):
                 newest = manifest.advance(self.path, newest)

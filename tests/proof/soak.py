@@ -1,0 +1,58 @@
+"""The long proofs: `python tests/proof/soak.py NAME …`, or `make soak` for all. Each prints a JSON object.
+
+kills --kills 10000       kill -9 over several writers, a follower compares every row
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kills import Kills
+
+Report = dict[str, Any]
+
+
+def kills(folder: Path, seed: int, options: argparse.Namespace) -> Report:
+    run = Kills(folder, random.Random(seed))
+    run.run(options.kills)
+    found = {name: run.counts[name] for name in ("wrong", "hole", "regression")}
+    return {**dict(sorted(run.counts.items())), **found, "violations": run.violations}
+
+
+PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {"kills": kills}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("proofs", nargs="*", default=[], help="default: all")
+    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFF)
+    parser.add_argument("--kills", type=int, default=10_000)
+    options = parser.parse_args()
+    if unknown := set(options.proofs) - PROOFS.keys():
+        parser.error(f"no proof {sorted(unknown)}; there are {', '.join(PROOFS)}")
+    memory = Path("/dev/shm")
+    failed = False
+    for name in options.proofs or PROOFS:
+        folder = Path(tempfile.mkdtemp(prefix="soak-", dir=memory if memory.is_dir() else None))
+        begun = time.monotonic()
+        report = PROOFS[name](folder, options.seed, options)
+        seconds = round(time.monotonic() - begun, 1)
+        if not report["violations"]:  # else it is kept to be looked at
+            shutil.rmtree(folder)
+        failed |= bool(report["violations"])
+        print(json.dumps({"proof": name, "seed": options.seed, "seconds": seconds, **report}), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
