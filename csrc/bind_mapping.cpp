@@ -47,6 +47,27 @@ py::list read_files(const std::string &folder, const Names &names, const Sizes &
   return found;
 }
 
+// Fills each array from an offset of a file of exactly its size. False if a file is not so.
+bool read_parts(const std::string &folder, const Names &names, const Sizes &sizes, const Sizes &offsets,
+                const std::vector<py::array> &out) {
+  check_lengths(names, sizes), check_lengths(names, offsets);
+  if (out.size() != names.size()) throw std::invalid_argument("one array per file");
+  std::vector<char *> targets;
+  std::vector<std::size_t> lengths;
+  for (const py::array &array : out) {
+    if (!(array.flags() & py::array::c_style) || !array.writeable())
+      throw std::invalid_argument("arrays must be contiguous and writable");
+    targets.push_back(static_cast<char *>(const_cast<void *>(array.data())));
+    lengths.push_back(static_cast<std::size_t>(array.nbytes()));
+  }
+  py::gil_scoped_release nogil;
+  for (std::size_t k = 0; k < names.size(); ++k) {
+    const rl::ExactFile file(folder + '/' + names[k], sizes[k]);
+    if (!file.fits() || !file.read(targets[k], lengths[k], offsets[k])) return false;
+  }
+  return true;
+}
+
 // The file's bytes as a read-only array that keeps the range alive.
 py::array view(py::object self, std::size_t offset, std::size_t length) {
   const auto &range = self.cast<const rl::AddressRange &>();
@@ -90,6 +111,8 @@ void bind_mapping(py::module_ &module) {
         return py::make_tuple(found.depth, found.digits, found.exponent);
       },
       py::arg("text"));
+  module.def("read_parts", &read_parts, py::arg("folder"), py::arg("names"), py::arg("sizes"), py::arg("offsets"),
+             py::arg("out"));
   module.def("read_files", &read_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("punch_hole", &rl::punch_hole, py::arg("fd"), py::arg("offset"), py::arg("size"),
              py::call_guard<py::gil_scoped_release>());

@@ -32,10 +32,10 @@ public:
   bool fits() const noexcept { return fits_; }
   int descriptor() const noexcept { return fd_; }
 
-  // Reads the whole file. False if it ends early or the device fails.
-  bool read(char *out, std::size_t size) const noexcept {
+  // Reads `size` bytes from `offset` on. False if the file ends early or the device fails.
+  bool read(char *out, std::size_t size, std::size_t offset = 0) const noexcept {
     for (std::size_t done = 0; done < size;) {
-      const ssize_t got = ::pread(fd_, out + done, size - done, static_cast<off_t>(done));
+      const ssize_t got = ::pread(fd_, out + done, size - done, static_cast<off_t>(offset + done));
       if (got < 0 && errno == EINTR) continue;
       if (got <= 0) return false;
       done += static_cast<std::size_t>(got);

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rlcli.errors import InputError, nearest
-from rlcli.format import digests, interop
+from rlcli.format import digests, direct, interop
 from rlcli.format.composed import Composer, run_rows
 from rlcli.format.episode_table import EpisodeRows, Episodes
 from rlcli.format.heap import Encoded
@@ -288,6 +288,10 @@ class Dataset:
         if self._view.checker is not None:
             self._prepare(start, stop, plan)
         arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
+        if arrays is None and self._view.checker is None:
+            parts = list(self._view.stream_set.parts(start, stop))
+            if len(parts) == 1:
+                arrays = direct.read(*parts[0], plan.columns)
         if arrays is None:
             self._prepare(start, stop, plan)
             arrays = self._view.stream_set.table.read(start, stop, plan.numbers)

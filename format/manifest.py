@@ -254,7 +254,13 @@ def temporary_exists(root: Path, generation: int) -> bool:
 def load(root: Path, dataset: str, generation: int) -> Manifest:
     """One generation, checked by itself. Raises `CorruptError` or `IncompatibleError`, naming the file."""
     path = path_of(root, generation)
-    value, data = strictjson.load_checked(path, "rl-manifest")
+    return _parsed(files.read(path), path, dataset, generation)
+
+
+@lru_cache(maxsize=8)
+def _parsed(data: bytes, path: Path, dataset: str, generation: int) -> Manifest:
+    """The manifest in the bytes of a file. Who opens a dataset again and again parses equal bytes once."""
+    value = strictjson.checked(data, path, "rl-manifest")
     _check_format(value, path)
     try:
         if (value["dataset"], value["generation"]) != (dataset, generation):
@@ -349,12 +355,14 @@ def _segment(entry: dict[str, Any]) -> Segment:
     values = [entry[name] for name in (_SEALED_COUNTS if sealed else _OPEN_COUNTS)]
     if not all(type(n) is int and n >= 0 for n in values):
         raise ValueError(f"segment counts {values}")
+    stream, first, alloc = values[:3]
     if not sealed:
-        return Segment(entry["name"], *values)
+        return Segment(entry["name"], stream, first, alloc)
     hashes = entry["sums"], entry["content"]
     if not all(_HEX.fullmatch(digest) for digest in hashes):
         raise ValueError(f"segment digests {hashes}")
-    return Segment(entry["name"], *values[:3], True, *values[3:], *hashes)
+    rows, episodes, finals, size = values[3:]
+    return Segment(entry["name"], stream, first, alloc, True, rows, episodes, finals, size, *hashes)
 
 
 def _is_count(value: Any, limit: int) -> bool:

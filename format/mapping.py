@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,30 @@ class MappedSegment:
         self.schema = streams.schema
         self.paths = SegmentPaths(streams.root, entry.name)
         self._names = streams.names
+        self._row_bytes = streams.row_bytes
         self._range = place
-        self._offsets = [start + at * n for start, n in zip(place.starts, streams.row_bytes, strict=True)]
-        self._sizes = [entry.alloc * n for n in streams.row_bytes]
-        base = place.memory.address
-        self.addresses = [base + offset for offset in self._offsets]
+        self._at = at
         self.is_mapped = False
         self.final_addresses: list[int] = []
         self._finals: list[tuple[_native.AddressRange, int]] = []
         self._heaps: dict[int, tuple[Array, bool]] = {}  # what was mapped, and whether of a sealed segment
         self._heap_ends: dict[int, tuple[int, int, int]] = {}  # rows and finals looked at, and their end
+
+    @property
+    def addresses(self) -> list[int]:
+        """Where each column begins once it is mapped."""
+        base = self._range.memory.address
+        parts = zip(self._range.starts, self._row_bytes, strict=True)
+        return [base + start + self._at * n for start, n in parts]
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        parts = zip(self._range.starts, self._row_bytes, strict=True)
+        return [start + self._at * n for start, n in parts]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [self.entry.alloc * n for n in self._row_bytes]
 
     def map(self) -> None:
         """Makes the columns readable. Raises `CorruptError` if a file is missing, no regular file, or not
@@ -172,25 +187,31 @@ class MappedSegment:
 class StreamMap:
     """Places the segments of a stream in memory one after the other.
 
-    Room for `capacity` rows is reserved at once, and twice as much whenever it is used up. Only segments
-    whose columns all fill whole pages lie side by side.
+    Room for `capacity` rows is reserved at once, and twice as much whenever it is used up; as much again if
+    it `slides`, as segments of a window come and go. Only segments whose columns all fill whole pages lie
+    side by side.
     """
 
-    def __init__(self, root: Path, schema: Schema, *, capacity: int, single_range: bool = True) -> None:
+    def __init__(
+        self, root: Path, schema: Schema, *, capacity: int, single_range: bool = True, slides: bool = False
+    ) -> None:
         self.root = root
         self.schema = schema
         self.names = [path_of(column.key) for column in schema.plain]
         self.row_bytes = [column.row_bytes for column in schema.plain]
         self._capacity = capacity
         self._single_range = single_range
+        self._slides = slides
         self._range: _Range | None = None
 
     def place(self, entry: Segment) -> MappedSegment:
         """Gives a segment its addresses, behind the one before it where that is possible."""
-        if not self._single_range or any(entry.alloc * n % PAGE for n in self.row_bytes):
+        alloc = entry.alloc
+        if not self._single_range or (alloc % PAGE and any(alloc * n % PAGE for n in self.row_bytes)):
             return MappedSegment(self, entry, _Range(self.row_bytes, entry.alloc), 0)
         if self._range is None or self._range.used + entry.alloc > self._range.rows:
-            rows = max(self._capacity, entry.alloc, 2 * self._range.rows if self._range else 0)
+            twice = 2 * self._range.rows if self._range is not None and not self._slides else 0
+            rows = max(self._capacity, entry.alloc, twice)
             self._range = _Range(self.row_bytes, rows)
         mapped = MappedSegment(self, entry, self._range, self._range.used)
         self._range.used += entry.alloc

@@ -106,10 +106,16 @@ class StreamSet:
 
     def _add_stream(self, newest: Manifest, entries: Sequence[Segment]) -> None:
         number = len(self.streams)
-        capacity = sum(entry.alloc for entry in entries)
+        capacity = max(sum(entry.alloc for entry in entries), newest.window or 0)
         if newest.streams[number].get("owner"):
             capacity += max(capacity, 4 * MANY_ROWS)
-        streams = StreamMap(self._path, self._schema, capacity=capacity, single_range=self._single_range)
+        streams = StreamMap(
+            self._path,
+            self._schema,
+            capacity=capacity,
+            single_range=self._single_range,
+            slides=newest.window is not None,
+        )
         start = entries[0].first if entries else 0
         limit = None if self._limits is None else self._limits.of(number)
         self.streams.append(

@@ -66,6 +66,11 @@ def load(data: bytes, path: Path) -> dict[str, Any]:
 def load_checked(path: Path, magic: str) -> tuple[dict[str, Any], bytes]:
     """The object in a checked file, and the file's bytes. Raises `CorruptError` naming the file."""
     data = files.read(path)
+    return checked(data, path, magic), data
+
+
+def checked(data: bytes, path: Path, magic: str) -> dict[str, Any]:
+    """The object in the bytes of a checked file. Raises `CorruptError` naming the file."""
     found = _CHECK.search(data)
     if found is None:
         raise CorruptError(f"{path}: the check value at the end is missing; the file is damaged", path=path)
@@ -75,7 +80,7 @@ def load_checked(path: Path, magic: str) -> tuple[dict[str, Any], bytes]:
     value = load(data, path)
     if value.get("magic") != magic:
         raise CorruptError(f"{path}: magic is {value.get('magic')!r}, expected {magic!r}", path=path)
-    return value, data
+    return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -308,3 +308,26 @@ def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match="not there any more"):
             Dataset.open(tmp_path / "ds", at=at)
+
+
+def test_a_first_small_read_equals_a_mapped_one(tmp_path: Path) -> None:
+    """Ranges of any place and length, each the first that is read of its segments, with every kind of end."""
+    m.small(tmp_path / "ds", steps=120, num_streams=2, spec=m.NESTED)
+    whole = m.flatten(Dataset.open(tmp_path / "ds").read_rows(), ())
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        low, high = np.sort(rng.integers(0, 121, 2)).tolist()
+        dataset = Dataset.open(tmp_path / "ds", check="none")
+        for _ in range(2):
+            found = m.flatten(dataset.read_rows(low, high), ())
+            assert all(np.array_equal(found[key], whole[key][low:high]) for key in whole)
+
+
+def test_a_first_small_read_names_a_file_of_the_wrong_size(tmp_path: Path) -> None:
+    _regular(tmp_path / "ds")
+    file = min((tmp_path / "ds" / "segments").iterdir()) / "action.memmap"
+    os.truncate(file, file.stat().st_size - 1)
+    with Dataset.open(tmp_path / "ds", check="none") as dataset:
+        assert len(dataset.read(("observation",), 20, 30)) == 10
+        with pytest.raises(CorruptError, match=r"action\.memmap: .* bytes, expected"):
+            dataset.read_rows(0, 4)
