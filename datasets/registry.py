@@ -42,6 +42,10 @@ CONVERTERS = {
         "rlcli.datasets.rlds", "RLDS of TensorFlow Datasets, Open X-Embodiment: TFRecord episodes"
     ),
     "rlu": Converter("rlcli.datasets.rlu", "RL Unplugged's raw TFRecord shards", writes=False),
+    "robomimic": Converter(
+        "rlcli.datasets.robomimic", "robomimic HDF5, also MimicGen, LIBERO, RoboCasa, Isaac Lab"
+    ),
+    "roboset": Converter("rlcli.datasets.roboset", "RoboSet HDF5: Trial<i> groups", writes=False),
     "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
     "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),

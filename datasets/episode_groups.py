@@ -1,0 +1,255 @@
+"""HDF5 files with one group per episode (robomimic, RoboSet), looked through once without their rows.
+
+In every group an array with as many rows as the actions is per step; any other belongs to the episode as
+a whole, as the group's attributes do. Which arrays are observations and rewards is the format's `Layout`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.opened import is_exact
+from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.format.keys import DTYPES
+
+Where = Literal["row", "episode", "attribute"]
+SEED = "rl_seed"  # the attribute of a group that our own export writes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of what has a meaning inside a group; `fallback` are observations where there are none."""
+
+    action: str
+    observation: str
+    reward: str
+    done: str
+    following: str | None = None
+    fallback: str | None = None
+
+
+@dataclass
+class Found:
+    """An array or attribute of the groups: `text` is its dtype for strings; `shape` is per row, or whole.
+
+    `count` is how many groups have it; an axis 0 of -1 varies between groups.
+    """
+
+    where: Where
+    dtype: str
+    shape: tuple[int, ...]
+    count: int = 1
+
+
+@dataclass
+class Scan:
+    """What the groups hold. `rows[e]` are the steps of group `names[e]`."""
+
+    names: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    found: dict[str, Found] = field(default_factory=dict)
+    has_final: bool = False  # observations have one row more than actions
+    inexact: bool = False  # rewards do not fit float32
+    empty: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        found = {name: [f.where, f.dtype, list(f.shape), f.count] for name, f in self.found.items()}
+        return {**self.__dict__, "found": found}
+
+    @staticmethod
+    def from_json(told: Mapping[str, Any]) -> Scan:
+        found = {name: Found(f[0], f[1], tuple(f[2]), f[3]) for name, f in told["found"].items()}
+        return Scan(**{**told, "found": found})
+
+
+def numbered(group: h5py.Group, prefix: str) -> list[str]:
+    """The groups `<prefix><number>` of a group, by number; h5py's order is that of the letters."""
+    pattern = re.compile(rf"{prefix}(\d{{1,18}})")
+    found = []
+    for name in group:
+        match = pattern.fullmatch(name)
+        if match is not None and isinstance(group.get(name, getlink=True), h5py.HardLink):
+            found.append((int(match[1]), name))
+    return [name for _, name in sorted(found)]
+
+
+def scan(groups: Iterable[tuple[str, Path, Any]], layout: Layout) -> Scan:
+    """Looks through shapes, types and attributes of every `(label, file, group)`, and through the rewards.
+
+    Raises `InputError` for missing actions or lengths that disagree, `CorruptError` for sizes that cannot
+    be, `IncompatibleError` for shapes or dtypes that differ between episodes.
+    """
+    result = Scan()
+    with_final: set[bool] = set()
+    path: Any = None
+    for name, path, group in groups:
+        if not isinstance(group, h5py.Group):
+            raise InputError(f"{path}: {group.name} is an array, expected a group", path=path)
+        where = f"{path}: {group.name}"
+        arrays = dict(hdf5.walk(group))
+        for dataset in arrays.values():
+            check_storage(path, dataset)
+        rows = _num_rows(arrays, layout, where)
+        if rows == 0:
+            result.empty += 1
+            continue
+        lengths = {
+            dataset.shape[0] - rows
+            for key, dataset in arrays.items()
+            if is_below(key, layout.observation) and dataset.shape
+        }
+        if lengths - {0, 1} or len(lengths) > 1:
+            raise InputError(
+                f"{where}: {rows:,} actions, and {', '.join(f'{n + rows:,}' for n in sorted(lengths))} "
+                f"observations",
+                path=path,
+            )
+        with_final |= {difference == 1 for difference in lengths}
+        for key, dataset in arrays.items():
+            _see(result, path, name, key, dataset, rows, layout)
+        for key in group.attrs:
+            _see_attribute(result, path, group, key, rows)
+        if not result.inexact and layout.reward in arrays:
+            with hdf5.damage(path, f"{group.name}/{layout.reward}:"):
+                result.inexact = not is_exact(np.asarray(arrays[layout.reward][()]))
+        result.names.append(name)
+        result.rows.append(rows)
+    if len(with_final) > 1:
+        raise IncompatibleError(f"{path}: some episodes have a final observation and others not", path=path)
+    result.has_final = with_final == {True}
+    _check_complete(result, path, layout)
+    return result
+
+
+def is_below(key: str, top: str | None) -> bool:
+    """Whether a path is `top` or inside it."""
+    return top is not None and (key == top or key.startswith(f"{top}/"))
+
+
+def _num_rows(arrays: Mapping[str, h5py.Dataset], layout: Layout, where: str) -> int:
+    lengths = {
+        key: d.shape[0] if d.shape else -1 for key, d in arrays.items() if is_below(key, layout.action)
+    }
+    if not lengths:
+        raise InputError(f"{where} has no {layout.action}, without which it is no episode")
+    if len(set(lengths.values())) > 1 or -1 in lengths.values():
+        raise InputError(f"{where}: lengths disagree: {', '.join(f'{k} {n:,}' for k, n in lengths.items())}")
+    rows: int = next(iter(lengths.values()))
+    for key in (layout.reward, layout.done):
+        if key in arrays and arrays[key].size != rows:
+            raise InputError(f"{where}: {rows:,} {layout.action}, but {arrays[key].size:,} {key}")
+    return rows
+
+
+def _see(
+    result: Scan, path: Path, name: str, key: str, dataset: h5py.Dataset, rows: int, layout: Layout
+) -> None:
+    if key in result.left_out:
+        return
+    is_text = h5py.check_string_dtype(dataset.dtype) is not None or dataset.dtype.kind == "S"
+    dtype = "text" if is_text else str(dataset.dtype.newbyteorder("="))
+    is_role = any(
+        is_below(key, top) for top in (layout.action, layout.observation, layout.following, layout.reward)
+    )
+    if dtype not in DTYPES and (dtype != "text" or is_role):
+        if is_role:
+            raise IncompatibleError(f"{path}: {dataset.name} has {dtype} values, expected numbers", path=path)
+        result.left_out[key] = f"{dtype} values cannot be stored"
+        return
+    per_row = is_role or (bool(dataset.shape) and dataset.shape[0] == rows)
+    if is_text and (dataset.size != (rows if per_row else 1)):
+        result.left_out[key] = "texts of more than one per step or episode cannot be stored"
+        return
+    shape = tuple(dataset.shape[1:]) if per_row else tuple(dataset.shape)
+    if is_text:
+        shape = ()
+    _join(result, path, name, key, Found("row" if per_row else "episode", dtype, shape), is_role)
+
+
+def _see_attribute(result: Scan, path: Path, group: h5py.Group, key: str, rows: int) -> None:
+    if key == SEED:
+        return
+    value = group.attrs[key]
+    if key == "num_samples":
+        if int(value) != rows:
+            result.remarks.append(f"{group.name} has {rows:,} rows, num_samples says {int(value):,}")
+        return
+    if isinstance(value, str | bytes):
+        kind = Found("attribute", "text", ())
+    else:
+        array = np.asarray(value)
+        if str(array.dtype) not in DTYPES:
+            result.left_out[f"attribute {key}"] = f"{array.dtype} values cannot be stored"
+            return
+        kind = Found("attribute", str(array.dtype), array.shape)
+    _join(result, path, group.name, f"@{key}", kind, False)
+
+
+def _join(result: Scan, path: Path, name: str, key: str, new: Found, is_role: bool) -> None:
+    """Takes what one group has into account; what differs between groups is refused or left out."""
+    old = result.found.get(key)
+    if old is None:
+        result.found[key] = new
+        return
+    old.count += 1
+    if new.where != old.where and new.dtype == old.dtype and {new.where, old.where} == {"row", "episode"}:
+        # as long as the actions by chance: it belongs to the episode
+        whole, row = (new, old) if old.where == "row" else (old, new)
+        if len(whole.shape) == len(row.shape) + 1 and whole.shape[1:] == row.shape:
+            old.where, old.shape = "episode", (-1, *row.shape)
+            return
+    if new.dtype == old.dtype and new.where == old.where:
+        if new.shape == old.shape:
+            return
+        if new.where != "row" and len(new.shape) == len(old.shape) and new.shape[1:] == old.shape[1:]:
+            old.shape = (-1, *new.shape[1:])
+            return
+    told = f"{new.dtype}{list(new.shape)} in {name} and {old.dtype}{list(old.shape)} before"
+    if is_role:
+        raise IncompatibleError(f"{path}: {key} is {told}; a column has one shape and dtype", path=path)
+    del result.found[key]
+    result.left_out[key] = told
+
+
+def _check_complete(result: Scan, path: Path, layout: Layout) -> None:
+    """Observations, actions and rewards are in all groups or in none; other arrays per step are left out."""
+    groups = len(result.names)
+    for key, found in list(result.found.items()):
+        if found.where != "row" or found.count == groups or is_below(key, layout.following):
+            continue
+        roles = (layout.action, layout.observation, layout.reward, layout.done)
+        if any(is_below(key, top) for top in roles):
+            raise InputError(f"{path}: {key} is in {found.count:,} of {groups:,} episodes only", path=path)
+        del result.found[key]
+        result.left_out[key] = f"in {found.count:,} of {groups:,} episodes only"
+
+
+def texts_of(dataset: h5py.Dataset, low: int, high: int) -> list[str]:
+    """Text of rows. Raises `CorruptError` if it is not UTF-8."""
+    raw = np.asarray(dataset[low:high] if dataset.shape else [dataset[()]]).reshape(-1)
+    return [text_of(value, dataset) for value in raw.tolist()]
+
+
+def text_of(value: Any, where: h5py.HLObject) -> str:
+    """A string of HDF5, which may come as bytes. Raises `CorruptError` if it is not UTF-8."""
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as err:
+        raise CorruptError(f"{where.file.filename}: {where.name}: not UTF-8: {err}") from err
+
+
+def slices(rows: int, step: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `step` that make up `rows`."""
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)

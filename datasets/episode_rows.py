@@ -1,0 +1,285 @@
+"""The rows of HDF5 files with one group per episode; `episode_groups.py` has looked through them before.
+
+Alignment: a row has an observation, the action applied to it, and the reward for that. The next observation
+is stored, or the following row's; of an episode's last row it is unknown where the file has neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
+from rlcli.datasets.episode_groups import Layout, Scan, is_below, slices, text_of, texts_of
+from rlcli.datasets.mapping import storable
+from rlcli.datasets.opened import Opened, equal_bits, nest, renamed, spec_of
+from rlcli.errors import CorruptError, InputError
+from rlcli.format.keys import Key
+from rlcli.format.schema import MAX_VALUE_BYTES, Column, Heap, Schema, heap_column, ted_schema
+from rlcli.format.specs import spec_from_json
+
+REWARD: Key = ("next", "reward")
+EPISODE: Key = ("info", "episode")
+DEMO: Key = (*EPISODE, "demo")
+ALIGNMENT = "same row: observation, the action applied to it, the reward for that"
+_FAST_BYTES = 1 << 20  # below, HDF5's own reading is faster than several threads
+
+
+@dataclass(frozen=True)
+class Group:
+    """One episode: where it is, what belongs to it beside its own arrays, and the seed if it is known."""
+
+    group: h5py.Group
+    extra: Mapping[Key, Any]
+    rows: int
+    seed: int | None = None
+    cut: bool = False
+    also_truncated: bool = False
+
+
+class GroupSource(Opened):
+    """Episodes of one or more files. See `contract.Source`; a piece is an episode."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        layout: Layout,
+        groups: list[Callable[[], Group]],
+        extra: list[Column],
+        request: Request,
+        *,
+        where: Any,
+        keys: Mapping[str, Key] | None = None,
+        env: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not scan.names:
+            raise InputError(f"{where}: has no episode with a step", path=where)
+        self.scan, self.layout, self.groups = scan, layout, groups
+        self.fallback = not any(is_below(key, layout.observation) for key in scan.found)
+        self.observed = layout.fallback if self.fallback and layout.fallback else layout.observation
+        if not any(is_below(key, self.observed) for key in scan.found):
+            told = ", ".join(key for key in scan.found if not key.startswith("@"))
+            raise InputError(f"{where}: no observations ({layout.observation}); it has {told}", path=where)
+        self.keys = self._keys(request.mapping, keys or {}, where)
+        self.following = {key: f for key, f in scan.found.items() if is_below(key, layout.following)}
+        self._check_following(where)
+        self.derives = request.derive or not self.following
+        self.rewarded = layout.reward in scan.found
+        columns = [self._column(name, key) for name, key in self.keys.items()]
+        schema = self._schema(columns, extra)
+        report = Report(remarks=list(scan.remarks))
+        report.lossy += [f"{name}: {why}; left out" for name, why in scan.left_out.items()]
+        if scan.empty:
+            report.remarks.append(f"{scan.empty:,} episodes have no steps")
+        if not self.rewarded:
+            report.remarks.append("the source has no rewards; they are 0")
+        if self.fallback:
+            report.remarks.append(f"the source has no observations; {self.observed} stand for them")
+        if not self.derives:
+            report.remarks.append(
+                "next observations differ from the following rows inside episodes; all are stored"
+            )
+        state = ("derived" if self.derives else "stored") if self.following else "absent"
+        report.details = {"next_observation": "final" if scan.has_final else state, "alignment": ALIGNMENT}
+        super().__init__(
+            schema=schema,
+            spec=spec_of(schema.given, env, request.env_id),
+            record={
+                "alignment": ALIGNMENT,
+                "columns": {name: list(key) for name, key in self.keys.items()},
+                "original": {n: [f.dtype, list(f.shape)] for n, f in scan.found.items()},
+                "absent": [] if self.rewarded else ["reward"],
+                "observation": self.observed,
+            },
+            report=report,
+            files=[],
+            pieces=[
+                Piece(name, rows * schema.row_bytes, rows, 1)
+                for name, rows in zip(scan.names, scan.rows, strict=True)
+            ],
+        )
+        self._numbers = {piece.name: number for number, piece in enumerate(self.pieces)}
+
+    # -- columns -----------------------------------------------------------------------------------------
+
+    def _keys(self, given: Mapping[str, str], told: Mapping[str, Key], where: Any) -> dict[str, Key]:
+        """The key of every array that is a column by itself; next observations follow from observations."""
+        layout, names = self.layout, [n for n in self.scan.found if not is_below(n, self.layout.following)]
+        keys: dict[str, Key] = {}
+        for name in names:
+            found = self.scan.found[name]
+            if name == layout.reward:
+                continue
+            if name in told:
+                keys[name] = told[name]
+            elif is_below(name, self.observed):
+                keys[name] = ("observation", *_rest(name, self.observed))
+            elif is_below(name, layout.action):
+                keys[name] = ("action", *_rest(name, layout.action))
+            elif found.where == "attribute":
+                keys[name] = (*EPISODE, *storable(name[1:]))
+            elif found.where == "episode":
+                keys[name] = (*EPISODE, "arrays", *storable(name))
+            else:
+                keys[name] = ("info", *storable(name))
+        kept = {name: key for name, key in renamed(keys, given, where).items() if key is not None}
+        if self.scan.inexact:
+            kept[layout.reward] = ("source", *storable(layout.reward))
+        return kept
+
+    def _column(self, name: str, key: Key) -> Column:
+        found = self.scan.found[name]
+        limit = MAX_VALUE_BYTES
+        if found.dtype == "text":
+            return heap_column(key, Heap("text", limit=limit))
+        everywhere = found.count == len(self.scan.names)
+        if found.where == "row" or (everywhere and not found.shape):
+            return Column(key, found.dtype, found.shape)
+        return heap_column(key, Heap("array", limit=limit), found.dtype, (-1, *found.shape[1:]))
+
+    def _check_following(self, where: Any) -> None:
+        top = self.layout.following
+        if not self.following or top is None:
+            return
+        observed = {n: f for n, f in self.scan.found.items() if is_below(n, self.observed)}
+        ours = {n.removeprefix(self.observed): (f.dtype, f.shape) for n, f in observed.items()}
+        theirs = {n.removeprefix(top): (f.dtype, f.shape) for n, f in self.following.items()}
+        if ours != theirs:
+            odd = sorted(name.strip("/") for name, _ in ours.items() ^ theirs.items())
+            raise InputError(f"{where}: {top} and {self.observed} differ in {', '.join(odd)}", path=where)
+
+    def _schema(self, columns: list[Column], extra: list[Column]) -> Schema:
+        heaps = [c for c in columns if c.key[0] in ("observation", "action") and c.heap is not None]
+        if heaps:
+            raise InputError(f"{'/'.join(heaps[0].key)} is not one array per step")
+        spec = spec_of(columns, None, None)
+        others = [c for c in columns if c.key[0] not in ("observation", "action")]
+        return ted_schema(
+            spec_from_json(spec["observation"]),
+            spec_from_json(spec["action"]),
+            extra=sorted([*others, *extra], key=lambda column: column.key),
+            next_observation="derived" if self.derives else "plain",
+        )
+
+    # -- rows --------------------------------------------------------------------------------------------
+
+    def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
+        """The rows of one episode in slices of 32 MiB.
+
+        Raises `LayoutMismatch` when next observations were to be derived and are not the following rows.
+        """
+        found = self.groups[self._numbers[piece.name]]()
+        with hdf5.damage(_path_of(found.group), f"{found.group.name}:"):
+            yield from self._parts(found, report, advance)
+
+    def _parts(self, found: Group, report: Report, advance: Advance) -> Iterator[Part]:
+        group, rows = found.group, found.rows
+        constant = {**found.extra, **self._constants(group)}
+        observed = {n: k for n, k in self.keys.items() if k[0] == "observation"}
+        following = {n: self._next_name(n) for n in observed if self.following}
+        has_next = all(name in group for name in following.values()) and bool(following)
+        per_row = [n for n, k in self.keys.items() if k not in constant]
+        pending: dict[str, Any] = {}
+        for start, stop in slices(rows, self.slice_rows()):
+            columns: dict[Key, Any] = {}
+            for name in per_row:
+                columns[self.keys[name]] = self._read(group, name, start, stop)
+            columns[REWARD] = self._reward(group, start, stop)
+            then = {n: self._read(group, f, start, stop) for n, f in following.items()} if has_next else {}
+            if not self.derives:
+                if not has_next:
+                    raise InputError(f"{_path_of(group)}: {group.name} has no {self.layout.following}")
+                columns |= {("next", *observed[name]): values for name, values in then.items()}
+            elif has_next:
+                for name, values in then.items():
+                    now = columns[observed[name]]
+                    if not equal_bits(values[:-1], now[1:]) or (
+                        name in pending and not equal_bits(pending[name], now[:1])
+                    ):
+                        raise LayoutMismatch
+                    pending[name] = values[-1:].copy()
+            for key, value in constant.items():
+                column = self.schema.by_key[key]
+                columns[key] = (
+                    [value] * (stop - start)
+                    if column.heap
+                    else np.full((stop - start, *column.shape), value, column.numpy)
+                )
+            end = self._end(found, observed, then, report) if stop == rows else None
+            yield Part(columns, end)
+            advance((stop - start) * self.schema.row_bytes)
+
+    def _end(self, found: Group, observed: Mapping[str, Key], then: Mapping[str, Any], report: Report) -> End:
+        """Terminated if the last row's flag says so; the same flag on earlier rows ends nothing."""
+        rows, final = found.rows, None
+        if then:
+            final = nest({observed[name]: values[-1] for name, values in then.items()})
+        elif self.scan.has_final:
+            last = {k: self._read(found.group, n, rows, rows + 1)[0] for n, k in observed.items()}
+            final = nest(last)
+        terminated = False
+        if self.layout.done in self.scan.found:
+            done = self._read(found.group, self.layout.done, rows - 1, rows)
+            terminated = bool(np.any(done != 0))
+            report.repaired += not terminated
+        truncated = not terminated or found.also_truncated
+        return End(terminated, truncated, found.cut, final, found.seed)
+
+    def _constants(self, group: h5py.Group) -> dict[Key, Any]:
+        """What an episode has once: attributes and arrays of another length; empty where it has none."""
+        values: dict[Key, Any] = {}
+        for name, key in self.keys.items():
+            found = self.scan.found[name]
+            if found.where == "row":
+                continue
+            is_attribute = found.where == "attribute"
+            name = name[1:] if is_attribute else name
+            there = name in (group.attrs if is_attribute else group)
+            if found.dtype == "text":
+                value = (group.attrs[name] if is_attribute else group[name][()]) if there else ""
+                values[key] = text_of(np.asarray(value).reshape(-1).tolist()[0], group)
+                continue
+            if there:
+                array = np.asarray(group.attrs[name] if is_attribute else group[name][()], found.dtype)
+            else:
+                array = np.zeros((0, *found.shape[1:]), found.dtype)
+            values[key] = np.atleast_1d(array) if self.schema.by_key[key].heap else array
+        return values
+
+    def _reward(self, group: h5py.Group, start: int, stop: int) -> Any:
+        if not self.rewarded:
+            return np.zeros((stop - start, 1), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._read(group, self.layout.reward, start, stop).astype(np.float32).reshape(-1, 1)
+
+    def _read(self, group: h5py.Group, name: str, start: int, stop: int) -> Any:
+        dataset = group[name]
+        found = self.scan.found[name]
+        if found.dtype == "text":
+            return texts_of(dataset, start, stop)
+        if stop > dataset.shape[0] or dataset.size // max(1, dataset.shape[0]) != np.prod(found.shape):
+            raise CorruptError(f"{_path_of(group)}: {dataset.name} has changed since it was looked through")
+        row_bytes = dataset.size // dataset.shape[0] * dataset.dtype.itemsize
+        if dataset.chunks is not None and (stop - start) * row_bytes >= _FAST_BYTES:
+            return hdf5.Rows([dataset]).read(start, stop)
+        values = np.empty((stop - start, *found.shape), found.dtype)
+        dataset.read_direct(values, np.s_[start:stop])
+        return values
+
+    def _next_name(self, name: str) -> str:
+        return f"{self.layout.following}{name.removeprefix(self.observed)}"
+
+
+def _rest(name: str, top: str) -> Key:
+    rest = name.removeprefix(top).strip("/")
+    return storable(rest) if rest else ()
+
+
+def _path_of(group: h5py.Group) -> Path:
+    return Path(group.file.filename)

@@ -1,0 +1,112 @@
+"""What sources of episodes have in common: their attributes, specs of their columns, nested observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets.contract import Piece, Report
+from rlcli.errors import UsageError, nearest
+from rlcli.format.keys import Key, check_key
+from rlcli.format.schema import Column, Schema
+from rlcli.format.specs import Box, Composite, Spec
+
+SLICE_BYTES = 32 << 20  # decoded bytes of one part
+LEFT_OUT = "-"
+
+
+@dataclass(kw_only=True)
+class Opened:
+    """The attributes of `contract.Source`; a format adds `parts`."""
+
+    schema: Schema
+    spec: dict[str, Any]
+    record: dict[str, Any]
+    report: Report
+    files: Sequence[Path]
+    pieces: Sequence[Piece]
+    plan: dict[str, Any] = field(default_factory=dict)
+
+    def slice_rows(self) -> int:
+        """Rows of at most 32 MiB."""
+        return max(1, SLICE_BYTES // max(1, self.schema.row_bytes))
+
+
+def nest(values: Mapping[Key, Any], depth: int = 1) -> Any:
+    """`{("observation", "x"): a}` as `{"x": a}`; the value alone where the key ends at `depth`."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        if len(key) == depth:
+            return value
+        node = nested
+        for part in key[depth:-1]:
+            node = node.setdefault(part, {})
+        node[key[-1]] = value
+    return nested
+
+
+def box_spec(columns: Iterable[Column], top: str) -> Spec:
+    """The spec of all columns below `top`, without bounds."""
+
+    def build(node: Any) -> Spec:
+        if isinstance(node, dict):
+            return Composite({name: build(child) for name, child in node.items()})
+        spec: Spec = node
+        return spec
+
+    return build(nest({c.key: Box(c.shape, c.dtype) for c in columns if c.key[0] == top}))
+
+
+def spec_of(columns: Iterable[Column], env: Mapping[str, Any] | None, env_id: str | None) -> dict[str, Any]:
+    """The `spec` of a source whose observations and actions are boxes; `env_id` is what the user says."""
+    columns = list(columns)
+    return {
+        "env": env_of(env_id) or (None if env is None else dict(env)),
+        "observation": box_spec(columns, "observation").to_json(),
+        "action": box_spec(columns, "action").to_json(),
+    }
+
+
+def env_of(env_id: str | None) -> dict[str, Any] | None:
+    """`library:id` as an environment's entry in a spec."""
+    if env_id is None:
+        return None
+    library, separator, id_ = env_id.partition(":")
+    library, id_ = (library, id_) if separator else ("gymnasium", env_id)
+    return {"library": library, "id": id_, "kwargs": {}, "max_episode_steps": None}
+
+
+def renamed(keys: Mapping[str, Key], given: Mapping[str, str], where: object) -> dict[str, Key | None]:
+    """The key of every source name after `--map`; None for what is left out.
+
+    Raises `UsageError` for unknown names, and for keys of another kind: an observation stays one.
+    """
+    found: dict[str, Key | None] = dict(keys)
+    for name, to in given.items():
+        if name not in keys:
+            raise UsageError(f"{where}: no key {name!r} to map; {nearest(name, keys)}", path=where)
+        if to == LEFT_OUT:
+            found[name] = None
+            continue
+        key = check_key(tuple(to.split("/")))
+        if key[0] != keys[name][0]:
+            raise UsageError(f"{where}: {name} is below {keys[name][0]} and cannot become {to!r}", path=where)
+        found[name] = key
+    return found
+
+
+def equal_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two arrays hold the same bytes; NaN equals NaN."""
+    return a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+
+
+def is_exact(rewards: NDArray[Any]) -> bool:
+    """Whether rewards come back bit for bit from our float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        back = rewards.astype(np.float32).astype(rewards.dtype)
+    return equal_bits(back, rewards)

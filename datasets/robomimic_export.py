@@ -1,0 +1,247 @@
+"""Writing robomimic HDF5: a `data/demo_<i>` group per episode, as `robomimic`'s own tools read them.
+
+A dataset that came from robomimic gets its names back; any other gets `obs/<name>`, `actions` and its other
+columns under their keys. The attribute `rl.json` says which array is which column, so that reading it again
+gives the same dataset.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from rlcli.config import opt
+from rlcli.datasets.contract import Advance, Report
+from rlcli.datasets.d4rl_export import episode_ends
+from rlcli.datasets.episode_groups import SEED, slices
+from rlcli.datasets.hdf5_output import Output, creating
+from rlcli.datasets.plain_export import METADATA
+from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
+from rlcli.format.schema import Column
+
+_DERIVED = {("is_init",), ("episode",), ("step",)}
+_FLAGS = {("next", "done"), ("next", "terminated"), ("next", "truncated")}
+_REWARD: Key = ("next", "reward")
+_EPISODE: Key = ("info", "episode")
+_DEMO: Key = (*_EPISODE, "demo")
+_DONES: Key = ("info", "dones")
+_SLICE_BYTES = 16 << 20
+_MAX_ATTRIBUTE = 60_000  # bytes of an array; larger ones do not fit HDF5's headers
+_GYM = 2  # robomimic's EnvType.GYM_TYPE
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Writing robomimic HDF5."""
+
+    compression: Literal["none", "gzip"] = opt("none", "How the arrays of a demo are compressed.")
+
+
+@dataclass
+class _Plan:
+    """Which column goes where: arrays per step, arrays and attributes per episode, masks."""
+
+    rows: dict[str, Column] = field(default_factory=dict)
+    arrays: dict[str, Column] = field(default_factory=dict)
+    attributes: dict[str, Column] = field(default_factory=dict)
+    masks: dict[str, Column] = field(default_factory=dict)
+    following: dict[str, Key] = field(default_factory=dict)
+    reward: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+
+
+def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
+    """Write `dataset` to the new file `out`, one episode after the other in slices of 16 MiB.
+
+    `dones` is 1 where an episode terminated, unless the dataset kept the source's. `next_obs` is there
+    for every episode whose last next observation is known.
+    """
+    report = Report()
+    record = (dataset.extra or {}).get("source")
+    record = record if isinstance(record, dict) and record.get("format") == "robomimic" else {}
+    plan = _plan(dataset, record, report)
+    ends = episode_ends(dataset)[0]
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
+    names = _demo_names(dataset, starts)
+    unknown = set(np.asarray(dataset.unknown_next).tolist())
+    masks: dict[str, list[str]] = {name: [] for name in plan.masks}
+    compression = None if options.compression == "none" else options.compression
+    with creating(out) as output:
+        data = output.file.create_group("data")
+        for name, start, end in zip(names, starts.tolist(), ends.tolist(), strict=True):
+            group = data.create_group(name)
+            group.attrs["num_samples"] = end + 1 - start
+            _write_once(dataset, plan, group, start)
+            for key, column in plan.masks.items():
+                if bool(dataset.read(column.key, start, start + 1)[0]):
+                    masks[key].append(name)
+            _write_rows(
+                dataset, plan, output, group, (start, end + 1), end not in unknown, compression, advance
+            )
+        for key, listed in masks.items():
+            output.file[f"mask/{key}"] = np.array(listed, dtype=h5py.string_dtype())
+        _write_episodes(dataset, plan, output.file, names, ends)
+        _write_attributes(dataset, record, output.file)
+    report.details |= {"demos": len(names), "original": bool(record)}
+    return report
+
+
+def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _Plan:
+    names = {tuple(key): name for name, key in record.get("columns", {}).items()}
+    masks = {key: name for name, key in record.get("masks", {}).items()}
+    plan = _Plan()
+    for column in dataset.schema.columns:
+        key = column.key
+        if key in _DERIVED | _FLAGS or column.encoding == "stack" or key == _DEMO:
+            continue
+        if key[:2] == ("next", "observation"):
+            name = _name_of(key[1:], names)
+            plan.following[_following(name)] = key
+        elif key == _REWARD:
+            if ("source", "rewards") not in names and "reward" not in record.get("absent", ()):
+                plan.rows["rewards"] = column
+                plan.reward = np.dtype(record.get("original", {}).get("rewards", ["float32"])[0])
+        elif key[:3] == (*_EPISODE, "mask") and column.dtype == "bool":
+            relative = "/".join(key[3:])
+            plan.masks[masks.get(relative, relative)] = column
+        elif column.heap is not None and column.heap.value == "bytes":
+            report.lossy.append(f"{'/'.join(key)}: bytes of any length have no place in robomimic's layout")
+        else:
+            name = _name_of(key, names)
+            if name.startswith("@"):
+                plan.attributes[name[1:]] = column
+            elif key[: len(_EPISODE)] == _EPISODE:
+                plan.arrays[name] = column
+            else:
+                plan.rows[name] = column
+    if record.get("observation") == "states":
+        plan.following = {}
+    return plan
+
+
+def _name_of(key: Key, names: Mapping[Key, str]) -> str:
+    """The path in a demo, `@name` for an attribute."""
+    if key in names:
+        return names[key]
+    if key[0] == "observation":
+        return "/".join(("obs", *(key[1:] or ("observation",))))
+    if key[0] == "action":
+        return "/".join(("actions", *key[1:]))
+    if key[: len(_EPISODE)] == _EPISODE:
+        return "/".join(key[3:]) if key[2] == "arrays" else f"@{'/'.join(key[2:])}"
+    return "/".join(key[1:] if key[0] == "info" and len(key) > 1 else key)
+
+
+def _following(name: str) -> str:
+    return f"next_obs{name.removeprefix('obs')}"
+
+
+def _demo_names(dataset: Dataset, starts: Any) -> list[str]:
+    """The names that the source had, `demo_<i>` where there are none or not one each."""
+    numbered = [f"demo_{number}" for number in range(len(starts))]
+    column = dataset.schema.by_key.get(_DEMO)
+    if column is None or column.heap is None:
+        return numbered
+    index, table = dataset.text(_DEMO, starts)
+    names = [table[int(at)] for at in index]
+    usable = len(set(names)) == len(names) and all(n.removeprefix("demo_").isdigit() for n in names)
+    return names if usable else numbered
+
+
+def _write_once(dataset: Dataset, plan: _Plan, group: h5py.Group, row: int) -> None:
+    for name, column in plan.attributes.items():
+        value = dataset.read(column.key, row, row + 1)[0]
+        if column.heap is not None and len(value) == 0:
+            continue  # absent in the source
+        if isinstance(value, np.ndarray) and value.nbytes > _MAX_ATTRIBUTE:
+            group[name] = value
+        else:
+            group.attrs[name] = value
+    for name, column in plan.arrays.items():
+        value = dataset.read(column.key, row, row + 1)[0]
+        if column.heap is None or len(value):
+            group[name] = value
+
+
+def _write_rows(
+    dataset: Dataset,
+    plan: _Plan,
+    output: Output,
+    group: h5py.Group,
+    rows: tuple[int, int],
+    is_known: bool,
+    compression: str | None,
+    advance: Advance,
+) -> None:
+    start, stop = rows
+    written: list[tuple[str, Key, np.dtype[Any], tuple[int, ...]]] = []
+    for name, column in plan.rows.items():
+        dtype = plan.reward if column.key == _REWARD else column.numpy
+        shape = () if column.key == _REWARD else column.shape
+        written.append((name, column.key, _storable(column, dtype), shape))
+    for name, key in plan.following.items() if is_known else ():
+        column = dataset.schema.column(key)
+        written.append((name, key, _storable(column, column.numpy), column.shape))
+    targets = {
+        name: group.create_dataset(
+            name, (stop - start, *shape), dtype, compression=compression, chunks=True if compression else None
+        )
+        for name, _, dtype, shape in written
+    }
+    step = max(1, _SLICE_BYTES // max(1, dataset.schema.row_bytes))
+    for low, high in slices(stop - start, step):
+        for name, key, dtype, shape in written:
+            values = dataset.read(key, start + low, start + high)
+            if dtype.kind != "O":
+                values = np.asarray(values, dtype).reshape(high - low, *shape)
+            targets[name][low:high] = values
+        output.check()
+        advance((high - low) * dataset.schema.row_bytes)
+    if "dones" not in plan.rows:
+        dones = np.zeros(stop - start, np.int64)
+        dones[-1] = int(dataset.read(("next", "terminated"), stop - 1, stop)[0, 0])
+        group["dones"] = dones
+
+
+def _storable(column: Column, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    is_text = column.heap is not None and column.heap.value == "text"
+    return h5py.string_dtype() if is_text else dtype
+
+
+def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[str], ends: Any) -> None:
+    """What robomimic has no place for: the columns' keys, unfinished episodes, seeds, both flags at once."""
+    episodes = dataset.episodes
+    last = np.asarray(episodes.start) + np.asarray(episodes.length) - 1
+    at = np.searchsorted(ends, last)
+    cut = [names[n] for n in at[np.asarray(episodes.cut, np.bool_)].tolist()]
+    both_flags = np.asarray(episodes.terminated, np.bool_) & np.asarray(episodes.truncated, np.bool_)
+    seeds = np.asarray(episodes.seed)
+    for number in np.flatnonzero(seeds >= 0).tolist():
+        file["data"][names[int(at[number])]].attrs[SEED] = int(seeds[number])
+    keys = {
+        **{name: list(column.key) for name, column in {**plan.rows, **plan.arrays}.items()},
+        **{f"{at}{name}": list(column.key) for name, column in plan.attributes.items() for at in ("", "@")},
+    }
+    keys.pop("rewards", None)
+    both = [names[n] for n in at[both_flags].tolist()]
+    told = {"rl": 1, "spec": dataset.spec, "columns": keys, "cut": cut, "both": both}
+    file.attrs[METADATA] = json.dumps(told)
+
+
+def _write_attributes(dataset: Dataset, record: Mapping[str, Any], file: h5py.File) -> None:
+    for place, values in record.get("attributes", {}).items():
+        target = file[place] if place else file
+        for name, value in values.items():
+            target.attrs[name] = value
+    data = file["data"]
+    data.attrs["total"] = dataset.num_rows
+    if "env_args" not in data.attrs:
+        env = dataset.spec.get("env") or {}
+        told = {"env_name": env.get("id", ""), "type": _GYM, "env_kwargs": env.get("kwargs", {})}
+        data.attrs["env_args"] = json.dumps(told)

@@ -1,0 +1,87 @@
+"""RoboSet HDF5 (RoboHive traces): `Trial<i>` groups, a file or a folder of them (one per seed).
+
+A trial has `actions`, `observations`, `rewards`, `done`, `time`, `env_infos/…`. What is per step is a column;
+the next observation of a trial's last step is not in the file. In a folder every episode says its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.contract import NoOptions, Request, Seen
+from rlcli.datasets.episode_groups import Layout, Scan, numbered, scan
+from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
+from rlcli.errors import InputError
+from rlcli.format.keys import Key
+from rlcli.format.schema import Heap, heap_column
+
+_LAYOUT = Layout("actions", "observations", "rewards", "done", fallback="env_infos/obs_dict")
+_FILE: Key = (*EPISODE, "file")
+_MAX_FILES = 512  # that are open at once
+
+
+def detect(path: Path) -> Seen:
+    """Whether `path` is HDF5 with `Trial<i>` groups, or a folder of such files."""
+    files = _files(path)
+    if not files or not hdf5.is_hdf5(files[0]):
+        return Seen(False, "not an HDF5 file" if path.is_file() else "no HDF5 files with Trial<i> groups")
+    with hdf5.reading(files[0]) as file, hdf5.damage(files[0]):
+        trials = len(numbered(file, "Trial"))
+    if not trials:
+        return Seen(False, "no Trial<i> groups")
+    return Seen(
+        True, f"RoboSet HDF5, {len(files)} files" if path.is_dir() else f"RoboSet HDF5, {trials} trials"
+    )
+
+
+@contextmanager
+def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[GroupSource]:
+    """All trials of all files. Raises `InputError` for other files, `CorruptError` for damage."""
+    files = _files(path)
+    if len(files) > _MAX_FILES:
+        raise InputError(f"{path}: {len(files):,} files, at most {_MAX_FILES} at once", path=path)
+    with ExitStack() as stack:
+        opened: list[tuple[Path, h5py.File]] = []
+        for name in files:
+            opened.append((name, stack.enter_context(hdf5.reading(name))))
+        found = Scan.from_json(request.plan["scan"]) if request.plan else scan(_trials(opened), _LAYOUT)
+        extra = [heap_column(DEMO, Heap("text"))]
+        extra += [heap_column(_FILE, Heap("text"))] if path.is_dir() else []
+        groups: list[Callable[[], Group]] = []
+        for label, rows in zip(found.names, found.rows, strict=True):
+            number, _, name = label.partition(":")
+            file_path, file = opened[int(number)]
+            values: dict[Key, Any] = {DEMO: name}
+            if path.is_dir():
+                values[_FILE] = file_path.relative_to(path).as_posix()
+            groups.append(partial(_group, file_path, file, name, values, rows))
+        source = GroupSource(found, _LAYOUT, groups, extra, request, where=path)
+        source.files = files
+        source.plan = {"scan": found.to_json()}
+        yield source
+
+
+def _trials(opened: list[tuple[Path, h5py.File]]) -> Iterator[tuple[str, Path, Any]]:
+    """Every trial as `("<file>:<name>", path, group)`."""
+    for number, (path, file) in enumerate(opened):
+        with hdf5.damage(path):
+            for name in numbered(file, "Trial"):
+                yield f"{number}:{name}", path, file[name]
+
+
+def _group(path: Path, file: h5py.File, name: str, values: dict[Key, Any], rows: int) -> Group:
+    with hdf5.damage(path, f"{name}:"):
+        return Group(file[name], values, rows)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in (".h5", ".hdf5") and file.is_file())
