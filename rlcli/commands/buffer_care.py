@@ -28,7 +28,16 @@ def sample(
     dataset: Dataset,
     rows: Annotated[int, console.count_option("--rows", "-n", help="How many rows.")],
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal rows.")] = 0,
-    sampler: Annotated[str, typer.Option(metavar="NAME", help="uniform or without-replacement.")] = "uniform",
+    sampler: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="uniform, without-replacement, top-return, consuming or module:Class."
+        ),
+    ] = "uniform",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One option of the sampler; repeatable."),
+    ] = None,
     keys: Annotated[
         str | None,
         typer.Option(metavar="A,B,…", help="Columns, e.g. action,next/reward; all of next by next."),
@@ -56,9 +65,13 @@ def sample(
             raise UsageError(
                 "--json tells about a dataset that was written; name it with -o, or see --format"
             )
-        buffer_sample.sample_rows(dataset, rows, seed=seed, sampler=sampler, keys=keys, format=format)
+        buffer_sample.sample_rows(
+            dataset, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys, format=format
+        )
         return
-    report = buffer_sample.sample_dataset(dataset, out, rows, seed=seed, sampler=sampler, keys=keys)
+    report = buffer_sample.sample_dataset(
+        dataset, out, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys
+    )
     console.log(f"{report['rows']:,} rows, {report['seconds']:.2f} s")
     console.result("sample", report, str(out))
 

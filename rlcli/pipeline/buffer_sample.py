@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlcli.errors import UsageError, nearest
+from rlcli.errors import UsageError
 from rlcli.format.copying import chunk_rows, read_piece, whole_segment_rows
 from rlcli.format.dataset import Dataset
 from rlcli.format.heap import decode
@@ -21,30 +21,22 @@ from rlcli.pipeline.buffer_rows import choose_columns
 from rlcli.pipeline.making import lineage, making
 from rlcli.pipeline.map_block import Array, Layout, Rows
 from rlcli.pipeline.row_formats import Batch, Format, import_arrow, write_batches
-from rlcli.replay.uniform import Uniform
-from rlcli.replay.without_replacement import WithoutReplacement
+from rlcli.replay.choice import make_sampler
+from rlcli.replay.sampler import DrawsRows
 
 EPISODE, STEP, IS_INIT, SOURCE_ROW = ("episode",), ("step",), ("is_init",), ("source_row",)
 TERMINATED, TRUNCATED = ("next", "terminated"), ("next", "truncated")
 
 
-def _uniform(dataset: Dataset, count: int, seed: int) -> Rows:
-    return Uniform(dataset, seed=seed).rows(count)
-
-
-def _without_replacement(dataset: Dataset, count: int, seed: int) -> Rows:
-    return WithoutReplacement(dataset, seed=seed).rows(count)
-
-
-#: name -> the logical rows of one batch of that size, from an open dataset and a seed.
-SAMPLERS: dict[str, Callable[[Dataset, int, int], Rows]] = {
-    "uniform": _uniform,
-    "without-replacement": _without_replacement,
-}
-
-
 def sample_rows(
-    path: Path, count: int, *, seed: int, sampler: str, keys: str | None, format: Format
+    path: Path,
+    count: int,
+    *,
+    seed: int,
+    sampler: str,
+    sets: Sequence[str],
+    keys: str | None,
+    format: Format,
 ) -> dict[str, Any]:
     """Write `count` rows to standard output, as `rl buffer cat` does: their logical row numbers first."""
     if format == "arrow":
@@ -52,14 +44,14 @@ def sample_rows(
     with Dataset.open(path) as dataset:
         chosen = [column.key for column in dataset.schema.columns]
         chosen = chosen if keys is None else choose_columns(dataset, keys)
-        rows = _draw(dataset, count, seed, sampler)
+        rows = _draw(dataset, count, seed, sampler, sets)
         write_batches(_batches(dataset, rows, chosen), sys.stdout.buffer, format)
         sys.stdout.buffer.flush()
     return {"path": str(path), "rows": len(rows), "sampler": sampler, "seed": seed}
 
 
 def sample_dataset(
-    path: Path, out: Path, count: int, *, seed: int, sampler: str, keys: str | None
+    path: Path, out: Path, count: int, *, seed: int, sampler: str, sets: Sequence[str], keys: str | None
 ) -> dict[str, Any]:
     """Write `count` rows to a new dataset at `out` and return the report.
 
@@ -67,7 +59,7 @@ def sample_dataset(
     stored; `source_row` is its logical row in `path`. Raises `UsageError`, `Interrupted`.
     """
     with Dataset.open(path) as dataset, making(out, count, "sample") as work:
-        rows = _draw(dataset, count, seed, sampler)
+        rows = _draw(dataset, count, seed, sampler, sets)
         layout = Layout.of(dataset)
         if keys is not None:
             chosen = choose_columns(dataset, keys)
@@ -77,7 +69,7 @@ def sample_dataset(
                 layout.store(key)
         layout.columns[SOURCE_ROW] = Column(SOURCE_ROW, "int64")
         schema = layout.schema()
-        options = {"count": count, "seed": seed, "sampler": sampler, "keys": keys}
+        options = {"count": count, "seed": seed, "sampler": sampler, "set": list(sets), "keys": keys}
         with Writer.create(
             work.temporary, schema, spec=layout.spec(dataset), extra=layout.extra,
             lineage=lineage("sample", options, [dataset]),
@@ -91,14 +83,15 @@ def sample_dataset(
         return {**work.finish(), "source": str(path), "sampler": sampler, "seed": seed}
 
 
-def _draw(dataset: Dataset, count: int, seed: int, sampler: str) -> Rows:
-    if sampler not in SAMPLERS:
-        raise UsageError(f"--sampler: there is no sampler {sampler!r}; {nearest(sampler, SAMPLERS)}")
+def _draw(dataset: Dataset, count: int, seed: int, sampler: str, sets: Sequence[str]) -> Rows:
     if count < 1:
         raise UsageError(f"-n must be at least 1, got {count}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed must be a whole number from 0 to 2^63 - 1, got {seed}")
-    return SAMPLERS[sampler](dataset, count, seed)
+    chosen = make_sampler(sampler, dataset, sets=sets, seed=seed)
+    if not isinstance(chosen, DrawsRows):
+        raise UsageError(f"--sampler {sampler}: its batches are made of more than the rows it draws")
+    return chosen.rows(count)
 
 
 def _batches(dataset: Dataset, rows: Rows, keys: list[Key]) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ earlier batches: not of the process, the number of threads, or whether the run w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,15 @@ class Sampler(ABC):
         out = np.empty(count, np.uint64)
         _native.random_numbers(self.seed, self.STREAM + 256 * part, self.batches, out)
         return out
+
+
+@runtime_checkable
+class DrawsRows(Protocol):
+    """A sampler whose batches are nothing but rows of the dataset."""
+
+    def rows(self, batch_size: int) -> NDArray[np.int64]:
+        """The logical rows `[B]` of the next batch."""
+        ...
 
 
 def below(unit: NDArray[np.float64], counts: NDArray[np.int64] | int) -> NDArray[np.int64]:

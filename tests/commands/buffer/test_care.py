@@ -57,11 +57,19 @@ def test_sample_makes_a_dataset_of_single_steps(rl: Callable[..., Any], sealed: 
     assert verify(tmp_path / "out", deep=True) == []
 
 
+def test_samplers_come_from_the_table_with_their_options(rl: Callable[..., Any], sealed: Path) -> None:
+    ended = rl("sample", sealed, "-n", 5, "--sampler", "consuming")
+    assert [json.loads(line)["row"] for line in ended.out.splitlines()] == [0, 1, 2, 3, 4]
+    assert rl("sample", sealed, "-n", 5, "--sampler", "top-return", "--set", "share=0.5").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["-n", "0"], "at least 1"),
         (["-n", "3", "--sampler", "unifrom"], "did you mean 'uniform'"),
+        (["-n", "3", "--sampler", "slices"], "more than the rows"),
+        (["-n", "3", "--sampler", "top-return", "--set", "sampler.shar=1"], "did you mean 'share'"),
         (["-n", "3", "--seed", "-1"], "--seed"),
         (["-n", "3", "--keys", "stp"], "did you mean 'step'"),
         (["-n", "3", "--json"], "-o"),
