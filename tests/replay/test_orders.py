@@ -1,0 +1,145 @@
+"""Samplers with an order or a limit: epochs, best episodes, queues, live datasets; copies of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlcli.errors import IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.schema import ted_schema
+from rlcli.format.specs import Box, Discrete
+from rlcli.format.writer import Writer
+from rlcli.replay import consuming, follow, top_return, without_replacement
+from rlcli.replay.consuming import Consuming
+from rlcli.replay.follow import Follow
+from rlcli.replay.prioritized import Prioritized
+from rlcli.replay.top_return import TopReturn
+from rlcli.replay.uniform import Uniform
+from rlcli.replay.without_replacement import WithoutReplacement
+from tests.replay.made_up import counting, flat
+
+OBSERVED = [("observation",)]
+
+
+def test_an_epoch_has_every_row_once_in_another_order(tmp_path: Path) -> None:
+    config = without_replacement.Config(drop_last=False)
+    sampler = WithoutReplacement(counting(tmp_path / "a", [7, 13]), OBSERVED, config=config)
+    drawn = np.concatenate([sampler.rows(8) for _ in range(5)])  # two epochs
+    assert sorted(drawn[:20].tolist()) == sorted(drawn[20:].tolist()) == list(range(20))
+    assert drawn[:20].tolist() != drawn[20:].tolist() != list(range(20))
+
+
+def test_drop_last_leaves_out_what_does_not_fill_a_batch(tmp_path: Path) -> None:
+    sampler = WithoutReplacement(counting(tmp_path / "a", [20]), OBSERVED)
+    epochs = [np.concatenate([sampler.rows(8), sampler.rows(8)]) for _ in range(3)]
+    assert [len(set(rows.tolist())) for rows in epochs] == [16, 16, 16]
+    assert sampler.epoch == 2
+    with pytest.raises(IncompatibleError, match="20 rows"):
+        sampler.rows(21)
+
+
+def test_only_the_best_episodes_come(tmp_path: Path) -> None:
+    dataset = counting(tmp_path / "a", [4, 2, 3, 6])  # returns 6, 9, 21, 69
+    sampler = TopReturn(dataset, OBSERVED, config=top_return.Config(share=0.5))
+    counts = np.bincount(sampler.rows(9000), minlength=15)
+    assert counts[:6].sum() == 0
+    assert np.abs(counts[6:] - 1000).max() < 170
+
+
+def test_a_queue_gives_each_row_once_and_again_what_was_not_acknowledged(tmp_path: Path) -> None:
+    dataset = counting(tmp_path / "a", [5, 4], streams=2)
+    sampler = Consuming(dataset, OBSERVED, config=consuming.Config(acknowledge=True))
+    assert flat(sampler.sample(3)["observation"]) == [0, 1, 2]
+    sampler.acknowledge()
+    assert flat(sampler.sample(4)["observation"]) == [3, 4, 5, 6]
+    resumed = Consuming(dataset, OBSERVED, config=consuming.Config(acknowledge=True))
+    resumed.load_state(sampler.state())
+    assert flat(resumed.sample(6)["observation"]) == [3, 4, 5, 6, 7, 8]
+    with pytest.raises(IncompatibleError, match="0 rows"):
+        resumed.sample(1)
+
+
+def test_following_waits_for_rows_and_not_longer(tmp_path: Path) -> None:
+    path, box = tmp_path / "a", Box((1,))
+    spec = {"env": None, "observation": box.to_json(), "action": Discrete(2).to_json()}
+    created = Writer.create(path, ted_schema(box, Discrete(2)), spec=spec, lineage={"op": "test"})
+    with EpisodeWriter(created) as writer:
+        written = 0
+
+        def add(count: int) -> None:
+            nonlocal written
+            for _ in range(count):
+                observation = np.array([written], np.float32)
+                writer.add(
+                    0, observation=observation, action=0, reward=0.0, terminated=False, truncated=False
+                )
+                written += 1
+            writer.flush()
+
+        writer.begin(0, 0)
+        add(10)
+        naps = 0
+
+        def sleep(seconds: float) -> None:
+            nonlocal naps
+            naps += 1
+            add(5)
+
+        config = follow.Config(samples_per_insert=2.0, min_rows=10, timeout_seconds=1.0)
+        with Dataset.open(path) as dataset:
+            sampler = Follow(Uniform(dataset, OBSERVED), config, sleep=sleep)
+            sampler.sample(20)  # drawn 0 <= 2 * 0
+            assert (naps, sampler.drawn) == (0, 20)
+            sampler.sample(20)  # 20 <= 2 * (20 - 10)
+            assert (naps, written) == (2, 20)
+            starved = Follow(Uniform(dataset, OBSERVED), config, sleep=lambda seconds: None)
+            starved.load_state(sampler.state())
+            with pytest.raises(IncompatibleError, match="has not grown"):
+                starved.sample(1)
+    with Dataset.open(path) as dataset:
+        done = Follow(Uniform(dataset, OBSERVED), config, sleep=sleep)
+        done.load_state(sampler.state())
+        for _ in range(5):
+            done.sample(50)  # nobody writes any more: nothing is held back
+        assert naps == 2
+
+
+def test_a_copy_in_other_segments_gives_the_same_batches(tmp_path: Path) -> None:
+    """Like a merged or packed dataset: the same rows in the same order, cut differently."""
+    box = Box((1,))
+    spec = {"env": None, "observation": box.to_json(), "action": Discrete(2).to_json()}
+    datasets = []
+    for name, segment_rows in (("a", 64), ("b", 4096)):
+        created = Writer.create(
+            tmp_path / name,
+            ted_schema(box, Discrete(2)),
+            spec=spec,
+            lineage={"op": "test"},
+            segment_rows=segment_rows,
+        )
+        with EpisodeWriter(created, chunk_rows=32) as writer:
+            for value in range(900):
+                if value % 50 == 0:
+                    writer.begin(0, value)
+                now, following = (np.array([value + k], np.float32) for k in (0, 1))
+                writer.add(
+                    0,
+                    observation=now,
+                    action=0,
+                    reward=0.0,
+                    terminated=value % 50 == 49,
+                    truncated=False,
+                    next_observation=following,
+                )
+        datasets.append(Dataset.open(tmp_path / name))
+    assert len(datasets[0].segments) > len(datasets[1].segments)
+    for kind in (Uniform, WithoutReplacement, Prioritized):
+        one, two = (kind(dataset, [*OBSERVED, ("next", "observation")]) for dataset in datasets)
+        for _ in range(3):
+            first, second = one.sample(64), two.sample(64)
+            assert flat(first["observation"]) == flat(second["observation"])
+            np.testing.assert_array_equal(first["next"]["observation"], first["observation"] + 1)
