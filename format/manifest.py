@@ -218,13 +218,18 @@ def load_identity(root: Path) -> dict[str, Any]:
     """`dataset.json`. Raises `InputError` if `root` is no dataset, `CorruptError` if it is damaged."""
     path = root / "dataset.json"
     try:
-        value, _ = strictjson.load_checked(path, "rl-dataset")
+        return dict(_identity(files.read(path), path))
     except CorruptError:
         if not files.exists(root):
             raise InputError(f"{root}: no such dataset", path=root) from None
         if not files.exists(path) and not (root / "manifests").is_dir():
             raise InputError(f"{root}: not a dataset (no dataset.json)", path=root) from None
         raise
+
+
+@lru_cache(maxsize=8)
+def _identity(data: bytes, path: Path) -> dict[str, Any]:
+    value = strictjson.checked(data, path, "rl-dataset")
     _check_format(value, path)
     if value.get("byteorder") != "little" or not re.fullmatch("[0-9a-f]{32}", str(value.get("uuid"))):
         raise CorruptError(f"{path}: uuid or byteorder is malformed", path=path)
