@@ -46,6 +46,12 @@ CONVERTERS = {
         "rlcli.datasets.robomimic", "robomimic HDF5, also MimicGen, LIBERO, RoboCasa, Isaac Lab"
     ),
     "roboset": Converter("rlcli.datasets.roboset", "RoboSet HDF5: Trial<i> groups", writes=False),
+    "minari": Converter(
+        "rlcli.datasets.minari",
+        "Minari: hdf5, arrow or parquet episodes (the latter two with the extra minari), or minari:NAME",
+        names=True,
+    ),
+    "atari": Converter("rlcli.datasets.atari", "Atari DQN replay: Dopamine's logs", writes=False),
     "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
     "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),

@@ -49,8 +49,8 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         raise InputError(f"{path}: {len(files):,} files, at most {_MAX_FILES} at once", path=path)
     with ExitStack() as stack:
         opened: list[tuple[Path, h5py.File]] = []
-        for name in files:
-            opened.append((name, stack.enter_context(hdf5.reading(name))))
+        for place in files:
+            opened.append((place, stack.enter_context(hdf5.reading(place))))
         found = Scan.from_json(request.plan["scan"]) if request.plan else scan(_trials(opened), _LAYOUT)
         extra = [heap_column(DEMO, Heap("text"))]
         extra += [heap_column(_FILE, Heap("text"))] if path.is_dir() else []
