@@ -1,0 +1,337 @@
+"""The episodes of a Minari dataset as they lie on disk: one HDF5 file, or a folder of Arrow or Parquet each.
+
+Paths of values are those of the HDF5 layout in all three: `observations/a/_index_0`, `actions`, `rewards`,
+`infos/x`. What the values mean is `minari.py`'s business.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.errors import CorruptError, InputError
+from rlcli.plugins import require
+
+MAIN_FILE = "main_data.hdf5"
+METADATA = "metadata.json"
+MAX_JSON_BYTES = 64 << 20
+_EPISODE = re.compile(r"episode_(\d{1,15})")
+_FOLDER = re.compile(r"\d{1,15}")
+_ROWS = ("rewards", "terminations", "truncations")
+
+Kind = Literal["numbers", "text", "bytes", "other"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Values of an episode: what they are, the shape of one, how many; `rows` is None for a single one."""
+
+    kind: Kind
+    dtype: str
+    shape: tuple[int, ...]
+    rows: int | None
+
+
+class Storage(ABC):
+    """The episodes of a dataset, by number. `files` are all that are read."""
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.episodes: list[int] = []
+
+    @abstractmethod
+    def where(self, episode: int) -> str:
+        """The episode's place, for messages."""
+
+    @abstractmethod
+    def fields(self, episode: int) -> dict[str, Field]:
+        """All values of an episode by path. Raises `CorruptError`, `InputError`."""
+
+    @abstractmethod
+    def attributes(self, episode: int) -> dict[str, Any]:
+        """What is said of an episode; nested names are joined by slashes."""
+
+    @abstractmethod
+    def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
+        """Values `start … stop - 1`: an array `[n, *shape]`, strings or byte strings."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes what is open."""
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class HDF5Storage(Storage):
+    """`main_data.hdf5`: a group per episode."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.files = [path]
+        self._reading = hdf5.reading(path)
+        self.file = self._reading.__enter__()
+        self._held: tuple[int, dict[str, h5py.Dataset]] = (-1, {})
+        with hdf5.damage(path):
+            numbers = (_EPISODE.fullmatch(name) for name in self.file)
+            self.episodes = sorted(int(found[1]) for found in numbers if found)
+
+    def where(self, episode: int) -> str:
+        return f"{self.path}: episode_{episode}"
+
+    def fields(self, episode: int) -> dict[str, Field]:
+        found = {}
+        with hdf5.damage(self.path, f"episode_{episode}:"):
+            for path, values in self._datasets(episode).items():
+                check_storage(self.path, values)
+                found[path] = _field(values)
+        return found
+
+    def attributes(self, episode: int) -> dict[str, Any]:
+        with hdf5.damage(self.path, f"episode_{episode}:"):
+            return {name: _plain(value) for name, value in self._group(episode).attrs.items()}
+
+    def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
+        with hdf5.damage(self.path, f"episode_{episode}/{path}:"):
+            values = self._datasets(episode)[path]
+            if not values.shape:
+                return _one(values.asstr()[()] if h5py.check_string_dtype(values.dtype) else values[()])
+            if h5py.check_string_dtype(values.dtype) is not None:
+                return [str(text) for text in values.asstr()[start:stop]]
+            part = values[start:stop]
+        if part.dtype.kind == "O":
+            return [np.asarray(value, np.uint8).tobytes() for value in part]
+        return np.asarray(part.astype(part.dtype.newbyteorder("="), copy=False))
+
+    def close(self) -> None:
+        self._reading.__exit__(None, None, None)
+
+    def _group(self, episode: int) -> h5py.Group:
+        name = f"episode_{episode}"
+        link = self.file.get(name, getlink=True)
+        group = self.file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(group, h5py.Group):
+            raise InputError(f"{self.path}: {name} is no group of the file", path=self.path)
+        return group
+
+    def _datasets(self, episode: int) -> dict[str, h5py.Dataset]:
+        if self._held[0] != episode:
+            self._held = (episode, dict(hdf5.walk(self._group(episode))))
+        return self._held[1]
+
+
+def _field(values: h5py.Dataset) -> Field:
+    rows = values.shape[0] if values.shape else None
+    if values.shape is None:
+        return Field("other", "", (), None)
+    if h5py.check_string_dtype(values.dtype) is not None:
+        return Field("text" if len(values.shape) < 2 else "other", "", values.shape[1:], rows)
+    if h5py.check_vlen_dtype(values.dtype) == np.uint8:
+        return Field("bytes" if len(values.shape) == 1 else "other", "uint8", values.shape[1:], rows)
+    kind: Kind = "numbers" if values.dtype.kind in "biufc" and values.dtype.names is None else "other"
+    return Field(kind, str(values.dtype.newbyteorder("=")), values.shape[1:], rows)
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python or NumPy has it; None for an empty one."""
+    if isinstance(value, h5py.Empty):
+        return None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
+        return [
+            text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in value.flat
+        ]
+    return value
+
+
+def _one(value: Any) -> NDArray[Any] | list[Any]:
+    return [value] if isinstance(value, str) else np.asarray(value)[None]
+
+
+class ArrowStorage(Storage):
+    """A folder per episode of `part-0.arrow` or `.parquet` and `metadata.json`; all padded to T+1 rows."""
+
+    def __init__(self, folder: Path, suffix: str, leaves: Iterable[str]) -> None:
+        super().__init__()
+        self.folder, self.suffix = folder, suffix
+        self._tree = {path[: end.start()] for path in leaves for end in re.finditer("/|$", path)}
+        self._arrow = require("pyarrow", "minari", needed_for=f"reading Minari's {suffix} files")
+        require("pyarrow.parquet", "minari", needed_for="reading Minari's parquet files")
+        require("pyarrow.ipc", "minari", needed_for="reading Minari's arrow files")
+        self.episodes = sorted(
+            int(path.name) for path in folder.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()
+        )
+        for episode in self.episodes:
+            self.files += self._parts(episode)
+            if (told := folder / str(episode) / METADATA).is_file():
+                self.files.append(told)
+        self._held: tuple[int, dict[str, Any]] = (-1, {})
+        self._attributes: tuple[int, dict[str, Any]] = (-1, {})
+
+    def where(self, episode: int) -> str:
+        return str(self.folder / str(episode))
+
+    def fields(self, episode: int) -> dict[str, Field]:
+        columns = self._columns(episode)
+        found = {path: self._field(column) for path, column in columns.items()}
+        padded = max((field.rows or 0 for field in found.values()), default=0)
+        told = self.attributes(episode).get("total_steps")
+        rows = told if type(told) is int else padded - 1
+        if rows not in (padded, padded - 1):
+            where = self.where(episode)
+            raise InputError(f"{where}: {padded:,} rows, {METADATA} says {rows:,} steps", path=where)
+        for path, field in found.items():
+            if path in _ROWS or path.split("/")[0] == "actions":
+                found[path] = Field(field.kind, field.dtype, field.shape, rows)
+        return found
+
+    def attributes(self, episode: int) -> dict[str, Any]:
+        if self._attributes[0] != episode:
+            path = self.folder / str(episode) / METADATA
+            told = read_json(path) if path.is_file() else {}
+            self._attributes = (episode, _flattened(told))
+        return self._attributes[1]
+
+    def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
+        column = self._columns(episode)[path].slice(start, stop - start)
+        field = self._field(column)
+        with self._damage(self.folder / str(episode)):
+            if field.kind == "text":
+                return ["" if text is None else text for text in column.to_pylist()]
+            if field.kind == "bytes":
+                return [b"" if data is None else data for data in column.to_pylist()]
+            while self._arrow.types.is_fixed_size_list(column.type):
+                if column.null_count:
+                    raise ValueError(f"{path} has empty rows")
+                column = column.flatten()
+            if column.null_count:
+                raise ValueError(f"{path} has empty values")
+            return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(stop - start, *field.shape)
+
+    def close(self) -> None:
+        """Forgets the episode that is in memory; nothing stays open."""
+        self._held = (-1, {})
+
+    def _parts(self, episode: int) -> list[Path]:
+        return sorted((self.folder / str(episode)).glob(f"*.{self.suffix}"))
+
+    def _columns(self, episode: int) -> dict[str, Any]:
+        """Arrow arrays by path; the whole episode is in memory, or mapped."""
+        if self._held[0] != episode:
+            parts = self._parts(episode)
+            if not parts:
+                where = self.where(episode)
+                raise InputError(f"{where}: no *.{self.suffix} file there", path=where)
+            tables = [self._table(part) for part in parts]
+            with self._damage(parts[0]):
+                table = self._arrow.concat_tables(tables)
+                columns: dict[str, Any] = {}
+                for name in table.column_names:
+                    if name != "episode_id":
+                        self._walk(name, table.column(name).combine_chunks(), columns)
+            self._held = (episode, columns)
+        return self._held[1]
+
+    def _table(self, path: Path) -> Any:
+        with open(path, "rb"):
+            pass  # missing or no permission: the usual errors
+        with self._damage(path):
+            if self.suffix == "parquet":
+                table = self._arrow.parquet.ParquetFile(path).read(use_threads=False)
+            else:
+                with self._arrow.memory_map(str(path)) as file:
+                    table = self._arrow.ipc.open_file(file).read_all()
+            table.validate(full=True)
+        return table
+
+    def _walk(self, path: str, column: Any, found: dict[str, Any], metadata: Any = None) -> None:
+        if self._arrow.types.is_struct(column.type):
+            for index, field in enumerate(column.type):
+                item = f"{path}/_index_{field.name}"
+                child = item if item in self._tree else f"{path}/{field.name}"
+                self._walk(child, column.field(index), found, field.metadata)
+            return
+        shape = _told_shape(metadata)
+        is_flat = self._arrow.types.is_fixed_size_list(column.type)
+        if shape is not None and is_flat and math.prod(shape) == column.type.list_size:
+            column = column.flatten()
+            for size in reversed(shape):
+                column = self._arrow.FixedSizeListArray.from_arrays(column, size)
+        found[path] = column
+
+    def _field(self, column: Any) -> Field:
+        kinds, kind, shape = self._arrow.types, column.type, []
+        while kinds.is_fixed_size_list(kind):
+            shape.append(kind.list_size)
+            kind = kind.value_type
+        if not shape and (kinds.is_string(kind) or kinds.is_large_string(kind)):
+            return Field("text", "", (), len(column))
+        if not shape and (kinds.is_binary(kind) or kinds.is_large_binary(kind)):
+            return Field("bytes", "uint8", (), len(column))
+        if not (kinds.is_boolean(kind) or kinds.is_integer(kind) or kinds.is_floating(kind)):
+            return Field("other", "", (), len(column))
+        return Field("numbers", str(np.dtype(kind.to_pandas_dtype())), tuple(shape), len(column))
+
+    @contextmanager
+    def _damage(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (self._arrow.ArrowException, UnicodeDecodeError, OSError, ValueError) as err:
+            if isinstance(err, OSError) and err.errno is not None:
+                raise
+            reason = (str(err).splitlines() or [type(err).__name__])[0]
+            raise CorruptError(f"{path}: damaged {self.suffix} file: {reason}", path=path) from err
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `InputError` if it cannot be read, `CorruptError` if it is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise CorruptError(f"{path}: more than {MAX_JSON_BYTES:,} bytes of JSON", path=path)
+        found = json.loads(data)
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
+    except (ValueError, RecursionError) as err:
+        raise CorruptError(f"{path}: damaged JSON: {err}", path=path) from err
+    if not isinstance(found, dict):
+        raise CorruptError(f"{path}: not a JSON object", path=path)
+    return found
+
+
+def _flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, child in value.items():
+        if isinstance(child, dict) and child:
+            found |= _flattened(child, f"{prefix}{name}/")
+        else:
+            found[f"{prefix}{name}"] = child
+    return found
+
+
+def _told_shape(metadata: Any) -> Sequence[int] | None:
+    """The shape that the writer of an info left beside its flat list."""
+    told = (metadata or {}).get(b"shape")
+    try:
+        return None if told is None else [int(n) for n in told.split(b",") if n]
+    except ValueError:
+        return None
