@@ -65,7 +65,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return f"--set {self.name}" if "." in self.name else "--" + self.name.replace("_", "-")
 
     @property
     def type_name(self) -> str:
@@ -159,24 +159,28 @@ def resolve_sections(
     file: Path | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
+    scopes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One instance per section, from default < `file` < `sets` < `flags`.
 
     Option names are distinct over sections. `file` is TOML with the option names as keys, at top level or
-    under their `[section]`. `sets` are `key=value` strings. `flags` maps names to parsed values; None means
-    "not given". Raises `UsageError` for an unknown key, a value of the wrong type or outside its bounds;
-    `InputError` for a file that cannot be read.
+    under their `[section]`. Tables and `sets` of `scopes` are passed over: they are `read_scope`'s. `sets`
+    are `key=value` strings. `flags` maps names to parsed values; None means "not given". Raises `UsageError`
+    for an unknown key, a value of the wrong type or outside its bounds; `InputError` for a file that cannot
+    be read.
     """
     known = {option.name: option for config in configs.values() for option in options(config)}
     values: dict[str, Any] = {}
     if file is not None:
-        for key, raw in _flat_toml(file, configs).items():
+        for key, raw in _flat_toml(file, configs, scopes).items():
             option = _known(known, key, str(file))
             values[option.name] = _from_toml(raw, option, f"{file}: {key}")
     for item in sets:
         key, separator, text = item.partition("=")
         if not separator:
             raise UsageError(f"--set {item!r} is not of the form key=value")
+        if key.strip().partition(".")[0] in scopes:
+            continue
         option = _known(known, key.strip(), "--set")
         try:
             values[option.name] = parse_value(text.strip(), option.type)
@@ -193,12 +197,45 @@ def resolve_sections(
     }
 
 
-def _flat_toml(file: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
+def read_scope(scope: str, *, file: Path | None = None, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """What `[scope]` in a TOML `file` and `scope.key=value` in `sets` give, unparsed; `sets` win.
+
+    For options of a thing that is itself an option, so that only its name says which there are; see
+    `from_options`. Raises `InputError` for a file that cannot be read.
+    """
+    values: dict[str, Any] = dict(read_toml(file).get(scope, {})) if file is not None else {}
+    for item in sets:
+        key, _, text = item.partition("=")
+        first, dot, rest = key.strip().partition(".")
+        if dot and first == scope:
+            values[rest.replace("-", "_")] = text.strip()
+    return values
+
+
+def from_options(config: type[ConfigT], values: Mapping[str, Any], scope: str) -> ConfigT:
+    """An instance of `config` from what `read_scope` gave.
+
+    Raises `UsageError` for an unknown key, a value of the wrong type or outside its bounds.
+    """
+    known = {option.name: option for option in options(config)}
+    if values and not known:
+        raise UsageError(f"{scope}.{next(iter(values))}: there are no {scope} options here")
+    parsed = {}
+    for key, raw in values.items():
+        option = _known(known, key, scope)
+        parsed[option.name] = _from_toml(raw, option, f"{scope}.{key}")
+        _check_bounds(dataclasses.replace(option, name=f"{scope}.{option.name}"), parsed[option.name])
+    return config(**parsed)
+
+
+def _flat_toml(file: Path, sections: Mapping[str, Any], scopes: Sequence[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in read_toml(file).items():
         if isinstance(value, dict):
+            if key in scopes:
+                continue
             if key not in sections:
-                raise UsageError(f"{file}: unknown table [{key}]; {nearest(key, sections)}")
+                raise UsageError(f"{file}: unknown table [{key}]; {nearest(key, [*sections, *scopes])}")
             names = [option.name for option in options(sections[key])]
             for name in value:
                 if name.replace("-", "_") not in names:

@@ -1,8 +1,11 @@
 """The learning algorithms, one file each, and the table that names them.
 
 Every file has `Config`, `SOURCES`, `ON_POLICY`, `COLUMNS`, `build`, `init`, `noise`, `update`, `act` and
-`act_noise`; on-policy files also have `sample` and `value`. An algorithm sees batches, never a buffer, an
-environment, a file or a logger. Importing this module or an algorithm's file imports no torch.
+`act_noise`; on-policy files also have `sample` and `value`, off-policy ones may have `OPTIONAL`: columns
+that they read if a batch has them (`transitions.py` says what these mean). `update` is a pure function: state
+and batch in, new state and metrics out, which are 0-d but for the `priority` `[B]` of a weighted batch. An
+algorithm sees batches, never a buffer, an environment, a file or a logger. Importing this module or an
+algorithm's file imports no torch.
 """
 
 from __future__ import annotations

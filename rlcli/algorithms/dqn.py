@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlcli.algorithms.transitions import DISCOUNT, WEIGHT, discounted, weighted_mean, with_priority
 from rlcli.config import opt
 from rlcli.lazy import lazy_import
 from rlcli.nets.adam import adam, clip_norm, init_adam
@@ -36,6 +37,7 @@ COLUMNS = (
     ("next", "reward"),
     ("next", "terminated"),
 )
+OPTIONAL = (DISCOUNT, WEIGHT)
 
 State = dict[str, Any]
 Noise = dict[str, tuple[Literal["normal", "uniform"], tuple[int, ...]]]
@@ -115,7 +117,7 @@ def noise(nets: Nets, config: Config, batch_size: int) -> Noise:
 def critic_loss(
     critic: Tensor, target_critic: Tensor, batch: Mapping[str, Any], nets: Nets, config: Config
 ) -> tuple[Tensor, Metrics]:
-    """Huber loss of Q(s, a) against the one-step target. `batch` rows are transitions, flags `[B, 1]`."""
+    """Huber loss of Q(s, a) against the target, weighted. `batch` rows are transitions, flags `[B, 1]`."""
     with torch.no_grad():
         next_features = nets.features(batch["next"]["observation"])
         next_q = nets.critic(target_critic, next_features)  # [B, n]
@@ -125,11 +127,13 @@ def critic_loss(
         else:
             next_value = next_q.max(-1, keepdim=True).values
         alive = (~batch["next"]["terminated"]).to(next_value.dtype)  # a truncated step bootstraps
-        target = batch["next"]["reward"] + config.gamma * alive * next_value
+        target = batch["next"]["reward"] + discounted(alive * next_value, batch, config.gamma)
     index = nets.actions.flat(batch["action"]).unsqueeze(-1)
     q = nets.critic(critic, nets.features(batch["observation"])).gather(-1, index)  # [B, 1]
-    loss = F.smooth_l1_loss(q, target)
-    return loss, {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
+    losses = F.smooth_l1_loss(q, target, reduction="none").squeeze(-1)  # [B]
+    loss = weighted_mean(losses, batch.get("weight"))
+    metrics = {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
+    return loss, with_priority(metrics, batch, (target - q).squeeze(-1))
 
 
 def update(state: State, batch: Mapping[str, Any], nets: Nets, config: Config) -> tuple[State, Metrics]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlcli.algorithms.transitions import DISCOUNT, WEIGHT, discounted, weighted_mean, with_priority
 from rlcli.config import opt
 from rlcli.lazy import lazy_import
 from rlcli.nets.adam import adam, init_adam
@@ -35,6 +36,7 @@ COLUMNS = (
     ("next", "reward"),
     ("next", "terminated"),
 )
+OPTIONAL = (DISCOUNT, WEIGHT)
 MAX_WEIGHT = 100.0  # the authors' code
 
 State = dict[str, Any]
@@ -113,36 +115,41 @@ def noise(nets: Nets, config: Config, batch_size: int) -> Noise:
     return {}
 
 
-def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
+def expectile_loss(difference: Tensor, expectile: float, importance: Tensor | None = None) -> Tensor:
     """Asymmetric squares (eq. 5): `difference` above 0 weighs `expectile`, below 0 the rest; averaged."""
     weight = torch.where(difference > 0, expectile, 1 - expectile)
-    return (weight * difference.square()).mean()
+    return weighted_mean(weight * difference.square(), importance)
 
 
 def value_loss(
-    value: Tensor, target_q: Tensor, state_features: Tensor, nets: Nets, config: Config
+    value: Tensor,
+    target_q: Tensor,
+    state_features: Tensor,
+    importance: Tensor | None,
+    nets: Nets,
+    config: Config,
 ) -> tuple[Tensor, Metrics]:
     """V(s) towards the expectile of the smaller target Q(s, a) over the dataset's actions (eq. 5)."""
     v = nets.value(value, state_features).squeeze(-1)
-    loss = expectile_loss(target_q - v, config.expectile)
+    loss = expectile_loss(target_q - v, config.expectile, importance)
     return loss, {"value_loss": loss, "value": v.mean()}
 
 
 def critic_loss(
-    critic: Tensor, target: Tensor, state_features: Tensor, action: Tensor, nets: Nets
+    critic: Tensor, target: Tensor, state_features: Tensor, batch: Mapping[str, Any], nets: Nets
 ) -> tuple[Tensor, Metrics]:
-    """Squared error of both critics against r + gamma V(s') (eq. 6), summed over critics."""
-    q = nets.q(critic, state_features, action)  # [2, B]
-    loss = (q - target).square().mean(-1).sum()
-    return loss, {"critic_loss": loss, "q": q.mean()}
+    """Squared error of both critics against r + gamma V(s') (eq. 6), weighted, summed over critics."""
+    q = nets.q(critic, state_features, batch["action"])  # [2, B]
+    loss = weighted_mean((q - target).square(), batch.get("weight")).sum()
+    return loss, with_priority({"critic_loss": loss, "q": q.mean()}, batch, q - target)
 
 
 def actor_loss(
-    actor: Tensor, weight: Tensor, state_features: Tensor, action: Tensor, nets: Nets
+    actor: Tensor, weight: Tensor, state_features: Tensor, batch: Mapping[str, Any], nets: Nets
 ) -> tuple[Tensor, Metrics]:
     """Log-likelihood of the dataset's actions weighted by their advantage (eq. 7); `weight` `[B]`."""
-    log_prob = nets.actor(actor, state_features).log_prob(nets.actor.actions.flat(action))
-    loss = -(weight * log_prob).mean()
+    log_prob = nets.actor(actor, state_features).log_prob(nets.actor.actions.flat(batch["action"]))
+    loss = -weighted_mean(weight * log_prob, batch.get("weight"))
     return loss, {"actor_loss": loss, "log_prob": log_prob.mean()}
 
 
@@ -154,22 +161,24 @@ def advantage_weight(advantage: Tensor, beta: float) -> Tensor:
 def update(state: State, batch: Mapping[str, Any], nets: Nets, config: Config) -> tuple[State, Metrics]:
     """One step each of value, actor and critics, then of the targets."""
     moments = state["adam"]
-    after, action = batch["next"], batch["action"]
+    after, importance = batch["next"], batch.get("weight")
     state_features = nets.features(batch["observation"])
-    target_q = nets.q(state["target_critic"], state_features, action).min(0).values
+    target_q = nets.q(state["target_critic"], state_features, batch["action"]).min(0).values
 
-    grad, value_metrics = gradient(value_loss, state["value"], target_q, state_features, nets, config)
+    grad, value_metrics = gradient(
+        value_loss, state["value"], target_q, state_features, importance, nets, config
+    )
     value, value_moments = adam(state["value"], grad, moments["value"], config.lr)
 
     v = nets.value(value, state_features).squeeze(-1)
     weight = advantage_weight(target_q - v, config.beta)
-    grad, actor_metrics = gradient(actor_loss, state["actor"], weight, state_features, action, nets)
+    grad, actor_metrics = gradient(actor_loss, state["actor"], weight, state_features, batch, nets)
     actor, actor_moments = adam(state["actor"], grad, moments["actor"], config.lr)
 
     next_v = nets.value(value, nets.features(after["observation"])).squeeze(-1)
     alive = (~after["terminated"].squeeze(-1)).to(next_v.dtype)  # a truncated step bootstraps
-    target = after["reward"].squeeze(-1) + config.gamma * alive * next_v
-    grad, critic_metrics = gradient(critic_loss, state["critic"], target, state_features, action, nets)
+    target = after["reward"].squeeze(-1) + discounted(alive * next_v, batch, config.gamma)
+    grad, critic_metrics = gradient(critic_loss, state["critic"], target, state_features, batch, nets)
     critic, critic_moments = adam(state["critic"], grad, moments["critic"], config.lr)
 
     new_state = {

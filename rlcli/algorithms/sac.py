@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlcli.algorithms.transitions import DISCOUNT, WEIGHT, discounted, weighted_mean, with_priority
 from rlcli.config import opt
 from rlcli.lazy import lazy_import
 from rlcli.nets.adam import adam, init_adam
@@ -34,6 +35,7 @@ COLUMNS = (
     ("next", "reward"),
     ("next", "terminated"),
 )
+OPTIONAL = (DISCOUNT, WEIGHT)
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the authors' code
 
 State = dict[str, Any]
@@ -131,7 +133,7 @@ def noise(nets: Nets, config: Config, batch_size: int) -> Noise:
 def critic_loss(
     critic: Tensor, state: State, batch: Mapping[str, Any], nets: Nets, config: Config
 ) -> tuple[Tensor, Metrics]:
-    """Squared soft Bellman error of both critics (eq. 5), summed over critics, averaged over the batch."""
+    """Squared soft Bellman error of both critics (eq. 5), weighted, summed over critics."""
     after = batch["next"]
     with torch.no_grad():
         next_features = nets.features(after["observation"])
@@ -140,20 +142,22 @@ def critic_loss(
         next_q = nets.q(state["target_critic"], next_features, next_action).min(0).values
         soft_value = next_q - state["log_alpha"].exp() * next_log_prob  # eq. 3
         alive = (~after["terminated"].squeeze(-1)).to(soft_value.dtype)  # a truncated step bootstraps
-        target = after["reward"].squeeze(-1) + config.gamma * alive * soft_value  # eq. 2
+        bootstrapped = discounted(alive * soft_value, batch, config.gamma)
+        target = after["reward"].squeeze(-1) + bootstrapped  # eq. 2
     q = nets.q(critic, nets.features(batch["observation"]), nets.actions.flat(batch["action"]))  # [2, B]
-    loss = 0.5 * (q - target).square().mean(-1).sum()
-    return loss, {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
+    loss = 0.5 * weighted_mean((q - target).square(), batch.get("weight")).sum()
+    metrics = {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
+    return loss, with_priority(metrics, batch, q - target)
 
 
 def actor_loss(
     actor: Tensor, critic: Tensor, state: State, batch: Mapping[str, Any], nets: Nets
 ) -> tuple[Tensor, Metrics]:
-    """alpha * log pi(a | s) - min Q(s, a) with a drawn from pi (eq. 7)."""
+    """alpha * log pi(a | s) - min Q(s, a) with a drawn from pi (eq. 7), weighted; the entropy is not."""
     state_features = nets.features(batch["observation"])
     action, log_prob = nets.policy(actor, state_features).sample(batch["noise"]["action"])
     q = nets.q(critic, state_features, action).min(0).values
-    loss = (state["log_alpha"].detach().exp() * log_prob - q).mean()
+    loss = weighted_mean(state["log_alpha"].detach().exp() * log_prob - q, batch.get("weight"))
     return loss, {"actor_loss": loss, "entropy": -log_prob.mean()}
 
 

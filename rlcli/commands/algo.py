@@ -1,4 +1,4 @@
-"""`rl algo`: which algorithms there are and what each can be told."""
+"""`rl algo`: which algorithms and samplers there are and what each can be told."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     group = typer.Typer(help=ALGO_HELP, no_args_is_help=True, rich_markup_mode=None)
     group.command("list")(list_algorithms)
     group.command("show")(show)
+    group.command("samplers")(samplers)
     app.add_typer(group, name="algo")
 
 
@@ -64,3 +65,35 @@ def show(
         [[r["name"], r["type"], str(r["default"]), r["help"], r["source"]] for r in rows],
     )
     console.result("algorithm", {"name": name, "options": rows}, text)
+
+
+def samplers(json: console.Json = False) -> None:
+    """Every sampler for `rl train --sampler NAME`, its options and the algorithms that can learn from it.
+
+    Options are set by `--set sampler.OPTION=VALUE` or under [sampler] of a config file.
+    """
+    console.configure(json=json)
+    from rlcli.algorithms import ALGORITHMS, load
+    from rlcli.pipeline.sampling import fitting
+    from rlcli.replay import SAMPLERS
+    from rlcli.replay.choice import load_sampler
+
+    fits = {}
+    for name in ALGORITHMS:
+        module = load(name)
+        fits[name] = {sampler for source in module.SOURCES for sampler in fitting(module, source)}
+    found, rows = [], []
+    for name in SAMPLERS:
+        config = load_sampler(name)[1]
+        defaults = to_dict(config())
+        listed = [
+            {"name": o.name, "type": o.type_name, "default": defaults[o.name], "help": o.help}
+            for o in options(config)
+        ]
+        learners = [algorithm for algorithm, fitting_ones in fits.items() if name in fitting_ones]
+        summary = (config.__doc__ or "").splitlines()[0]
+        found.append({"name": name, "summary": summary, "options": listed, "algorithms": learners})
+        rows.append([name, "", "", summary, " ".join(learners)])
+        rows += [["", o["name"], str(o["default"]), o["help"], ""] for o in listed]
+    text = console.table(["sampler", "option", "default", "meaning", "algorithms"], rows)
+    console.result("samplers", {"samplers": found}, text)

@@ -11,14 +11,18 @@ import typer
 
 from rlcli import console
 from rlcli.algorithms import ALGORITHMS, load
-from rlcli.config import Option, options, parse_value, resolve_sections, to_dict
+from rlcli.config import Option, options, parse_value, read_scope, resolve_sections, to_dict
 from rlcli.errors import UsageError
 from rlcli.pipeline.settings import Settings
 
 TRAIN_HELP = "Train an algorithm online (--env) or from datasets (--from-dataset)."
 
 
-_ONLY = {"online": ("env", "steps"), "dataset": ("from_dataset", "updates")}  # options of one source
+_ONLY = {  # options of one source
+    "online": ("env", "steps"),
+    "dataset": ("from_dataset", "updates", "follow", "min_rows", "samples_per_insert", "wait_seconds"),
+}
+SCOPES = ("sampler",)
 
 
 def register(app: typer.Typer, arguments: list[str]) -> None:
@@ -49,17 +53,21 @@ def _command(name: str, module: Any) -> Callable[..., None]:
         console.configure(json=json, quiet=quiet)
         out, resume, file, sets = (values.pop(key) for key in ("out", "resume", "config", "set_"))
         flags = {key: _given(value) for key, value in values.items()}
-        resolved = resolve_sections(sections, file=file, sets=sets or (), flags=flags)
+        resolved = resolve_sections(sections, file=file, sets=sets or (), flags=flags, scopes=SCOPES)
+        sampler = read_scope("sampler", file=file, sets=sets or ())
         given = {key for key, value in flags.items() if value is not None}
         given |= {item.partition("=")[0].strip().replace("-", "_") for item in sets or ()}
         if file is not None and resume:
             raise UsageError("--resume takes the options that the run was started with; leave --config out")
         from rlcli.pipeline.train import train
 
-        outcome = train(name, resolved["run"], resolved[name], out=out, resume=resume, given=given)
+        outcome = train(
+            name, resolved["run"], resolved[name], sampler=sampler, out=out, resume=resume, given=given
+        )
         console.result("run", outcome, str(outcome["path"]))
 
     unfit = {flag for source, names in _ONLY.items() if source not in module.SOURCES for flag in names}
+    unfit |= {"sampler"} if module.ON_POLICY else set()
     flags = [
         _parameter(option, default, hidden=option.name in unfit)
         for config in sections.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,13 +60,36 @@ def source_of(name: str, algorithm: ModuleType, settings: Settings) -> str:
     if (settings.updates if source == "online" else settings.steps) is not None:
         wrong, right = ("--updates", "--steps") if source == "online" else ("--steps", "--updates")
         raise UsageError(f"{wrong} does not apply here; the budget is {right}")
+    default = Settings()
+    for name in ("follow", "min_rows", "samples_per_insert", "wait_seconds"):
+        if getattr(settings, name) == getattr(default, name):
+            continue
+        if source == "online":
+            raise UsageError(f"--{name.replace('_', '-')} is for training with --from-dataset")
+        if not settings.follow:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for a dataset that is being written: add --follow"
+            )
     return source
 
 
 @contextmanager
-def open_inputs(source: str, algorithm: ModuleType, settings: Settings, config: Any) -> Iterator[Inputs]:
-    """The inputs that the options name, open while the context lasts."""
-    inputs = (_environments if source == "online" else _datasets)(algorithm, settings, config)
+def open_inputs(
+    source: str,
+    algorithm: ModuleType,
+    settings: Settings,
+    config: Any,
+    parents: Sequence[Mapping[str, Any]] = (),
+) -> Iterator[Inputs]:
+    """The inputs that the options name, open while the context lasts.
+
+    `parents` are a resumed run's: datasets are opened at the snapshots it was started on, whatever was
+    appended since, unless they are followed.
+    """
+    if source == "online":
+        inputs = _environments(algorithm, settings, config)
+    else:
+        inputs = _datasets(settings, parents)
     try:
         yield inputs
     finally:
@@ -91,7 +114,7 @@ def _environments(algorithm: ModuleType, settings: Settings, config: Any) -> Inp
         label=settings.env.replace("/", "-").replace(":", "-"),
         unit="steps",
         total=settings.steps,
-        planned_updates=_planned_updates(algorithm, config, settings.steps),
+        planned_updates=planned_updates("online", algorithm, settings, config),
         observation=first.observation_spec,
         action=first.action_spec,
         spec=spec,
@@ -101,7 +124,11 @@ def _environments(algorithm: ModuleType, settings: Settings, config: Any) -> Inp
     )
 
 
-def _planned_updates(algorithm: ModuleType, config: Any, steps: int) -> int:
+def planned_updates(source: str, algorithm: ModuleType, settings: Settings, config: Any) -> int:
+    """How many updates a run makes if nothing stops it."""
+    if source == "dataset":
+        return settings.updates or 0
+    steps = settings.steps or 0
     if algorithm.ON_POLICY:
         per_iteration = config.num_envs * config.num_steps
         return int(steps // per_iteration * config.num_epochs * (per_iteration // config.minibatch_size))
@@ -109,10 +136,14 @@ def _planned_updates(algorithm: ModuleType, config: Any, steps: int) -> int:
     return int(rounds * (config.updates_per_round or config.train_freq))
 
 
-def _datasets(algorithm: ModuleType, settings: Settings, config: Any) -> Inputs:
+def _datasets(settings: Settings, recorded: Sequence[Mapping[str, Any]]) -> Inputs:
     assert settings.updates is not None
     named = [split_weight(text) for text in settings.from_dataset]
-    datasets = [Dataset.open(path) for path, _ in named]
+    snapshots = [None if settings.follow else parent.get("snapshot") for parent in recorded]
+    datasets = [
+        Dataset.open(path, at=snapshot)
+        for (path, _), snapshot in zip(named, snapshots or [None] * len(named), strict=True)
+    ]
     first = datasets[0]
     for other in datasets[1:]:
         for part in ("observation", "action"):
@@ -124,6 +155,7 @@ def _datasets(algorithm: ModuleType, settings: Settings, config: Any) -> Inputs:
             "digest": dataset.digest,
             "uuid": dataset.uuid,
             "rows": dataset.num_rows,
+            "snapshot": dataset.snapshot,
             "weight": weight,
         }
         for dataset, (_, weight) in zip(datasets, named, strict=True)

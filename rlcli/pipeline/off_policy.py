@@ -1,4 +1,4 @@
-"""Off-policy online training: one environment, a replay that is a dataset, updates on uniform batches."""
+"""Off-policy online training: one environment, a replay that is a dataset, updates on batches of it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rlcli.format.schema import ted_schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline import provenance
 from rlcli.pipeline.inputs import Inputs
+from rlcli.pipeline.sampling import join_state, split_state
 from rlcli.pipeline.session import Loop, Position, Session
 from rlcli.pipeline.updates import draw, tensors
-from rlcli.replay.uniform import Uniform
 
 
 class OffPolicy(Loop):
@@ -32,11 +32,14 @@ class OffPolicy(Loop):
         self.random = RandomPolicy(inputs.action, (settings.seed, 1))
         self.writer = EpisodeWriter(self._open_replay(inputs, position))
         self.replay = Dataset.open(session.run.replay, check="none")
-        self.sampler = Uniform(self.replay, session.algorithm.COLUMNS, config.buffer_size, seed=settings.seed)
+        self.sampler = session.sampler.make(
+            self.replay, session.algorithm.COLUMNS, config.buffer_size, settings.seed
+        )
         if position is not None:
             self.collector.load_state_dict(position.arrays["collector"])
             self.random.load_state_dict(position.facts["random"])
-            self.sampler.load_state(position.facts["sampler"])
+            arrays = position.arrays.get("sampler", {})
+            self.sampler.load_state(join_state(position.facts["sampler"], arrays))
         self.writer.begin(0, self.collector.episode_seeds[0])
 
     def advance(self) -> None:
@@ -49,16 +52,17 @@ class OffPolicy(Loop):
         self.replay.refresh()
         if session.step >= session.config.learning_starts and len(self.sampler):
             for _ in range(self.updates_per_round):
-                session.update(self.sampler.sample(session.config.batch_size))
+                session.learn(self.sampler)
 
     def position(self) -> Position:
         self.writer.flush(sync=True)
+        state, arrays = split_state(self.sampler.state())
         facts = {
             "random": self.random.state_dict(),
             "replay_rows": self.writer.writer.stream_rows,
-            "sampler": self.sampler.state(),
+            "sampler": state,
         }
-        return Position(facts, {"collector": self.collector.state_dict()})
+        return Position(facts, {"collector": self.collector.state_dict(), "sampler": arrays})
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """The replay is sealed at the end of the budget; before it stays as committed, for a resumed run."""

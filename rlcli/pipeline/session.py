@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rlcli import console
 from rlcli.config import from_dict, to_dict, to_toml
@@ -20,12 +21,14 @@ from rlcli.pipeline.checkpoint import Checkpoint
 from rlcli.pipeline.execution import Execution, choose_execution
 from rlcli.pipeline.inputs import Inputs
 from rlcli.pipeline.run import Run, create_run, unique_path
+from rlcli.pipeline.sampling import Choice, check_unchanged
 from rlcli.pipeline.settings import Settings
 from rlcli.pipeline.updates import UpdateRunner, tensors
+from rlcli.replay.sampler import Sampler
 
 RECENT_SCORES = 20
 # Options that a resumed run may be given anew: they do not shape what is learned.
-FREE_ON_RESUME = frozenset({"keep_last", "keep_best", "tensorboard"})
+FREE_ON_RESUME = frozenset({"keep_last", "keep_best", "tensorboard", "wait_seconds"})
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class Position:
 
     facts: Mapping[str, Any]
     arrays: Mapping[str, Any]
+
+
+@runtime_checkable
+class Updated(Protocol):
+    """A sampler that is told the priorities of what it drew."""
+
+    def update(self, rows: NDArray[np.int64], priorities: Any) -> None: ...
 
 
 class Loop(AbstractContextManager["Loop"]):
@@ -53,24 +63,31 @@ class Loop(AbstractContextManager["Loop"]):
 
 @dataclass
 class Session:
-    """What a loop works with. `state` is the algorithm's."""
+    """What a loop works with. `state` is the algorithm's, `sampler` what batches are drawn with."""
 
     run: Run
     algorithm: ModuleType
     config: Any
     settings: Settings
+    sampler: Choice
     nets: Any
     runner: UpdateRunner
     state: dict[str, Any]
     total: int
+    stop: console.Stop
     step: int = 0
     updates: int = 0
     metrics: Mapping[str, Any] = field(default_factory=dict)
     scores: list[float] = field(default_factory=list)
 
-    def update(self, batch: Mapping[str, Any]) -> None:
-        """One update of the state."""
-        self.state, self.metrics = self.runner.update(self.state, batch)
+    def learn(self, sampler: Sampler) -> None:
+        """One update of the state on the sampler's next batch; rows of a weighted one get new priorities."""
+        batch = sampler.sample(self.config.batch_size)
+        self.state, metrics = self.runner.update(self.state, batch)
+        priority = metrics.pop("priority", None)
+        if priority is not None and isinstance(sampler, Updated):
+            sampler.update(batch["row"], priority.numpy())
+        self.metrics = metrics
         self.updates += 1
 
     def finished(self, score: float) -> None:
@@ -98,7 +115,14 @@ class Session:
 
 
 def start_session(
-    name: str, algorithm: ModuleType, settings: Settings, config: Any, inputs: Inputs, out: Path | None
+    name: str,
+    algorithm: ModuleType,
+    settings: Settings,
+    config: Any,
+    sampler: Choice,
+    inputs: Inputs,
+    stop: console.Stop,
+    out: Path | None,
 ) -> Session:
     """A new run directory and the session at its beginning. Nothing is written if the specs do not fit."""
     nets = algorithm.build(inputs.observation, inputs.action, config)
@@ -117,6 +141,7 @@ def start_session(
         "source": inputs.source,
         "config": to_dict(config),
         "settings": to_dict(settings),
+        "sampler": sampler.to_json(),
         "spec": inputs.spec,
         "parents": inputs.parents,
         "execution": execution.to_json(),
@@ -126,34 +151,34 @@ def start_session(
         "versions": provenance.versions(),
         "git": provenance.git_state(),
     }
-    run = create_run(path, info, f"[run]\n{to_toml(settings)}\n[{name}]\n{to_toml(config)}")
+    toml = f"[run]\n{to_toml(settings)}\n[{name}]\n{to_toml(config)}"
+    if sampler.to_json():
+        toml += f"\n[sampler]\n{to_toml(sampler.config)}"
+    run = create_run(path, info, toml)
     console.log(f"{run.path}: {execution.reason}; matmul {execution.matmul}, threads {execution.threads}")
     generator = torch.Generator().manual_seed(settings.seed)
     state = algorithm.init(nets, config, generator)
     runner = UpdateRunner(algorithm, nets, config, execution, generator)
-    return Session(
-        run,
-        algorithm,
-        config,
-        settings,
-        nets,
-        runner,
-        state,
-        inputs.total,
-    )
+    return Session(run, algorithm, config, settings, sampler, nets, runner, state, inputs.total, stop)
 
 
 def continue_session(
-    run: Run, algorithm: ModuleType, settings: Settings, config: Any, inputs: Inputs
+    run: Run,
+    algorithm: ModuleType,
+    settings: Settings,
+    config: Any,
+    sampler: Choice,
+    inputs: Inputs,
+    stop: console.Stop,
 ) -> tuple[Session, Position | None]:
     """The session of `run` at its last checkpoint, and where its loop stood; None if there was none yet."""
-    _check_parents(run, inputs)
+    _check_parents(run, inputs, follow=settings.follow)
     nets = algorithm.build(inputs.observation, inputs.action, config)
     execution = Execution.from_json(run.info["execution"])
     generator = torch.Generator().manual_seed(settings.seed)
     state = algorithm.init(nets, config, generator)
     runner = UpdateRunner(algorithm, nets, config, execution, generator)
-    session = Session(run, algorithm, config, settings, nets, runner, state, inputs.total)
+    session = Session(run, algorithm, config, settings, sampler, nets, runner, state, inputs.total, stop)
     found = checkpoint.find(run.checkpoints)
     if not found:
         run.cut_metrics(0)
@@ -173,9 +198,9 @@ def _restore(session: Session, saved: Checkpoint) -> Position:
 
 
 def recorded_options(
-    run: Run, name: str, settings: Settings, config: Any, given: Set[str]
-) -> tuple[Settings, Any]:
-    """The options `run` was started with.
+    run: Run, name: str, settings: Settings, config: Any, options: Mapping[str, Any], given: Set[str]
+) -> tuple[Settings, Any, Choice]:
+    """The settings, config and sampler `run` was started with; `options` are given ones of the sampler.
 
     Raises `UsageError` if one in `given` differs, or if the run is another algorithm's.
     """
@@ -193,12 +218,18 @@ def recorded_options(
                     hint="an exact resume keeps its options; start a new run to change them",
                 )
     kept = {key: value for key, value in to_dict(settings).items() if key in given & FREE_ON_RESUME}
-    return from_dict(Settings, {**run.info["settings"], **kept}), from_dict(type(config), run.info["config"])
+    settings = from_dict(Settings, {**run.info["settings"], **kept})
+    sampler = Choice.recorded(settings.sampler, run.info.get("sampler", {}))
+    check_unchanged(sampler, options)
+    return settings, from_dict(type(config), run.info["config"]), sampler
 
 
-def _check_parents(run: Run, inputs: Inputs) -> None:
+def _check_parents(run: Run, inputs: Inputs, *, follow: bool) -> None:
+    """A followed dataset is the same while it has the same uuid, another one while its content has."""
     for recorded, found in zip(run.info["parents"], inputs.parents, strict=True):
-        if recorded["digest"] != found["digest"]:
+        if follow and recorded["uuid"] != found["uuid"]:
+            raise IncompatibleError(f"{found['path']} is not the dataset this run was started on")
+        if not follow and recorded["digest"] != found["digest"]:
             raise IncompatibleError(
                 f"{found['path']} is not the dataset this run was started on: its digest was "
                 f"{recorded['digest'][:12]}…, now {found['digest'][:12]}…"

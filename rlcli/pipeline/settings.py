@@ -19,8 +19,19 @@ class Settings:
     from_dataset: tuple[str, ...] = opt(
         (), "Train from this dataset; repeatable, with weights `a:0.7`.", metavar="DS[:W]", repeatable=True
     )
+    sampler: str = opt(
+        "uniform",
+        "How batches are drawn; its options: `--set sampler.alpha=0.7`, listed by `rl algo samplers`.",
+        metavar="NAME",
+    )
     steps: int | None = opt(None, "Environment steps in all (online).", ge=1, metavar="COUNT")
     updates: int | None = opt(None, "Updates in all (from datasets).", ge=1, metavar="COUNT")
+    follow: bool = opt(False, "The datasets are being written: learn from what is there as they grow.")
+    min_rows: int = opt(1, "Rows that a followed dataset has before the first update.", ge=1)
+    samples_per_insert: float = opt(
+        0.0, "Rows drawn per row written to a followed dataset, at most; waits; 0 never waits.", ge=0
+    )
+    wait_seconds: float = opt(600.0, "How long to wait for the rows of a followed dataset.", gt=0)
     seed: int = opt(0, "Seed of networks, environments, exploration and batches.", ge=0)
     eval_every: int | None = opt(
         None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from rlcli.envs import make_many
 from rlcli.errors import UsageError
 from rlcli.pipeline import checkpoint
 from rlcli.pipeline.evaluate import evaluation_seeds, rollouts
-from rlcli.pipeline.inputs import Inputs, open_inputs, source_of
+from rlcli.pipeline.inputs import Inputs, open_inputs, planned_updates, source_of
 from rlcli.pipeline.policy import NetworkPolicy
 from rlcli.pipeline.reports import Reporter
 from rlcli.pipeline.run import Run, open_run
+from rlcli.pipeline.sampling import choose
 from rlcli.pipeline.session import Loop, Session, continue_session, recorded_options, start_session
 from rlcli.pipeline.settings import Settings
 
@@ -41,12 +42,14 @@ def train(
     config: Any,
     *,
     out: Path | None,
+    sampler: Mapping[str, Any] | None = None,
     resume: bool = False,
     given: Set[str] = frozenset(),
 ) -> dict[str, Any]:
     """Train algorithm `name`; returns the run's path, steps or updates, scores and the last digest.
 
-    With `resume`, a run at `out` goes on with its recorded options; those in `given` must agree with them.
+    `sampler` has options of the sampler that the settings name, as text or parsed. With `resume`, a run at
+    `out` goes on with its recorded options; those in `given` must agree with them.
     Raises `UsageError` for options that contradict each other, `IncompatibleError` for an algorithm that does
     not fit the specs, `BusyError` for a run that is being trained, `Interrupted` after a signal, when a
     checkpoint is on disk.
@@ -55,24 +58,31 @@ def train(
     if resume and out is None:
         raise UsageError("--resume needs the run directory: -o RUN")
     run = open_run(out) if resume and out is not None and out.exists() else None
+    choice = None
     if run is not None:
-        settings, config = recorded_options(run, name, settings, config, given)
+        settings, config, choice = recorded_options(run, name, settings, config, sampler or {}, given)
     source = source_of(name, algorithm, settings)
+    if choice is None:
+        choice = choose(
+            settings.sampler, sampler or {}, label=name, algorithm=algorithm, config=config, source=source,
+            updates=planned_updates(source, algorithm, settings, config),
+        )  # fmt: skip
     with ExitStack() as opened:
         stop = opened.enter_context(console.interruptible())
-        inputs = opened.enter_context(open_inputs(source, algorithm, settings, config))
+        parents = () if run is None else run.info["parents"]
+        inputs = opened.enter_context(open_inputs(source, algorithm, settings, config, parents))
         if run is None:
-            session = start_session(name, algorithm, settings, config, inputs, out)
+            session = start_session(name, algorithm, settings, config, choice, inputs, stop, out)
             restored = None
             opened.enter_context(session.run.held())
             opened.push(partial(_drop_if_empty, session.run))
         else:
             opened.enter_context(run.held())
-            session, restored = continue_session(run, algorithm, settings, config, inputs)
+            session, restored = continue_session(run, algorithm, settings, config, choice, inputs, stop)
         if session.step >= session.total:
             return _outcome(session, inputs, 0.0)
         with _loop_type(source, algorithm)(session, inputs, restored) as loop:
-            return _train(session, loop, inputs, stop)
+            return _train(session, loop, inputs)
 
 
 def _drop_if_empty(run: Run, kind: type[BaseException] | None, *error: object) -> None:
@@ -95,8 +105,8 @@ def _loop_type(source: str, algorithm: Any) -> Any:
     return OffPolicy
 
 
-def _train(session: Session, loop: Loop, inputs: Inputs, stop: console.Stop) -> dict[str, Any]:
-    settings, run, total = session.settings, session.run, session.total
+def _train(session: Session, loop: Loop, inputs: Inputs) -> dict[str, Any]:
+    settings, run, total, stop = session.settings, session.run, session.total, session.stop
     eval_every = (
         settings.eval_every if settings.eval_every is not None else max(1, total // EVALUATIONS_PER_RUN)
     )

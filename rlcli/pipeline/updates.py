@@ -42,11 +42,15 @@ class UpdateRunner:
         torch.set_num_threads(execution.threads)
 
     def update(self, state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
-        """One update on `batch`: nested mappings of arrays or tensors `[B, …]`; only `COLUMNS` are read.
+        """One update on `batch`: nested mappings of arrays or tensors `[B, …]`.
 
-        Returns the new state, the old one untouched, and 0-d metrics.
+        Only `COLUMNS` are read, and those of `OPTIONAL` that it has. Returns the new state, the old one
+        untouched, and 0-d metrics; those of a weighted batch with `priority` `[B]` among them.
         """
-        inputs = select(batch, self.algorithm.COLUMNS)
+        columns = self.algorithm.COLUMNS
+        if optional := getattr(self.algorithm, "OPTIONAL", ()):
+            columns = (*columns, *(path for path in optional if has(batch, path)))
+        inputs = select(batch, columns)
         batch_size = len(inputs["action"])
         inputs["noise"] = draw(self.algorithm.noise(self.nets, self.config, batch_size), self.generator)
         with _matmul(self.execution.matmul):
@@ -160,6 +164,15 @@ def select(batch: Mapping[str, Any], columns: tuple[tuple[str, ...], ...]) -> di
             target = target.setdefault(name, {})
         target[path[-1]] = tensors(source[path[-1]])
     return chosen
+
+
+def has(batch: Any, path: tuple[str, ...]) -> bool:
+    """Whether a nested batch has something at `path`."""
+    for name in path:
+        if not isinstance(batch, Mapping) or name not in batch:
+            return False
+        batch = batch[name]
+    return True
 
 
 def _map(tree: Any, function: Any) -> Any:

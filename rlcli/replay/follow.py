@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
@@ -80,6 +84,11 @@ class Follow(Sampler):
         self.sampler.fill(block, batch_size)
         self.drawn += batch_size
         self.batches += 1
+
+    def update(self, rows: NDArray[np.int64], priorities: Any) -> None:
+        """Gives rows new priorities, if the followed sampler has any."""
+        told: Any = self.sampler
+        told.update(rows, priorities)
 
     def position(self) -> State:
         return {**super().state(), "drawn": self.drawn, "followed": self.sampler.position()}

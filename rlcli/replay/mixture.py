@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlcli.errors import IncompatibleError
 from rlcli.replay.block import Block, Layout
@@ -24,6 +26,7 @@ class Mixture(Sampler):
         super().__init__(sources[0].source, seed)
         self.sources = list(sources)
         self.weights = np.asarray(weights, np.float64) / np.sum(weights)
+        self._counts: list[int] = []  # of the last batch
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -44,12 +47,22 @@ class Mixture(Sampler):
 
     def fill(self, block: Block, batch_size: int) -> None:
         start = 0
-        for source, count in zip(self.sources, self.counts(batch_size), strict=True):
+        self._counts = self.counts(batch_size)
+        for source, count in zip(self.sources, self._counts, strict=True):
             if count:
                 part = block.part(start, start + count)
                 source.fill(part, count)
                 start += count
         self.batches += 1
+
+    def update(self, rows: NDArray[np.int64], priorities: Any) -> None:
+        """Gives the rows of the last batch new priorities, each in its own source."""
+        start = 0
+        for source, count in zip(self.sources, self._counts, strict=True):
+            told: Any = source
+            if count:
+                told.update(rows[start : start + count], priorities[start : start + count])
+            start += count
 
     def position(self) -> State:
         return {**super().state(), "sources": [source.position() for source in self.sources]}

@@ -28,6 +28,13 @@ OFFLINE = {
     "bc": ["--updates", "400", "--hidden", "16,16"],
     "iql": ["--updates", "400", "--hidden", "16,16"],
 }
+SAMPLERS = [
+    ("dqn", "prioritized"),
+    ("dqn", "n-step"),
+    ("sac", "prioritized"),
+    ("iql", "without-replacement"),
+    ("iql", "prioritized"),
+]
 QUICK = ["--compile", "off", "--eval-episodes", "2", "--no-tensorboard", "--quiet"]
 
 
@@ -77,12 +84,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("algorithm", [*ONLINE, *OFFLINE])
-def test_killed_and_resumed_equals_uninterrupted(algorithm: str, tmp_path: Path, dataset: Path) -> None:
+@pytest.mark.parametrize(("algorithm", "sampler"), [*((name, "") for name in (*ONLINE, *OFFLINE)), *SAMPLERS])
+def test_killed_and_resumed_equals_uninterrupted(
+    algorithm: str, sampler: str, tmp_path: Path, dataset: Path
+) -> None:
     source = ONLINE.get(algorithm) or ["--from-dataset", str(dataset), *OFFLINE[algorithm]]
     budget = int(source[source.index("--steps" if algorithm in ONLINE else "--updates") + 1])
     options = [
         *source,
+        *(["--sampler", sampler] if sampler else []),
         *QUICK,
         "--eval-every",
         "0",
