@@ -1,6 +1,7 @@
 """`rl bench returns`: advantages, lambda-returns and V-trace of whole rollouts.
 
-Limit: the same recursion as a plain C loop, compiled here with the system's compiler where there is one.
+Limit: for GAE the same recursion as a plain C loop, compiled here with the system's compiler if there is one;
+for the others a copy of the inputs.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def items(setting: Setting) -> Iterator[Item]:
     arms: list[Arm] = [
         LocalArm("rl", "ours", lambda: target(td_lambda), count),
         LocalArm("rl, plain PyTorch", "ours", lambda: target(td_lambda_torch), count),
+        _copying(inputs, count),
     ]
     yield _with_peers(
         Item(
@@ -76,6 +78,7 @@ def items(setting: Setting) -> Iterator[Item]:
     arms = [
         LocalArm("rl", "ours", lambda: trace(vtrace), count),
         LocalArm("rl, plain PyTorch", "ours", lambda: trace(vtrace_torch), count),
+        _copying(rollout, count),
     ]
     item = Item("returns/v-trace", "steps/s", arms)
     item.check = lambda: _agree(trace(vtrace), trace(vtrace_torch))
@@ -108,6 +111,17 @@ def _gae(name: str, shape: tuple[int, int], setting: Setting, goals: tuple[Goal,
         return _agree(advantage(gae), advantage(gae_torch))
 
     return _with_peers(Item(name, "steps/s", arms, goals, check), setting)
+
+
+def _copying(inputs: dict[str, Tensor], count: float) -> Arm:
+    """Reading every input once and writing as many bytes."""
+    pairs = [(tensor, torch.empty_like(tensor)) for tensor in inputs.values()]
+
+    def copy() -> None:
+        for tensor, out in pairs:
+            out.copy_(tensor)
+
+    return LocalArm("memcpy of the inputs", "limit", copy, count)
 
 
 def _rollout(num_steps: int, num_envs: int) -> dict[str, Tensor]:
