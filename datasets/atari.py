@@ -136,7 +136,8 @@ class AtariSource(Opened):
         )
 
     def _bytes_of(self, ranges: list[_Range]) -> int:
-        return sum(each.stop - each.start for each in ranges) * self.row_bytes
+        rows: int = sum(each.stop - each.start for each in ranges)
+        return rows * self.row_bytes
 
     def _cut(self) -> list[list[_Range]]:
         """The rows of every piece: a span goes on in the next one up to that one's first episode end."""

@@ -52,6 +52,7 @@ CONVERTERS = {
         names=True,
     ),
     "atari": Converter("rlcli.datasets.atari", "Atari DQN replay: Dopamine's logs", writes=False),
+    "torchrl": Converter("rlcli.datasets.torchrl", "TorchRL ReplayBuffer.dumps, TensorDict memory maps"),
     "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
     "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),

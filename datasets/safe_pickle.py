@@ -186,5 +186,5 @@ def _check(data: bytes) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if count > _MAX_OPCODES:
             raise Refused(f"more than {_MAX_OPCODES:,} instructions")
-        if opcode.name in _PUTS and int(argument) > count:
+        if opcode.name in _PUTS and int(argument or 0) > count:
             raise ValueError(f"memo index {argument} after {count:,} instructions")
