@@ -5,7 +5,7 @@ SPEC.md 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import xxhash
 
 from rlcli.errors import CorruptError
 from rlcli.format import bulk, sums
+from rlcli.format.fetching import Fetcher, Wanted, is_large
 from rlcli.format.heap_file import heap_name
 from rlcli.format.journal import Commit
 from rlcli.format.keys import Key, path_of
@@ -22,28 +23,55 @@ from rlcli.format.schema import Column, Schema
 from rlcli.format.sums import BLOCK, FileSum
 
 Array = np.ndarray[Any, Any]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+_AHEAD_BLOCKS = 16
 
 
 class _Part:
     """One file of a sealed segment that is compared block by block."""
 
-    def __init__(self, path: Path, expected: FileSum, array: Array) -> None:
-        self.path = path
+    def __init__(self, root: Path, name: str, expected: FileSum, array: Array) -> None:
+        self.root = root
+        self.name = name
+        self.sums = expected
         self.expected = expected.blocks
         self.data = array.reshape(-1).view(np.uint8)
         self.right = bytearray(len(expected.blocks))
         self.left = len(expected.blocks)
+        self._next = 0  # the block behind those that were fetched last
+        self._ahead = 0
 
-    def compare(self, blocks: range) -> None:
-        """Compares those of the blocks that were not compared before."""
+    def wrong(self, blocks: Iterable[int]) -> Iterator[int]:
+        """Compares those of the blocks that were not compared before; the ones that differ."""
         for block in blocks:
             if self.right[block]:
                 continue
             found = xxhash.xxh3_64_hexdigest(self.data[block * BLOCK : (block + 1) * BLOCK].data)
             if found != self.expected[block]:
-                raise CorruptError(f"{self.path}: block {block} differs from its hash", path=self.path)
+                yield block
+                continue
             self.right[block] = 1
             self.left -= 1
+
+    def compare(self, blocks: Iterable[int]) -> None:
+        """Raises `CorruptError` naming the first of the blocks that differs."""
+        for block in self.wrong(blocks):
+            path = self.root / self.name
+            raise CorruptError(f"{path}: block {block} differs from its hash", path=path)
+
+    def ahead(self, missing: Sequence[int]) -> list[int]:
+        """Blocks to be fetched with those: who goes on where the last ones ended will go on further, and gets
+        twice as many as before.
+        """
+        first, stop = missing[0], missing[-1] + 1
+        self._ahead = min(max(1, 2 * self._ahead), _AHEAD_BLOCKS) if first == self._next and first else 0
+        further = range(stop, min(stop + self._ahead, len(self.expected)))
+        found = [*missing, *self.wrong(further)]
+        self._next = found[-1] + 1
+        return found
+
+
+Waiting = list[tuple[_Part, list[int]]]
 
 
 class _Checks:
@@ -58,12 +86,13 @@ class _Checks:
 class Checker:
     """Remembers what of a dataset was compared with its hashes.
 
-    A sealed segment is checked by blocks of its files, an open one by whole commits of all columns.
+    A sealed segment is checked by blocks of its files, an open one by whole commits of all columns. Blocks
+    that differ are fetched first if there is a `fetcher`.
     """
 
-    def __init__(self, root: Path, schema: Schema) -> None:
-        self._root = root
+    def __init__(self, schema: Schema, fetcher: Fetcher | None = None) -> None:
         self._schema = schema
+        self._fetcher = fetcher
         self._position = {column.key: n for n, column in enumerate(schema.plain)}
         self._final_position = {column.key: n for n, column in enumerate(schema.derived)}
         self._heap_position = {column.key: n for n, column in enumerate(schema.heaps)}
@@ -75,6 +104,16 @@ class Checker:
         self._commits.setdefault(mapped.entry.name, []).extend(commits)
         commits.clear()
 
+    @property
+    def is_remote(self) -> bool:
+        """Blocks have to be fetched, so that no more are compared than are needed."""
+        return self._fetcher is not None
+
+    def begin(self, segments: Iterable[MappedSegment]) -> None:
+        """These sealed segments are going to be inspected: fetches what that takes, of all at once."""
+        if self._fetcher is not None:
+            self._fetcher.begin([mapped.entry for mapped in segments if mapped.entry.sealed])
+
     def forget(self, mapped: MappedSegment) -> None:
         """A segment is sealed now, or has left."""
         self._commits.pop(mapped.entry.name, None)
@@ -82,18 +121,16 @@ class Checker:
 
     def inspect(self, mapped: MappedSegment) -> dict[str, bytes]:
         """Compares all files of a sealed segment but columns and finals, and returns their bytes by path."""
-        found = sums.load(self._root, mapped.entry)
-        small = [
-            name
-            for name in found
-            if not (
-                name.endswith((".memmap", ".heap")) and name.startswith(("segments/", "finals/", "heaps/"))
-            )
-        ]
-        data = bulk.read(self._root, small, [found[name].bytes for name in small])
+        self.begin([mapped])
+        root = mapped.paths.root
+        found = sums.load(root, mapped.entry)
+        small = [name for name in found if not is_large(name)]
+        if self._fetcher is not None:  # the others are there when somebody needs everything
+            small = [name for name in small if name.startswith("episodes/") and name.endswith(".memmap")]
+        data = bulk.read(root, small, [found[name].bytes for name in small])
         for name, content in zip(small, data, strict=True):
             if sums.of_bytes(content).blocks != found[name].blocks:
-                raise CorruptError(f"{self._root / name}: differs from its hash", path=self._root / name)
+                raise CorruptError(f"{root / name}: differs from its hash", path=root / name)
         self._checks[mapped.entry.name] = _Checks(found)
         return dict(zip(small, data, strict=True))
 
@@ -102,18 +139,79 @@ class Checker:
         if not mapped.entry.sealed:
             return not self._commits.get(mapped.entry.name)
         checks = self._checks.get(mapped.entry.name)
+        if checks is not None and self._fetcher is not None:
+            checks.whole.update(key for key in keys if self._is_right(mapped, checks, key))
         return checks is not None and checks.whole.issuperset(keys)
+
+    def _is_right(self, mapped: MappedSegment, checks: _Checks, key: Key) -> bool:
+        """Block after block, a whole column was compared."""
+        column = self._schema.column(key)
+        part = checks.parts.get(("segments", column.of or key))
+        finals = checks.parts.get(("finals", key))
+        without = column.of is None or not mapped.entry.finals
+        return part is not None and not part.left and (without or (finals is not None and not finals.left))
 
     def columns(self, mapped: MappedSegment, keys: Iterable[Key]) -> None:
         """Compares whole columns of a segment; for a derived one what it derives from, and its finals."""
+        waiting: Waiting = []
         for key in keys:
-            self.rows(mapped, self._schema.column(key), 0, mapped.entry.alloc)
-            if mapped.entry.sealed:
-                self._checks[mapped.entry.name].whole.add(key)
+            self.rows(mapped, self._schema.column(key), 0, mapped.entry.alloc, waiting)
+        self.settle(waiting)
+        if mapped.entry.sealed:
+            self._checks[mapped.entry.name].whole.update(keys)
 
-    def rows(self, mapped: MappedSegment, column: Column, low: int, high: int) -> None:
+    def pick(
+        self,
+        mapped: MappedSegment,
+        keys: Iterable[Key],
+        rows: Rows,
+        after: Rows,
+        finals: Rows,
+        waiting: Waiting,
+    ) -> None:
+        """Compares the blocks of single rows of a sealed segment's columns; of derived ones those of the rows
+        `after` them, and of some finals.
+        """
+        for key in keys:
+            column = self._schema.column(key)
+            parts = [("segments", key, rows)] if column.of is None else [("segments", column.of, after)]
+            parts += [("finals", key, finals)] if column.of is not None else []
+            for tree, name, index in parts:
+                if len(index):
+                    known = self._checks[mapped.entry.name].parts
+                    part = known.get((tree, name)) or self._part(mapped, tree, name)
+                    if part.left and (missing := list(part.wrong(_blocks(index, column.row_bytes)))):
+                        waiting.append((part, missing))
+
+    def settle(self, waiting: Waiting) -> None:
+        """Fetches the blocks that are waiting for it, and compares them where they are now."""
+        if not waiting or self._fetcher is None:
+            return
+        blocks: dict[int, set[int]] = {}
+        for part, missing in waiting:
+            blocks.setdefault(id(part), set()).update(missing)
+        parts = {id(part): part for part, _ in waiting}
+        self._fetcher.fill(
+            [Wanted(part.root, part.name, part.sums, sorted(blocks[which])) for which, part in parts.items()]
+        )
+        for which, part in parts.items():
+            part.compare(sorted(blocks[which]))
+
+    def _compare(self, part: _Part, blocks: range, waiting: Waiting | None = None) -> None:
+        """Compares neighbouring blocks, now or together with what else is waiting to be fetched."""
+        if self._fetcher is None:
+            part.compare(blocks)
+        elif missing := list(part.wrong(blocks)):
+            own: Waiting = [] if waiting is None else waiting
+            own.append((part, part.ahead(missing)))
+            if waiting is None:
+                self.settle(own)
+
+    def rows(
+        self, mapped: MappedSegment, column: Column, low: int, high: int, waiting: Waiting | None = None
+    ) -> None:
         """Compares the blocks that hold rows `low … high` of a segment's column, and all its finals if
-        derived.
+        derived. What has to be fetched first is added to `waiting` if that is given, for `settle`.
         """
         if not mapped.entry.sealed:
             self._compare_commits(mapped)
@@ -125,14 +223,16 @@ class Checker:
         part = checks.parts.get(("segments", source)) or self._part(mapped, "segments", source)
         if part.left:
             row_bytes = column.row_bytes
-            part.compare(range(low * row_bytes // BLOCK, (high * row_bytes - 1) // BLOCK + 1))
+            self._compare(part, range(low * row_bytes // BLOCK, (high * row_bytes - 1) // BLOCK + 1), waiting)
         if column.of is not None and mapped.entry.finals:
             part = checks.parts.get(("finals", column.key)) or self._part(mapped, "finals", column.key)
             if part.left:
-                part.compare(range(len(part.expected)))
+                self._compare(part, range(len(part.expected)), waiting)
 
     def everything(self, mapped: MappedSegment) -> None:
-        """Compares every column and final of a segment."""
+        """Compares every column and final of a segment; all its files are there then."""
+        if self._fetcher is not None and mapped.entry.sealed:
+            self._fetcher.complete(mapped.entry)
         self.columns(mapped, [column.key for column in (*self._schema.plain, *self._schema.derived)])
         for position in range(len(self._schema.heaps)):
             self.heap(mapped, position, 0, len(mapped.heap(position)))
@@ -147,7 +247,7 @@ class Checker:
         if low < high:
             part = part or self._part(mapped, "heaps", key)
             if part.left:
-                part.compare(range(low // BLOCK, (high - 1) // BLOCK + 1))
+                self._compare(part, range(low // BLOCK, (high - 1) // BLOCK + 1))
 
     def _part(self, mapped: MappedSegment, tree: str, key: Key) -> _Part:
         checks = self._checks[mapped.entry.name]
@@ -161,9 +261,9 @@ class Checker:
         name = f"{tree}/{mapped.entry.name}/{file}"
         expected = checks.sums.get(name)
         if expected is None or expected.bytes != array.nbytes:
-            path = self._root / name
+            path = mapped.paths.root / name
             raise CorruptError(f"{path}: its sums file does not name it with {array.nbytes} bytes", path=path)
-        part = checks.parts[tree, key] = _Part(self._root / name, expected, array)
+        part = checks.parts[tree, key] = _Part(mapped.paths.root, name, expected, array)
         return part
 
     def _compare_commits(self, mapped: MappedSegment) -> None:
@@ -179,6 +279,14 @@ class Checker:
                     path=mapped.paths.columns,
                 )
         waiting.clear()
+
+
+def _blocks(rows: Rows, row_bytes: int) -> list[int]:
+    """The blocks that some rows of a column are in, ascending."""
+    first, last = rows * row_bytes // BLOCK, (rows * row_bytes + row_bytes - 1) // BLOCK
+    spread = np.arange((row_bytes - 1) // BLOCK + 2)
+    found: list[int] = np.unique(np.minimum(first[:, None] + spread, last[:, None])).tolist()
+    return found
 
 
 def commit_hash(mapped: MappedSegment, commit: Commit) -> int:

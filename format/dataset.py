@@ -7,23 +7,27 @@ Everything is checked before it is believed; nothing is ever written. SPEC.md se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from rlcli.errors import InputError, nearest
 from rlcli.format import digests, direct, interop
+from rlcli.format.checking import Waiting
 from rlcli.format.composed import Composer, run_rows
 from rlcli.format.episode_table import EpisodeRows, Episodes
 from rlcli.format.heap import Encoded
 from rlcli.format.keys import Key
-from rlcli.format.manifest import Segment
+from rlcli.format.location import URL, Location, locate
+from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.nested import nest, pick, put
 from rlcli.format.schema import Column, Schema
 from rlcli.format.stream_reader import SegmentReader, StreamReader
 from rlcli.format.view import Refreshed, View
+
+if TYPE_CHECKING:
+    from rlcli.format.remote import Remote
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -50,26 +54,36 @@ class Dataset:
     """
 
     def __init__(self, view: View) -> None:
-        self.path = view.path
+        self.path = view.location
         self._view = view
         self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
 
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Location,
         *,
         check: Literal["touch", "none"] = "touch",
         single_range: bool = True,
         at: Mapping[str, Any] | None = None,
+        remote: Remote | None = None,
     ) -> Dataset:
         """The newest snapshot at `path`, or `at` an older one, which stays as it is.
 
         Raises `InputError` if it is no dataset or rows of `at` are gone, `IncompatibleError` for another
         version, `CorruptError` naming the file where something is wrong. `single_range=False` maps each
         segment for itself, which is slower.
+
+        `path` may be a URL of a sealed dataset (`https://…`, `s3://…`, `memory://…`), read as `remote` says:
+        what is needed is fetched into a cache on disk, and always compared with its hash. It raises
+        `InputError` too when a server cannot be reached, and `MissingExtraError`.
         """
-        return cls(View(Path(path), checked=check == "touch", single_range=single_range, at=at))
+        location = locate(path)
+        if isinstance(location, URL):
+            from rlcli.format.remote import Remote, RemoteView
+
+            return cls(RemoteView(location, remote or Remote(), single_range=single_range, at=at))
+        return cls(View(location, checked=check == "touch", single_range=single_range, at=at))
 
     def close(self) -> None:
         """Closes the journals; maps live as long as the object."""
@@ -90,6 +104,16 @@ class Dataset:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`dataset.json`."""
+        return self._view.identity
+
+    @property
+    def manifest(self) -> Manifest:
+        """The newest one, without what an older snapshot had not."""
+        return self._view.manifest
 
     @property
     def uuid(self) -> str:
@@ -300,8 +324,14 @@ class Dataset:
 
     def _prepare(self, start: int, stop: int, plan: _Plan) -> None:
         if not self._view.ready.issuperset(plan.keys):
+            waiting: Waiting = []
             for stream, low, high in self._view.stream_set.parts(start, stop):
-                stream.prepare(low, high, plan.columns)
+                stream.prepare(low, high, plan.columns, waiting)
+            self._settle(waiting)
+
+    def _settle(self, waiting: Waiting) -> None:
+        if waiting and self._view.checker is not None:
+            self._view.checker.settle(waiting)
 
     def views(self, key: Iterable[str]) -> list[Array]:
         """All rows of a plain column where they lie, checked: a read-only array `[rows, *shape]` per segment.
@@ -394,13 +424,15 @@ class Dataset:
     def _prepare_rows(self, index: Rows, plan: _Plan) -> None:
         if self._view.ready.issuperset(plan.keys):
             return
+        waiting: Waiting = []
         at = 0
         for stream in self._view.stream_set.streams:
             count = stream.rows - stream.start
             inside = index[(index >= at) & (index < at + count)]
             if len(inside):
-                stream.prepare_rows(inside - at + stream.start, plan.keys, plan.derived)
+                stream.prepare_rows(inside - at + stream.start, plan.keys, plan.derived, waiting)
             at += count
+        self._settle(waiting)
         if all(stream.is_ready(plan.keys) for stream in self._view.stream_set.streams):
             self._view.ready.update(plan.keys)
 

@@ -218,7 +218,7 @@ def load_identity(root: Path) -> dict[str, Any]:
     """`dataset.json`. Raises `InputError` if `root` is no dataset, `CorruptError` if it is damaged."""
     path = root / "dataset.json"
     try:
-        return dict(_identity(files.read(path), path))
+        return dict(parse_identity(files.read(path), path))
     except CorruptError:
         if not files.exists(root):
             raise InputError(f"{root}: no such dataset", path=root) from None
@@ -228,7 +228,8 @@ def load_identity(root: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _identity(data: bytes, path: Path) -> dict[str, Any]:
+def parse_identity(data: bytes, path: object) -> dict[str, Any]:
+    """`dataset.json` from its bytes; `path` is for messages. Not to be changed."""
     value = strictjson.checked(data, path, "rl-dataset")
     _check_format(value, path)
     if value.get("byteorder") != "little" or not re.fullmatch("[0-9a-f]{32}", str(value.get("uuid"))):
@@ -259,12 +260,14 @@ def temporary_exists(root: Path, generation: int) -> bool:
 def load(root: Path, dataset: str, generation: int) -> Manifest:
     """One generation, checked by itself. Raises `CorruptError` or `IncompatibleError`, naming the file."""
     path = path_of(root, generation)
-    return _parsed(files.read(path), path, dataset, generation)
+    return parse(files.read(path), path, dataset, generation)
 
 
 @lru_cache(maxsize=8)
-def _parsed(data: bytes, path: Path, dataset: str, generation: int) -> Manifest:
-    """The manifest in the bytes of a file. Who opens a dataset again and again parses equal bytes once."""
+def parse(data: bytes, path: object, dataset: str, generation: int) -> Manifest:
+    """The manifest in the bytes of a file; `path` is for messages. Who opens a dataset again and again parses
+    equal bytes once.
+    """
     value = strictjson.checked(data, path, "rl-manifest")
     _check_format(value, path)
     try:
@@ -340,7 +343,7 @@ def is_rewound(then: Manifest, now: Manifest) -> bool:
     return any(entry.get("op") == "rewind" for entry in now.lineage[len(then.lineage) :])
 
 
-def _check_format(value: dict[str, Any], path: Path) -> None:
+def _check_format(value: dict[str, Any], path: object) -> None:
     version = value.get("format")
     if not isinstance(version, list) or len(version) != 2 or version[0] != FORMAT[0]:
         raise IncompatibleError(f"{path}: format {version}, this release reads {FORMAT[0]}.x; upgrade rl")

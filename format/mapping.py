@@ -6,7 +6,7 @@ SPEC.md section 5.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -43,7 +43,7 @@ class MappedSegment:
     def __init__(self, streams: StreamMap, entry: Segment, place: _Range, at: int) -> None:
         self.entry = entry
         self.schema = streams.schema
-        self.paths = SegmentPaths(streams.root, entry.name)
+        self.paths = SegmentPaths(streams.folder_of(entry), entry.name)
         self._names = streams.names
         self._row_bytes = streams.row_bytes
         self._range = place
@@ -189,13 +189,20 @@ class StreamMap:
 
     Room for `capacity` rows is reserved at once, and twice as much whenever it is used up; as much again if
     it `slides`, as segments of a window come and go. Only segments whose columns all fill whole pages lie
-    side by side.
+    side by side. Files are below `root`, or where `folder_of` says.
     """
 
     def __init__(
-        self, root: Path, schema: Schema, *, capacity: int, single_range: bool = True, slides: bool = False
+        self,
+        root: Path,
+        schema: Schema,
+        *,
+        capacity: int,
+        single_range: bool = True,
+        slides: bool = False,
+        folder_of: Callable[[Segment], Path] | None = None,
     ) -> None:
-        self.root = root
+        self.folder_of = folder_of or (lambda _: root)
         self.schema = schema
         self.names = [path_of(column.key) for column in schema.plain]
         self.row_bytes = [column.row_bytes for column in schema.plain]

@@ -26,6 +26,7 @@ from rlcli.format.digests import episode_digest
 from rlcli.format.episode_table import Episodes, to_records
 from rlcli.format.journal import HEADER, RECORD, SEAL, Episode, Packer
 from rlcli.format.layout import FIRST_ROWS, FOLDERS, SegmentPaths
+from rlcli.format.location import local
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.segment import SegmentWriter
 from rlcli.format.segment_files import load_sums
@@ -200,7 +201,8 @@ class _Result:
         Returns its manifest entry: name, stream and sums are new, content and counts are not.
         """
         name = f"{manifest.stream_id(stream)}-{entry.first:012d}"
-        old, new = SegmentPaths(dataset.path, entry.name), SegmentPaths(self._root, name)
+        root = local(dataset.path, "a merge")
+        old, new = SegmentPaths(root, entry.name), SegmentPaths(self._root, name)
         found: dict[str, sums.FileSum] = {}
         for relative, expected in load_sums(old, dataset.schema, entry).items():
             folder, _, rest = relative.partition("/")
@@ -214,7 +216,7 @@ class _Result:
                 continue
             target = f"{folder}/{name}/{rest.partition('/')[2]}"
             files.make_folder((self._root / target).parent)
-            way = sharing.share(dataset.path / relative, self._root / target, expected.bytes, link=self._link)
+            way = sharing.share(root / relative, self._root / target, expected.bytes, link=self._link)
             if report is not None:
                 report.files[way] += 1
                 report.file_bytes[way] += expected.bytes

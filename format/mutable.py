@@ -22,6 +22,7 @@ from rlcli.errors import BusyError, CorruptError, IncompatibleError
 from rlcli.format import files, layer, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, check_dtype, check_key
+from rlcli.format.location import local
 from rlcli.format.manifest import Segment
 from rlcli.format.mapping import PAGE
 from rlcli.format.schema import MAX_AXES
@@ -73,7 +74,7 @@ class SideColumn:
         check_dtype(dtype)
         if len(shape) > MAX_AXES or any(n < 1 for n in shape):
             raise IncompatibleError(f"side column {name!r} has shape {shape}: each axis needs 1 or more")
-        folder = dataset.path / "mutable" / name
+        folder = local(dataset.path, "a side column") / "mutable" / name
         meta = folder / "meta.json"
         wanted = {
             "magic": "rl-mutable", "format": [1, 0], "dataset": dataset.uuid, "dtype": dtype,

@@ -17,6 +17,7 @@ from rlcli.errors import BusyError, CorruptError, InputError, UsageError
 from rlcli.format import files, manifest
 from rlcli.format.dataset import Dataset
 from rlcli.format.layout import FOLDERS, SegmentPaths
+from rlcli.format.location import local
 from rlcli.format.locks import WriterLock
 from rlcli.format.segment_files import load_sums
 from rlcli.format.sums import BLOCK
@@ -52,7 +53,7 @@ class _File:
 
 def _files_of(dataset: Dataset) -> list[_File]:
     """Every file of a sealed dataset in the order they are packed, from validated names only."""
-    root = dataset.path
+    root = local(dataset.path, "packing")
     names = ["dataset.json"]
     names += [f"manifests/{number:020d}.json" for number in manifest.generations(root)]
     found = [_File(name, files.size(root / name), None) for name in names]
@@ -67,7 +68,7 @@ def _files_of(dataset: Dataset) -> list[_File]:
 def _refuse_open(dataset: Dataset) -> None:
     if dataset.state == "sealed":
         return
-    path = dataset.path
+    path = local(dataset.path, "packing")
     try:
         WriterLock.exclusive(path).close()
     except BusyError as err:

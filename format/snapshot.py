@@ -7,7 +7,7 @@ SPEC.md sections 4, 7 and 8.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rlcli.errors import CorruptError, InputError
 from rlcli.format import files, layer, manifest
 from rlcli.format.journal import HEADER, RECORD, Journal
 from rlcli.format.layout import SegmentPaths
+from rlcli.format.location import Location
 from rlcli.format.manifest import Manifest, Segment
 
 _RETRIES = 5
@@ -88,8 +89,11 @@ class Limits:
         return self.rows[stream], self.ended[stream]
 
 
-def cut_back(root: Path, newest: Manifest, at: Mapping[str, Any]) -> tuple[Manifest, Limits]:
+def cut_back(
+    root: Location, newest: Manifest, at: Mapping[str, Any], load_manifest: Callable[[int], Manifest]
+) -> tuple[Manifest, Limits]:
     """The part of the newest manifest that an older snapshot `at` had, as `Dataset.snapshot` gave it.
+    `load_manifest` gives the manifest of a generation.
 
     Raises `InputError` if rows of it are gone, `ValueError` if it is no snapshot.
     """
@@ -110,7 +114,7 @@ def cut_back(root: Path, newest: Manifest, at: Mapping[str, Any]) -> tuple[Manif
         if stop and (not own or (own[-1].sealed and own[-1].first + own[-1].rows < stop)):
             raise gone
     segments = tuple(s for s in newest.segments if s.stream < len(rows) and s.first < rows[s.stream])
-    then = manifest.load(root, newest.dataset, limits.generation)
+    then = load_manifest(limits.generation)
     if manifest.is_rewound(then, newest):
         kept = {segment.name: segment for segment in segments}
         for segment in then.segments:
@@ -199,9 +203,13 @@ def unlisted_generation(path: Path, newest: Manifest) -> int | None:
     None.
     """
     try:
-        data = files.read(path)
+        return newer_generation(files.read(path), newest)
     except CorruptError:
         return None  # it was there a moment ago: a writer has removed it
+
+
+def newer_generation(data: bytes, newest: Manifest) -> int | None:
+    """`unlisted_generation` of the first bytes of a journal, more than a record."""
     journal = Journal(int.from_bytes(data[6:8], "little"), newest.dataset, 0, 1 << 62)
     if len(data) <= RECORD or data[4] != HEADER or journal.feed(data[:RECORD]) is not None:
         return None

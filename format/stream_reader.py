@@ -17,7 +17,7 @@ import numpy as np
 from rlcli import _native
 from rlcli.errors import CorruptError
 from rlcli.format import files
-from rlcli.format.checking import Checker
+from rlcli.format.checking import Checker, Waiting
 from rlcli.format.episode_table import SegmentEpisodes, episode_arrays, select
 from rlcli.format.journal import Journal
 from rlcli.format.keys import Key
@@ -170,9 +170,14 @@ class StreamReader:
                 segment.episodes.give(files)
             segment.is_inspected = True
 
-    def prepare(self, low: int, high: int, columns: Iterable[Column]) -> None:
-        """Touches the segments of stream rows `low … high`, and compares these columns' blocks there."""
+    def prepare(self, low: int, high: int, columns: Iterable[Column], waiting: Waiting) -> None:
+        """Touches the segments of stream rows `low … high`, and compares these columns' blocks there, but for
+        those that are `waiting` to be fetched.
+        """
         derived = any(column.of for column in columns)
+        if self._checker is not None:
+            parts = self.segments[self.position(low) : self.position(high - 1) + 1]
+            self._checker.begin([segment.mapped for segment in parts])
         for position in range(self.position(low), self.position(high - 1) + 1):
             segment = self.touch(position)
             if self._checker is not None:
@@ -180,16 +185,18 @@ class StreamReader:
                 for column in columns:
                     further = 1 if column.of and stop < segment.stop else 0
                     self._checker.rows(
-                        segment.mapped, column, first - segment.first, stop + further - segment.first
+                        segment.mapped, column, first - segment.first, stop + further - segment.first, waiting
                     )
         if derived and high == self.segments[position].stop and self._goes_on(position):
             segment = self.touch(position + 1)
             for column in columns:
                 if column.of and self._checker is not None:
-                    self._checker.rows(segment.mapped, column, 0, 1)
+                    self._checker.rows(segment.mapped, column, 0, 1, waiting)
 
-    def prepare_rows(self, rows: Rows, keys: Sequence[Key], derived: bool) -> None:
-        """Touches the segments of these stream rows, and compares these columns of them wholly."""
+    def prepare_rows(self, rows: Rows, keys: Sequence[Key], derived: bool, waiting: Waiting) -> None:
+        """Touches the segments of these stream rows, and compares these columns of them: wholly, or where
+        they have to be fetched the blocks of these rows, which may be `waiting`.
+        """
         found = self.positions(rows)
         needed = set(np.unique(found).tolist())
         if derived:
@@ -197,10 +204,27 @@ class StreamReader:
             for position in np.unique(found[following > found]).tolist():
                 if self._goes_on(position):
                     needed.add(position + 1)
+        if self._checker is not None:
+            self._checker.begin([self.segments[position].mapped for position in needed])
         for position in sorted(needed):
             segment = self.touch(position)
-            if self._checker is not None and not self._checker.is_whole(segment.mapped, keys):
+            if self._checker is None or self._checker.is_whole(segment.mapped, keys):
+                continue
+            if self._checker.is_remote:
+                self._pick(self._checker, segment, rows, keys, waiting)
+            else:
                 self._checker.columns(segment.mapped, keys)
+
+    def _pick(
+        self, checker: Checker, segment: SegmentReader, rows: Rows, keys: Sequence[Key], waiting: Waiting
+    ) -> None:
+        """Compares what these stream rows need of one sealed segment."""
+        ends, has_final = segment.episodes.ends, segment.episodes.column("has_final")
+        inside = rows[(rows >= segment.first) & (rows < segment.stop)]
+        before = rows[(rows >= segment.first - 1) & (rows < segment.stop - 1)]
+        after = before[~np.isin(before, ends)] + 1
+        finals = np.flatnonzero(np.isin(ends[has_final], inside))
+        checker.pick(segment.mapped, keys, inside - segment.first, after - segment.first, finals, waiting)
 
     def _goes_on(self, position: int) -> bool:
         """The episode of a segment's last row has its next row in the next segment."""

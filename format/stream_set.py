@@ -6,7 +6,7 @@ SPEC.md sections 4, 10 and 11.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ class Gap(Exception):
 
 
 class StreamSet:
-    """The streams of one dataset. `limits` hold it at an older snapshot."""
+    """The streams of one dataset. `limits` hold it at an older snapshot; `folder_of` says where the files of
+    each segment are if not all are in the dataset's folder.
+    """
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class StreamSet:
         *,
         single_range: bool,
         limits: Limits | None,
+        folder_of: Callable[[Segment], Path] | None = None,
     ) -> None:
         self.table = _native.RowMap()
         self.streams: list[StreamReader] = []
@@ -55,6 +58,7 @@ class StreamSet:
         self._checker = checker
         self._single_range = single_range
         self._limits = limits
+        self._folder_of = folder_of
         for column in schema.plain:
             self.numbers[column.key] = self.table.add_plain(column.numpy, column.shape)
         for column in schema.derived:
@@ -115,6 +119,7 @@ class StreamSet:
             capacity=capacity,
             single_range=self._single_range,
             slides=newest.window is not None,
+            folder_of=self._folder_of,
         )
         start = entries[0].first if entries else 0
         limit = None if self._limits is None else self._limits.of(number)

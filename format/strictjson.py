@@ -48,7 +48,7 @@ def dump_checked(value: dict[str, Any]) -> bytes:
     return data[:start] + hashlib.sha256(data).hexdigest().encode() + data[start + 64 :]
 
 
-def load(data: bytes, path: Path) -> dict[str, Any]:
+def load(data: bytes, path: object) -> dict[str, Any]:
     """The object in a file. Raises `CorruptError` for anything that strict JSON forbids."""
     try:
         depth, digits, has_exponent = _native.json_limits(data)
@@ -69,7 +69,7 @@ def load_checked(path: Path, magic: str) -> tuple[dict[str, Any], bytes]:
     return checked(data, path, magic), data
 
 
-def checked(data: bytes, path: Path, magic: str) -> dict[str, Any]:
+def checked(data: bytes, path: object, magic: str) -> dict[str, Any]:
     """The object in the bytes of a checked file. Raises `CorruptError` naming the file."""
     found = _CHECK.search(data)
     if found is None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError, InputError
 from rlcli.format import files, manifest, snapshot
 from rlcli.format.checking import Checker
+from rlcli.format.fetching import Fetcher
 from rlcli.format.keys import Key
+from rlcli.format.location import Location
 from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Schema
 from rlcli.format.stream_set import Gap, StreamSet
@@ -41,6 +44,7 @@ class Refreshed:
 class View:
     """A manifest and its streams; at an older snapshot if `at` is one. `checked`: hashes are compared."""
 
+    identity: dict[str, Any]
     uuid: str
     schema: Schema
     manifest: Manifest
@@ -49,9 +53,10 @@ class View:
     stream_set: StreamSet
 
     def __init__(
-        self, path: Path, *, checked: bool, single_range: bool, at: Mapping[str, Any] | None
+        self, path: Location, *, checked: bool, single_range: bool, at: Mapping[str, Any] | None
     ) -> None:
-        self.path = path
+        self.location = path
+        self.path = path if isinstance(path, Path) else Path()  # nothing lies there then
         self.changes = 0  # how often other rows were seen
         self.ready: set[Key] = set()  # columns of which every row was touched and compared
         self._checked = checked
@@ -62,7 +67,7 @@ class View:
     def _begin_newest(self) -> None:
         """Takes over the newest state. Files of a window may go away meanwhile: then there is a newer one."""
         for remaining in reversed(range(_RETRIES)):
-            found = snapshot.load(self.path)
+            found = self._load()
             try:
                 self._begin(found)
                 return
@@ -71,14 +76,36 @@ class View:
                 if not (remaining and self._has_moved(err, found.manifest)):
                     raise
 
+    # What a dataset that is elsewhere does otherwise.
+
+    def _load(self) -> snapshot.Snapshot:
+        return snapshot.load(self.path)
+
+    def _load_manifest(self, newest: Manifest, generation: int) -> Manifest:
+        return manifest.load(self.path, newest.dataset, generation)
+
+    def _fetcher(self, newest: Manifest) -> Fetcher | None:
+        """What brings its files here, if they are not."""
+        return None
+
     def _begin(self, found: snapshot.Snapshot) -> None:
         """Takes over a state as if nothing was known."""
         newest, limits = found.manifest, None
         if self._at is not None:
-            newest, limits = snapshot.cut_back(self.path, newest, self._at)
-        checker = Checker(self.path, newest.schema) if self._checked else None
-        streams = StreamSet(self.path, newest.schema, checker, single_range=self._single_range, limits=limits)
+            load = partial(self._load_manifest, newest)
+            newest, limits = snapshot.cut_back(self.location, newest, self._at, load)
+        fetcher = self._fetcher(newest)
+        checker = Checker(newest.schema, fetcher) if self._checked else None
+        streams = StreamSet(
+            self.path,
+            newest.schema,
+            checker,
+            single_range=self._single_range,
+            limits=limits,
+            folder_of=None if fetcher is None else fetcher.segment,
+        )
         streams.adopt(newest, found.journals)
+        self.identity = found.identity
         self.uuid, self.schema = newest.dataset, newest.schema
         self.manifest, self.generation = newest, newest.generation if limits is None else limits.generation
         self.checker, self.stream_set = checker, streams

@@ -1,0 +1,200 @@
+"""A sealed dataset at a URL, read through fsspec: what it is now, and a copy of it.
+
+SPEC.md section 17.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlcli.errors import CorruptError, InputError
+from rlcli.format import manifest, snapshot
+from rlcli.format.cache import Cache, default_bytes, default_folder
+from rlcli.format.fetching import Fetcher
+from rlcli.format.journal import RECORD
+from rlcli.format.location import URL
+from rlcli.format.manifest import Manifest
+from rlcli.format.origin import Missing, Origin
+from rlcli.format.view import Refreshed, View
+
+_NUMBER = re.compile(r"([0-9]{20})\.json")
+_MOST = 1 << 40  # generations: a server that has more says yes to every name
+_BEYOND = 8  # numbers behind the newest that are looked at, in case one in between is missing
+
+
+@dataclass(frozen=True)
+class Remote:
+    """How a dataset at a URL is read.
+
+    `cache` is the folder of the cache (default: `$XDG_CACHE_HOME/rlcli/remote`) and `cache_bytes` how large
+    it may become (`$RL_REMOTE_CACHE_BYTES`, or 20 GiB). A server may be silent for `timeout_seconds`; what
+    fails is tried again `retries` times; `threads` requests are made at a time. `storage` goes to the file
+    system, such as `{"anon": True}`.
+    """
+
+    cache: Path | None = None
+    cache_bytes: int | None = None
+    threads: int = 8
+    timeout_seconds: float = 30.0
+    retries: int = 4
+    storage: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RemoteSource:
+    """The dataset at a URL."""
+
+    def __init__(self, url: URL, options: Remote) -> None:
+        self.url = url
+        self.origin = Origin(
+            url,
+            timeout_seconds=options.timeout_seconds,
+            retries=options.retries,
+            options=options.storage,
+        )
+        self._options = options
+
+    def load(self) -> snapshot.Snapshot:
+        """The newest state. Raises `InputError` if it is no sealed dataset or cannot be read, `CorruptError`
+        naming the file that is wrong, `IncompatibleError`.
+        """
+        try:
+            data = self.origin.read("dataset.json")
+        except Missing as err:
+            raise InputError(f"{self.url}: not a dataset (no dataset.json)", path=self.url) from err
+        identity = manifest.parse_identity(data, self.origin.path("dataset.json"))
+        number = self.newest_generation()
+        newest = self.manifest(identity["uuid"], number)
+        self._check_parent(newest)
+        if not all(segment.sealed for segment in newest.segments):
+            raise InputError(
+                f"{self.url}: it is being written, or its writer was killed; through a URL only sealed "
+                "datasets are read",
+                path=self.url,
+            )
+        self._check_journals(newest)
+        return snapshot.Snapshot(identity, newest, {})
+
+    def fetcher(self, newest: Manifest) -> Fetcher:
+        """What brings the files of its segments here."""
+        options = self._options
+        limit = default_bytes() if options.cache_bytes is None else options.cache_bytes
+        cache = Cache(options.cache or default_folder(), newest.dataset, limit)
+        return Fetcher(self.origin, cache, newest.schema, threads=options.threads)
+
+    def manifest(self, dataset: str, generation: int) -> Manifest:
+        """One generation, checked by itself."""
+        name = name_of(generation)
+        return manifest.parse(self.origin.read(name), self.origin.path(name), dataset, generation)
+
+    def newest_generation(self) -> int:
+        """The highest number: listed, or found by asking for names, as there are no gaps.
+
+        Raises `CorruptError` naming a manifest that is missing, as far as can be seen.
+        """
+        listed = self.origin.names("manifests")
+        found = (_NUMBER.fullmatch(name) for name in listed or ())
+        numbers = sorted(int(match.group(1)) for match in found if match)
+        for expected, number in enumerate(numbers, 1):
+            if number != expected:
+                raise self._gap(min(number, expected))
+        newest = numbers[-1] if numbers else 0
+        if self.origin.is_http or not numbers:  # a page about a folder may be old, or show a part of it
+            newest = self._search(newest)
+        if not newest:
+            raise CorruptError(f"{self.origin.path('manifests')}: no manifest", path=self.url)
+        return newest
+
+    def _search(self, known: int) -> int:
+        """The highest number, if `known` is there or 0: doubling steps, then halves."""
+        low, step = known, 1
+        while self._has(low + step):
+            low, step = low + step, 2 * step
+            if low > _MOST:
+                raise InputError(f"{self.url}: the server has a file of every name", path=self.url)
+        high = low + step  # not there
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._has(middle) else (low, middle)
+        if low != known or not known:
+            for beyond in range(low + 2, low + 2 + _BEYOND):
+                if self._has(beyond):
+                    raise self._gap(low + 1)
+        return low
+
+    def _has(self, generation: int) -> bool:
+        return self.origin.exists(name_of(generation))
+
+    def _gap(self, generation: int) -> CorruptError:
+        path = self.origin.path(name_of(generation))
+        return CorruptError(f"{path}: missing", path=path)
+
+    def _check_parent(self, newest: Manifest) -> None:
+        if newest.parent is None and newest.generation == 1:
+            return
+        name = name_of(newest.generation - 1)
+        expected = {
+            "generation": newest.generation - 1,
+            "sha256": hashlib.sha256(self.origin.read(name)).hexdigest(),
+        }
+        if newest.parent != expected:
+            path = self.origin.path(name)
+            raise CorruptError(
+                f"{path}: SHA-256 differs from what generation {newest.generation} says", path=path
+            )
+
+    def _check_journals(self, newest: Manifest) -> None:
+        """No journal may name a generation that is not there. SPEC.md section 8."""
+        known = {f"{segment.name}.log" for segment in newest.segments}
+        for name in self.journals():
+            if name in known:
+                continue
+            try:
+                data = self.origin.read_range(f"journal/{name}", 0, RECORD + 1)[1]
+            except (Missing, CorruptError):
+                continue  # no more than a header, or gone
+            generation = snapshot.newer_generation(data, newest)
+            if generation is not None and not self._is_pending(generation):
+                raise self._gap(generation)
+
+    def journals(self) -> list[str]:
+        """Names of all that are there, as far as that can be asked."""
+        names = self.origin.names("journal") or []
+        return [name for name in names if name.endswith(".log") and not name.startswith(".")]
+
+    def _is_pending(self, generation: int) -> bool:
+        names = self.origin.names("manifests") or []
+        return any(name.startswith(f".tmp-{generation}-") for name in names)
+
+
+class RemoteView(View):
+    """What a reader sees of a dataset at a URL. It stays as it is: sealed datasets seldom change. Hashes are
+    always compared.
+    """
+
+    def __init__(
+        self, url: URL, options: Remote, *, single_range: bool, at: Mapping[str, Any] | None
+    ) -> None:
+        self._source = RemoteSource(url, options)
+        super().__init__(url, checked=True, single_range=single_range, at=at)
+
+    def _load(self) -> snapshot.Snapshot:
+        return self._source.load()
+
+    def _load_manifest(self, newest: Manifest, generation: int) -> Manifest:
+        return self._source.manifest(newest.dataset, generation)
+
+    def _fetcher(self, newest: Manifest) -> Fetcher:
+        return self._source.fetcher(newest)
+
+    def refresh(self) -> Refreshed:
+        return Refreshed(self.generation)
+
+
+def name_of(generation: int) -> str:
+    """A manifest's name in its dataset."""
+    return f"manifests/{generation:020d}.json"
