@@ -39,6 +39,7 @@ class HeapWriter:
         self.size = 0
         self.hasher = xxhash.xxh3_64()
         self.fd = -1
+        self.is_new = False  # its name may not be on the disk yet
         self._is_text = column.heap is not None and column.heap.value == "text"
         self._offsets: dict[bytes, int] = {}
         self._table_bytes = 0
@@ -88,6 +89,7 @@ class HeapWriter:
             if self.fd < 0:
                 files.make_folder(self.path.parent)
                 self.fd = files.create(self.path)
+                self.is_new = True
             files.write_at(self.fd, memoryview(data), self.size)
             self.hasher.update(data)
             self.size += len(data)

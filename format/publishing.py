@@ -26,8 +26,8 @@ class Publisher:
         self.manifest = newest
         self._lock = lock
         self._durable = durable
+        self._is_synced = False  # all that was there is on the disk
         self._boot = files.boot_id()
-        self._unsynced: list[SegmentPaths] = []  # sealed without a sync
 
     def publish(self, streams: Sequence[Stream], tag: int, *, closing: bool = False) -> None:
         """Seals the full segments of the writer's streams and publishes them with the new ones.
@@ -72,16 +72,12 @@ class Publisher:
                 newest = manifest.advance(self.root, newest)
         for segment, _ in sealed:
             segment.close()
-            if not self._durable:
-                self._unsynced.append(segment.paths)
         for s in streams:
             s.segments = [] if closing else s.segments[-1:]
         for name in leftovers:
             files.remove(self.root / "manifests" / name)
-        gone = {entry.name for entry in evicted}
-        self._unsynced = [paths for paths in self._unsynced if paths.name not in gone]
-        for name in gone:
-            SegmentPaths(self.root, name).remove()
+        for entry in evicted:
+            SegmentPaths(self.root, entry.name).remove()
 
     def _upcoming(
         self,
@@ -105,10 +101,10 @@ class Publisher:
             for segment in [] if closing else s.segments[-1:]:
                 entries[segment.entry.name] = segment.entry
                 if self._durable and not segment.published:
-                    self._sync_folders(segment)
+                    segment.sync_all()
         if self._durable:
             for segment, _ in sealed:
-                self._sync_folders(segment)
+                segment.sync_names()
         ordered = sorted(entries.values(), key=lambda entry: (entry.stream, entry.first))
         evicted = [] if newest.window is None else leaving(ordered, streams, newest.window)
         kept = tuple(entry for entry in ordered if entry not in evicted)
@@ -121,30 +117,32 @@ class Publisher:
             ))  # fmt: skip
         return upcoming, evicted
 
-    def _sync_folders(self, segment: SegmentWriter) -> None:
-        paths = segment.paths
-        for tree in paths.trees:
-            files.sync_tree(tree, data=False)
-        for name in FOLDERS[:-1]:
-            files.sync_folder(self.root / name)
+    def sync_all(self, streams: Sequence[Stream]) -> None:
+        """Brings to the disk what `process` durability left to the system, also of the writers before.
 
-    def sync_sealed(self, streams: Sequence[Stream]) -> None:
-        """Brings to the disk what `process` durability left to the system."""
-        if self._durable:
+        From here on generations are synced, or one that comes later could take synced rows with it.
+        """
+        if self._is_synced:
             return
-        for paths in self._unsynced:
-            for tree in paths.trees:
-                files.sync_tree(tree, data=True)
-            for path in (paths.journal, paths.sums):
-                files.sync_path(path)
-        self._unsynced.clear()
+        own = {s.number for s in streams}
+        for entry in self.manifest.segments:
+            if entry.sealed and entry.stream in own:
+                paths = SegmentPaths(self.root, entry.name)
+                for tree in paths.trees:
+                    files.sync_tree(tree, data=True)
+                for path in (paths.journal, paths.sums):
+                    files.sync_path(path)
         for s in streams:
             if s.segments:
-                files.sync_tree(s.segments[-1].paths.columns, data=True)
-                files.sync_tree(s.segments[-1].paths.finals, data=False)
-        files.sync_path(manifest.path_of(self.root, self.manifest.generation))
+                s.segments[-1].sync_all()
+        for generation in range(1, self.manifest.generation + 1):
+            files.sync_path(manifest.path_of(self.root, generation))
+        files.sync_path(self.root / "dataset.json")
         for name in FOLDERS:
             files.sync_folder(self.root / name)
+        files.sync_folder(self.root)
+        files.sync_folder(self.root.parent)
+        self._durable = self._is_synced = True
 
 
 def leaving(ordered: Sequence[Segment], streams: Sequence[Stream], window: int) -> list[Segment]:
@@ -160,26 +158,24 @@ def leaving(ordered: Sequence[Segment], streams: Sequence[Stream], window: int) 
 def cut_leftovers(root: Path, newest: Manifest, lock: WriterLock) -> list[str]:
     """Undoes the seal records that a writer appended before it was killed in the act of publishing.
 
-    The caller holds the publish lock, so temporary manifests are those of the dead; their names are
-    returned. They must stay until the next generation is there: readers take them as the reason why the
-    generation that a seal record names is not.
+    The caller holds the publish lock, so temporary manifests are those of the dead, and so are the segments
+    that are sealed by a generation which is not there: even if the system has not let go of their stream's
+    lock yet. The names of the manifests are returned. They must stay until the next generation is there:
+    readers take them as the reason why the generation that a seal record names is not.
     """
     leftovers = [name for name in files.names(root / "manifests") if name.startswith(".tmp-")]
     for entry in newest.segments if leftovers else ():
-        if entry.sealed or entry.stream in lock.streams or not lock.take(entry.stream):
-            continue
-        try:
+        if not entry.sealed and entry.stream not in lock.streams:
             cut_seal(root, newest, entry)
-        finally:
-            lock.release(entry.stream)
     return leftovers
 
 
 def cut_seal(root: Path, newest: Manifest, entry: Segment) -> None:
-    """Cuts the seal record of an open segment's journal, if it has one. The caller holds the stream."""
+    """Cuts the seal record that names the next generation off an open segment's journal, if it has one."""
     path = SegmentPaths(root, entry.name).journal
     journal = Journal(entry.stream, newest.dataset, entry.first, entry.alloc)
-    if journal.feed(files.read(path, limit=1 << 40)) is None and journal.sealed_by is not None:
+    reason = journal.feed(files.read(path, limit=1 << 40))
+    if reason is None and journal.sealed_by == newest.generation + 1:
         fd = files.open_write(path)
         try:
             files.truncate(fd, journal.unseal())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,6 @@ def take_over(
     owners: Mapping[int, dict[str, Any] | None],
     rewind: Sequence[int] | None = None,
     accept_damage: bool = False,
-    durable: bool = True,
 ) -> tuple[Manifest, RecoveryReport]:
     """Publishes a generation in which the streams of `owners` have no open segments and these owners.
 
@@ -132,7 +132,7 @@ def take_over(
                 report.live.append(stream.live)
                 report.unfinished.append(stream.unfinished)
             entries.sort(key=lambda entry: (entry.stream, entry.first))
-            manifest_ = _publish(root, newest, entries, writers, report, lineage, owners, durable, rewind)
+            manifest_ = _publish(root, newest, entries, writers, report, lineage, owners, rewind)
     except BaseException:
         for live in report.live:
             if live is not None:
@@ -153,13 +153,16 @@ def _publish(
     report: RecoveryReport,
     lineage: list[dict[str, Any]],
     owners: Mapping[int, dict[str, Any] | None],
-    durable: bool,
     rewind: Sequence[int] | None,
 ) -> Manifest:
     seals = {}
     for writer in writers:
-        entry, records = writer.prepare_seal(newest.generation + 1, 0, durable=durable)
+        entry, records = writer.prepare_seal(newest.generation + 1, 0, durable=True)
         seals[entry.name] = (entry, writer, records)
+        writer.sync_names()
+    for live in report.live:
+        if live is not None:
+            live.sync_all()
     final = [seals[entry.name][0] if entry.name in seals else entry for entry in entries]
     own = []
     if not report.is_clean:
@@ -174,10 +177,10 @@ def _publish(
 
     def append_seals() -> None:
         for _, writer, records in seals.values():
-            writer.append_seal(records, durable=durable)
+            writer.append_seal(records, durable=True)
         for live in report.live:
             if live is not None and live.is_dirty:
-                live.commit(0, durable=durable)
+                live.commit(0, durable=True)
 
     streams = list(newest.streams)
     for number, owner in sorted(owners.items()):
@@ -187,7 +190,7 @@ def _publish(
     upcoming = newest.next(
         segments=tuple(final), lineage=[*newest.lineage, *own, *lineage], streams=tuple(streams)
     )
-    published = manifest.publish(root, upcoming, durable=durable, before_link=append_seals)
+    published = manifest.publish(root, upcoming, durable=True, before_link=append_seals)
     report.generation = published.generation
     report.rows = sum(entry.rows for entry in final)
     for live in report.live:
@@ -362,7 +365,6 @@ class _StreamState:
         count = len(journal.commits)
         if not survived and count:
             mapped = StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
-            mapped.map_finals(journal.finals)
             count = _trusted(mapped, journal)
         accepted = Journal(entry.stream, self.newest.dataset, entry.first, entry.alloc)
         accepted.feed(data[: journal.commits[count - 1].end if count else RECORD])
@@ -419,10 +421,13 @@ class _StreamState:
 
 def _trusted(mapped: MappedSegment, journal: Journal) -> int:
     """How many commits survived a power cut: to the last durable one, and on while hashes are right."""
-    count = max((n + 1 for n, commit in enumerate(journal.commits) if commit.durable), default=0)
-    while (
-        count < len(journal.commits)
-        and commit_hash(mapped, journal.commits[count]) == journal.commits[count].hash
-    ):
-        count += 1
+    commits = journal.commits
+    count = max((n + 1 for n, commit in enumerate(commits) if commit.durable), default=0)
+    mapped.map_finals(commits[count - 1].finals if count else 0)
+    with suppress(CorruptError):  # finals that did not reach the disk
+        for commit in commits[count:]:
+            mapped.map_finals(commit.finals)
+            if commit_hash(mapped, commit) != commit.hash:
+                break
+            count += 1
     return count

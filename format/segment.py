@@ -18,7 +18,7 @@ from rlcli.format.episode_table import episode_arrays
 from rlcli.format.heap_file import HeapWriter, heap_name
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
 from rlcli.format.keys import Key, path_of
-from rlcli.format.layout import SegmentPaths
+from rlcli.format.layout import SEGMENT_FOLDERS, SegmentPaths
 from rlcli.format.manifest import Segment
 from rlcli.format.mapping import MappedSegment
 from rlcli.format.schema import Schema
@@ -62,6 +62,8 @@ class SegmentWriter:
         self._others_changed = False
         self._final_fds: list[int] = []
         self._pending: list[Episode] = []
+        self._has_new_names = True  # which a durable commit has to bring to the disk
+        self.is_synced = True  # all commits are on the disk
 
     @classmethod
     def create(
@@ -192,6 +194,7 @@ class SegmentWriter:
                 path = self.paths.finals / path_of(column.key)
                 files.make_folder(path.parent)
                 self._final_fds.append(files.create(path))
+            self._has_new_names = True
         for fd, column, hasher, value in zip(
             self._final_fds, self.schema.derived, self._final_hashers, values, strict=True
         ):
@@ -248,6 +251,7 @@ class SegmentWriter:
         self._committed(size)
         if durable:
             files.sync(self._journal_fd)
+        self.is_synced = durable
 
     def _commit_directly(self, tag: int, durable: bool) -> int:
         """Hashes, packs and appends the records in one native call; returns their size."""
@@ -261,6 +265,7 @@ class SegmentWriter:
         return len(before) + RECORD
 
     def sync_data(self) -> None:
+        """Rows, finals and heaps to the disk, with the names of files that are new."""
         for fd, _ in self._plain:
             files.sync(fd)
         for fd in self._final_fds:
@@ -268,6 +273,24 @@ class SegmentWriter:
         for heap in self._heaps:
             if heap.fd >= 0:
                 files.sync(heap.fd)
+        if self._has_new_names or any(heap.is_new for heap in self._heaps):
+            self.sync_names()
+
+    def sync_names(self) -> None:
+        """The names of all its files to the disk."""
+        for tree in self.paths.trees:
+            files.sync_tree(tree, data=False)
+        for folder in SEGMENT_FOLDERS:
+            files.sync_folder(self.paths.root / folder)
+        files.sync_folder(self.paths.root)
+        self._has_new_names = False
+        for heap in self._heaps:
+            heap.is_new = False
+
+    def sync_all(self) -> None:
+        """What a manifest that lists it relies on: its files are there, as long as they must be."""
+        self.sync_data()
+        files.sync(self._journal_fd)
 
     def prepare_seal(self, generation: int, tag: int, *, durable: bool) -> tuple[Segment, bytes]:
         """Everything of a seal but its journal records: returns the manifest's entry and those records.

@@ -26,7 +26,7 @@ from rlcli.format.keys import Key
 from rlcli.format.layout import choose_alloc, free_name
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest, Segment
-from rlcli.format.publishing import Publisher
+from rlcli.format.publishing import Publisher, cut_leftovers
 from rlcli.format.schema import Schema
 from rlcli.format.segment import SegmentWriter
 from rlcli.format.stream import Stream
@@ -54,13 +54,15 @@ class Writer:
         newest: Manifest,
         durability: Durability,
         streams: Sequence[int] | None = None,
+        *,
+        is_new: bool = False,
     ) -> None:
         self.path = path
         self.schema = newest.schema
         self.durability = durability
         self.segment_rows: int | None = newest.extra.get("segment_rows")
         self._lock = lock
-        self._publisher = Publisher(path, lock, newest, durable=durability != "process")
+        self._publisher = Publisher(path, lock, newest, durable=durability != "process" or not is_new)
         self._boot = files.boot_id()
         self._last_sync = time.monotonic()
         self._state: Literal["usable", "failed", "closed"] = "usable"
@@ -113,7 +115,7 @@ class Writer:
         )  # fmt: skip
         path = Path(path)
         first, lock = creation.create(path, first, share=share, durable=durability != "process")
-        return cls(path, lock, first, durability)
+        return cls(path, lock, first, durability, is_new=True)
 
     @classmethod
     def append(
@@ -137,9 +139,7 @@ class Writer:
         try:
             before = manifest.load_newest(path, identity["uuid"])
             owners = dict.fromkeys(range(len(before.streams)), _owner(durability))
-            newest, report = recover.take_over(
-                path, before, lineage=[lineage], owners=owners, rewind=rewind, durable=durability != "process"
-            )
+            newest, report = recover.take_over(path, before, lineage=[lineage], owners=owners, rewind=rewind)
             writer = cls(path, lock, newest, durability)
         except BaseException:
             lock.close()
@@ -182,9 +182,8 @@ class Writer:
                 owners = {
                     number: _owner(durability) if number in own else None for number in sorted({*own, *dead})
                 }
-                newest, report = recover.take_over(
-                    path, before, lineage=[lineage], owners=owners, durable=durability != "process"
-                )
+                cut_leftovers(path, before, lock)
+                newest, report = recover.take_over(path, before, lineage=[lineage], owners=owners)
                 for number in lock.streams.difference(own):
                     lock.release(number)
             writer = cls(path, lock, newest, durability, own)
@@ -333,10 +332,10 @@ class Writer:
             if not all(segment.published for segment in last):
                 self._publisher.publish(self.streams, tag)
             for segment in last:
-                if segment.is_dirty or sync:
+                if segment.is_dirty or sync or (durable and not segment.is_synced):
                     segment.commit(tag, durable=durable)
             if sync:
-                self._publisher.sync_sealed(self.streams)
+                self._publisher.sync_all(self.streams)
             if durable:
                 self._last_sync = time.monotonic()
         except BaseException as err:

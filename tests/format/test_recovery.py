@@ -83,7 +83,7 @@ def test_forty_kills_lose_nothing_that_was_committed(tmp_path: Path) -> None:
     killed = 0
     for _ in range(40):
         killed += killing.fork_and_kill(
-            lambda: _write_for_ever(path, published), delay=(0.002, 0.06), rng=rng
+            lambda: _write_for_ever(path, published), delay=(0.002, 0.15), rng=rng
         )
         told = struct.unpack("<2Q", published.read_bytes())
         with Dataset.open(path) as dataset:

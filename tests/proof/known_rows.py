@@ -17,7 +17,7 @@ from rlcli.format.writer import Writer
 Array = np.ndarray[Any, Any]
 ID, OBSERVATION, REWARD = ("id",), ("observation",), ("next", "reward")
 NEXT, NOTE, NEXT_NOTE = ("next", "observation"), ("note",), ("next", "note")
-EPISODE, STEP = ("episode",), ("step",)
+EPISODE, STEP, PIXELS = ("episode",), ("step",), ("pixels",)
 ROW_BITS = 40
 MEAN_EPISODE = 11
 
@@ -35,11 +35,12 @@ def require(holds: Any, kind: str, message: object) -> None:
         raise Violation(kind, str(message))
 
 
-def schema(*, heap: bool = False) -> Schema:
-    """A small one with finals, and with texts of any length if asked for."""
+def schema(*, heap: bool = False, pixels: bool = False) -> Schema:
+    """A small one with finals, and if asked for with texts of any length and a column of half a kilobyte."""
     observation = Column(OBSERVATION, "float32", (3,))
     note = heap_column(NOTE, Heap("text", "none", 1 << 20))
-    notes = (note, shift_column(NEXT_NOTE, note)) if heap else ()
+    further = [note, shift_column(NEXT_NOTE, note)] if heap else []
+    further += [Column(PIXELS, "uint8", (512,))] if pixels else []
     return Schema(
         (
             Column(ID, "int64"),
@@ -48,7 +49,7 @@ def schema(*, heap: bool = False) -> Schema:
             Column(REWARD, "float32", (1,)),
             Column(EPISODE, "int64"),
             Column(STEP, "int64"),
-            *notes,
+            *further,
         )
     )
 
@@ -66,6 +67,11 @@ def observations(ids: Array) -> Array:
     bits = mixed(ids)
     parts = [(bits >> np.uint64(20 * k)) & np.uint64((1 << 20) - 1) for k in range(3)]
     return np.stack(parts, 1).astype(np.float32) + 1  # never zero, which stands for unknown
+
+
+def pixels(ids: Array) -> Array:
+    parts = [mixed(ids + k).view(np.uint8).reshape(-1, 8) for k in range(64)]
+    return np.concatenate(parts, 1)
 
 
 def rewards(ids: Array) -> Array:
@@ -123,6 +129,8 @@ class KnownWriter:
         heap = NOTE in self.writer.schema.by_key
         if heap:
             columns[NOTE] = [note(id_) for id_ in ids.tolist()]
+        if PIXELS in self.writer.schema.by_key:
+            columns[PIXELS] = pixels(ids)
         self.writer.write(stream, columns)
         for end in at_end:
             final: dict[Any, Any] = {OBSERVATION: -columns[OBSERVATION][end]}
@@ -157,6 +165,8 @@ def check_rows(dataset: Dataset, stream: int, low: int, high: int) -> int:
     require(np.array_equal(found["id"], ids), "wrong", f"identities of stream {stream}, {low} to {high}")
     require(np.array_equal(found["observation"], observations(ids)), "wrong", f"observations {low} to {high}")
     require(np.array_equal(found["next"]["reward"], rewards(ids)), "wrong", f"rewards {low} to {high}")
+    if "pixels" in found:
+        require(np.array_equal(found["pixels"], pixels(ids)), "wrong", f"pixels {low} to {high}")
     unknown = dataset.unknown_next - at
     known = ~np.isin(np.arange(low, high), unknown)
     following = np.where(ends(ids)[:, None], -observations(ids), observations(ids + 1))

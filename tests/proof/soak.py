@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kills import Kills
+from power_cuts import Cuts
 
 Report = dict[str, Any]
 
@@ -29,7 +30,13 @@ def kills(folder: Path, seed: int, options: argparse.Namespace) -> Report:
     return {**dict(sorted(run.counts.items())), **found, "violations": run.violations}
 
 
-PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {"kills": kills}
+def power(folder: Path, seed: int, options: argparse.Namespace) -> Report:
+    run = Cuts(folder, random.Random(seed))
+    run.run(options.cuts)
+    return {**dict(sorted(run.counts.items())), "violations": run.violations}
+
+
+PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {"kills": kills, "power": power}
 
 
 def main() -> int:
@@ -37,6 +44,7 @@ def main() -> int:
     parser.add_argument("proofs", nargs="*", default=[], help="default: all")
     parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFF)
     parser.add_argument("--kills", type=int, default=10_000)
+    parser.add_argument("--cuts", type=int, default=6_000)
     options = parser.parse_args()
     if unknown := set(options.proofs) - PROOFS.keys():
         parser.error(f"no proof {sorted(unknown)}; there are {', '.join(PROOFS)}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,15 @@ import known_rows
 from kills import Kills
 from known_rows import KnownWriter
 
+from rlcli.format import layer
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_hundred_kills_lose_nothing(tmp_path: Path, seed: int) -> None:
-    run = Kills(tmp_path, random.Random(seed))
+def test_a_hundred_kills_lose_nothing(memory_path: Path, seed: int) -> None:
+    run = Kills(memory_path, random.Random(seed))
     run.run(100)
     assert run.violations == []
     assert run.counts["kills"] >= 100
@@ -81,3 +85,39 @@ def test_a_reader_of_a_log_keeps_a_segment_that_a_recovery_replaced(tmp_path: Pa
     reader.refresh()
     assert known_rows.check(reader) == 9
     assert verify(path, deep=True) == []
+
+
+@pytest.mark.parametrize("heir", ["joins", "publishes"])
+def test_a_lock_that_outlives_its_dead_writer_for_a_moment_hides_nothing(tmp_path: Path, heir: str) -> None:
+    """A dying process closes its descriptors one by one: the publish lock may go before a stream's."""
+    path = tmp_path / "ds"
+    alive = _create(path, share=True)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            dying = KnownWriter(Writer.join(path, lineage={"op": "join"}))
+            _write(dying, 10)
+            with layer.use(_DyingAtLink()):
+                _write(dying, 10)
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    assert any(name.startswith(".tmp-") for name in os.listdir(path / "manifests"))
+    fd = os.open(path / "locks" / "w01.lock", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    if heir == "joins":
+        Writer.join(path, lineage={"op": "join"}).close()
+    else:
+        _write(alive, 1)
+    os.close(fd)
+    alive.close()
+    with Dataset.open(path) as dataset:
+        assert dataset.stream_rows[1] == 16
+        known_rows.check(dataset)
+    Writer.append(path, lineage={"op": "again"}).close()
+    assert verify(path, deep=True) == []
+
+
+class _DyingAtLink(layer.Layer):
+    def link(self, source: Path, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
