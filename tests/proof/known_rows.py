@@ -6,6 +6,7 @@ checked by any process, at any moment, whoever wrote it and however that ended.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,11 @@ def identities(stream: int, low: int, high: int) -> Array:
 
 
 class KnownWriter:
-    """Writes the rows that belong next in each stream of a writer."""
+    """Writes the rows that belong next in each stream of a writer; `more` makes further columns of them."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, more: Callable[[Array], dict[Any, Any]] | None = None) -> None:
         self.writer = writer
+        self._more = more
         self._numbers: dict[int, int] = {}  # of the unfinished episodes, by position of their stream
         self._next = writer.next_episode
 
@@ -131,6 +133,8 @@ class KnownWriter:
             columns[NOTE] = [note(id_) for id_ in ids.tolist()]
         if PIXELS in self.writer.schema.by_key:
             columns[PIXELS] = pixels(ids)
+        if self._more is not None:
+            columns.update(self._more(ids))
         self.writer.write(stream, columns)
         for end in at_end:
             final: dict[Any, Any] = {OBSERVATION: -columns[OBSERVATION][end]}

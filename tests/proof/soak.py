@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import window_race
 from kills import Kills
+from known_rows import Violation
 from power_cuts import Cuts
 
 Report = dict[str, Any]
@@ -36,7 +38,21 @@ def power(folder: Path, seed: int, options: argparse.Namespace) -> Report:
     return {**dict(sorted(run.counts.items())), "violations": run.violations}
 
 
-PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {"kills": kills, "power": power}
+def window(folder: Path, seed: int, options: argparse.Namespace) -> Report:
+    found: Report = {"violations": []}
+    for check in ("touch", "none"):
+        try:
+            found[check] = window_race.sample(folder, options.rows // 2, check)
+        except Violation as err:
+            found["violations"].append(str(err))
+    return found
+
+
+PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {
+    "kills": kills,
+    "power": power,
+    "window": window,
+}
 
 
 def main() -> int:
@@ -45,6 +61,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFF)
     parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--cuts", type=int, default=6_000)
+    parser.add_argument("--rows", type=int, default=12_000_000)
     options = parser.parse_args()
     if unknown := set(options.proofs) - PROOFS.keys():
         parser.error(f"no proof {sorted(unknown)}; there are {', '.join(PROOFS)}")
