@@ -22,6 +22,7 @@ CASES: dict[str, str] = {
     "prioritized": "rlcli.benchmarks.prioritized",
     "slices": "rlcli.benchmarks.slices",
     "returns": "rlcli.benchmarks.returns",
+    "convert": "rlcli.benchmarks.convert",
     "collect": "rlcli.benchmarks.collect",
     "update": "rlcli.benchmarks.update",
 }

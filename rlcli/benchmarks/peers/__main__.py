@@ -16,7 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("stable-baselines3", "torchrl", "tensordict", "cpprb", "torch", "gymnasium", "numpy")
+PACKAGES = (
+    "stable-baselines3", "torchrl", "tensordict", "cpprb", "torch", "gymnasium", "numpy",
+    "tensorflow-datasets", "tensorflow-cpu", "tensorflow", "minari",
+)  # fmt: skip
 
 
 def main() -> None:
