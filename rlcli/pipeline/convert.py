@@ -17,6 +17,7 @@ from rlcli.datasets import registry
 from rlcli.datasets.contract import ConverterModule, NoOptions, Request
 from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import URL, Location, locate
 from rlcli.pipeline import convert_check, convert_import, provenance
 from rlcli.pipeline.convert_job import Job
 from rlcli.pipeline.convert_rows import Selection, parse_episodes
@@ -24,7 +25,7 @@ from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
 
 
 def convert(
-    src: str | Path,
+    src: str | Location,
     out: str | Path,
     *,
     from_: str | None = None,
@@ -62,19 +63,23 @@ def convert(
     given: dict[str, Any] = {"--from": from_, "--env-id": env_id, "--map": mapping, "--mapping": mapping_file}
     given |= {"--episodes": episodes, "--limit": limit, "--drop-invalid-last": drop_invalid_last or None}
     given |= {"--resume": resume or None, "--trust-pickle": trust_pickle or None}
-    named = registry.split_name(str(src)) if not Path(src).exists() else None
-    if named is None and not Path(src).exists():
+    if isinstance(location := locate(src), URL):
+        if foreign := [flag for flag, value in given.items() if value is not None]:
+            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; a URL is that of a dataset")
+        return _export(location, out, to, sets, check)
+    named = registry.split_name(str(src)) if not location.exists() else None
+    if named is None and not location.exists():
         raise InputError(f"{src}: no such file or folder", path=src)
-    if named is None and (Path(src) / "dataset.json").exists():
+    if named is None and (location / "dataset.json").exists():
         if foreign := [flag for flag, value in given.items() if value is not None]:
             raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {src} is a dataset")
-        return _export(Path(src), out, to, sets, check)
-    if named is None and (Path(src) / "run.json").exists():
+        return _export(location, out, to, sets, check)
+    if named is None and (location / "run.json").exists():
         from rlcli.pipeline.export_policy import Options, export_policy  # with it comes torch
 
         if foreign := [flag for flag, value in given.items() if value is not None]:
             raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {src} is a run")
-        return export_policy(Path(src), out, resolve(Options, sets=sets), to)
+        return export_policy(location, out, resolve(Options, sets=sets), to)
     if to is not None:
         raise UsageError(f"--to {to}: {src} is not a dataset, and foreign formats become datasets first")
     if (written := registry.format_of_output(out)) is not None:
@@ -105,7 +110,7 @@ def convert(
         name, what = named[0], f"{named[0]} dataset {named[1]}"
         path = convert_import.fetch(name, named[1], request)
     else:
-        path = Path(src)
+        path = location
         name, what = (from_, "") if from_ is not None else registry.recognise(path)
     chosen_options = resolve(_options_of(registry.load(name), "Options"), sets=sets)
     job = Job(name, path, request, chosen_options, selection)
@@ -156,7 +161,7 @@ def _options_of(module: ConverterModule, name: str) -> type[Any]:
     return found
 
 
-def _export(src: Path, out: Path, to: str | None, sets: Sequence[str], check: bool) -> dict[str, Any]:
+def _export(src: Location, out: Path, to: str | None, sets: Sequence[str], check: bool) -> dict[str, Any]:
     name = to or registry.format_of_output(out)
     if name is None:
         writers = [name for name, converter in registry.CONVERTERS.items() if converter.writes]
@@ -177,13 +182,16 @@ def _export(src: Path, out: Path, to: str | None, sets: Sequence[str], check: bo
             bar.advance(count)
 
         with console.progress(dataset.num_rows * dataset.schema.row_bytes, "convert", "B") as bar:
-            report = module.export(dataset, temporary, chosen, advance)
+            report = module.export(dataset, temporary, chosen, convert_check.releasing(dataset, advance))
         report.rows, report.episodes = dataset.num_rows, dataset.num_episodes
         flat = report.to_json()
         if check:
             flat["check"] = convert_check.of_output(module, temporary, dataset, stop)
         flat |= _described(temporary)
-        flat["source"] = {"path": str(src.absolute()), "digest": dataset.digest}
+        flat["source"] = {
+            "path": str(src.absolute() if isinstance(src, Path) else src),
+            "digest": dataset.digest,
+        }
         flat["options"] = to_dict(chosen)
         stop.raise_if_requested(stopped)
         publish(temporary, out)

@@ -12,6 +12,8 @@ from rlcli.errors import CorruptError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert_rows import Selection, selected
 
+_HELD_BYTES = 64 << 20
+
 
 def of_import(
     module: ConverterModule,
@@ -32,7 +34,7 @@ def of_import(
             parts = selected(source, source.pieces, selection, Report(), lambda count: None)
             return compare_parts(parts, source.schema, dataset, advance, all_keys=True)
 
-    return _judged(compare, stop)
+    return _judged(compare, dataset, stop)
 
 
 def of_output(
@@ -49,16 +51,31 @@ def of_output(
             parts = selected(source, source.pieces, Selection(), Report(), lambda count: None)
             return compare_parts(parts, source.schema, dataset, advance, all_keys=False)
 
-    return _judged(compare, stop)
+    return _judged(compare, dataset, stop)
 
 
-def _judged(compare: Any, stop: console.Stop) -> dict[str, Any]:
+def releasing(dataset: Dataset, advance: Advance) -> Advance:
+    """The same `advance`; every 64 MiB the dataset gives back the pages that were read."""
+    held = 0
+
+    def both(count: int) -> None:
+        nonlocal held
+        held += count
+        if held >= _HELD_BYTES:
+            dataset.release()
+            held = 0
+        advance(count)
+
+    return both
+
+
+def _judged(compare: Any, dataset: Dataset, stop: console.Stop) -> dict[str, Any]:
     def advance(count: int) -> None:
         stop.raise_if_requested("check stopped, nothing was written")
         bar.advance(count)
 
     with console.progress(None, "check", "B") as bar:
-        found: Comparison = compare(advance)
+        found: Comparison = compare(releasing(dataset, advance))
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise CorruptError(
