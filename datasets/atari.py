@@ -104,7 +104,7 @@ class AtariSource(Opened):
         if options.frame_stack:
             stack = stack_column(("observation_stack",), schema.by_key[("observation",)], options.frame_stack)
             schema = Schema((*schema.columns, stack))
-        self.row_bytes = int(np.prod(frame, dtype=np.int64)) * np.dtype(dtype).itemsize
+        self.row_bytes: int = int(np.prod(frame, dtype=np.int64)) * np.dtype(dtype).itemsize
         self.ranges = self._cut()
         rows = sum(span.stop - span.start for span in self.spans)
         report = Report(remarks=list(plan["remarks"]))
@@ -136,8 +136,7 @@ class AtariSource(Opened):
         )
 
     def _bytes_of(self, ranges: list[_Range]) -> int:
-        rows: int = sum(each.stop - each.start for each in ranges)
-        return rows * self.row_bytes
+        return self.row_bytes * sum(each.stop - each.start for each in ranges)
 
     def _cut(self) -> list[list[_Range]]:
         """The rows of every piece: a span goes on in the next one up to that one's first episode end."""

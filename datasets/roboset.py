@@ -6,6 +6,7 @@ the next observation of a trial's last step is not in the file. In a folder ever
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,12 +25,13 @@ from rlcli.format.schema import Heap, heap_column
 
 _LAYOUT = Layout("actions", "observations", "rewards", "done", fallback="env_infos/obs_dict")
 _FILE: Key = (*EPISODE, "file")
+_LOOKED_AT = 10_000  # entries of a folder, to see what it is
 _MAX_FILES = 512  # that are open at once
 
 
 def detect(path: Path) -> Seen:
     """Whether `path` is HDF5 with `Trial<i>` groups, or a folder of such files."""
-    files = _files(path)
+    files = _files(path, _LOOKED_AT)
     if not files or not hdf5.is_hdf5(files[0]):
         return Seen(False, "not an HDF5 file" if path.is_file() else "no HDF5 files with Trial<i> groups")
     with hdf5.reading(files[0]) as file, hdf5.damage(files[0]):
@@ -81,7 +83,8 @@ def _group(path: Path, file: h5py.File, name: str, values: dict[Key, Any], rows:
         return Group(file[name], values, rows)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, looked_at: int | None = None) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in (".h5", ".hdf5") and file.is_file())
+    found = itertools.islice(path.rglob("*"), looked_at)
+    return sorted(file for file in found if file.suffix in (".h5", ".hdf5") and file.is_file())

@@ -161,7 +161,7 @@ def _find_episodes(table: RingTable) -> None:
     begins[np.concatenate([[0], lasts[:-1] + 1])] = True
     episodes = np.cumsum(begins) - 1
     steps = np.arange(table.num_rows) - np.flatnonzero(begins)[episodes]
-    same = {"is_init": [begins], "episode": [episodes], "step": [steps]}
+    same: dict[str, list[Any]] = {"is_init": [begins], "episode": [episodes], "step": [steps]}
     same |= {name: [np.zeros(table.num_rows, np.bool_)] for name in _FLAGS}
     ours, told_truncated = table.made, table.flagged & ~table.made[TERMINATED]
     same |= {

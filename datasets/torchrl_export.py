@@ -31,7 +31,7 @@ _TEXT_ROWS = 1 << 20
 _VALID: Key = ("next", "observation_valid")
 _TRUNCATED: Key = ("next", "truncated")
 _ROOT: tuple[Key, ...] = (("done",), ("terminated",), ("truncated",))
-_OWN = {("source", "reward"): ("next", "reward")}
+_OWN: dict[Key, Key] = {("source", "reward"): ("next", "reward")}
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,9 @@ from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(20), batch_size=4)
 buffer.loads({str(tmp_path / "out")!r})
 assert len(buffer) == 20
-torch.save(buffer[:].exclude("instruction").to_dict(), {str(tmp_path / "rows.pt")!r})
+rows = buffer[:].exclude("instruction").flatten_keys("/")
+rows = {{name: torch.tensor(value.numpy()) for name, value in rows.items()}}
+torch.save(rows, {str(tmp_path / "rows.pt")!r})
 buffer.sample()
 again = TensorDictReplayBuffer(storage=LazyMemmapStorage(15), batch_size=4)
 again.extend(buffer[:].exclude("index")[:12])
@@ -238,8 +240,8 @@ again.dumps({str(tmp_path / "peer")!r})
     torch = pytest.importorskip("torch")
     rows = torch.load(tmp_path / "rows.pt", weights_only=True)
     assert np.array_equal(rows["observation"].numpy(), values["observation"])
-    assert np.array_equal(rows["next"]["observation"].numpy(), values["next"]["observation"])
-    assert np.array_equal(rows["next"]["terminated"].numpy(), values["next"]["terminated"])
+    assert np.array_equal(rows["next/observation"].numpy(), values["next"]["observation"])
+    assert np.array_equal(rows["next/terminated"].numpy(), values["next"]["terminated"])
     convert(tmp_path / "peer", tmp_path / "two", check=True)
     with Dataset.open(tmp_path / "two") as dataset:
         assert np.array_equal(dataset.read(("observation",)), values["observation"][5:])
