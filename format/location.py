@@ -45,7 +45,7 @@ def locate(text: str | Path | URL) -> Location:
 
     Raises `UsageError` for a URL with a query, to which no file's name can be added.
     """
-    if not isinstance(text, str):
+    if isinstance(text, Path | URL):
         return text
     if "://" not in text:
         return Path(text)

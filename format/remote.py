@@ -48,7 +48,8 @@ class Remote:
 class RemoteSource:
     """The dataset at a URL."""
 
-    def __init__(self, url: URL, options: Remote) -> None:
+    def __init__(self, url: URL, options: Remote | None = None) -> None:
+        options = options or Remote()
         self.url = url
         self.origin = Origin(
             url,
@@ -62,11 +63,7 @@ class RemoteSource:
         """The newest state. Raises `InputError` if it is no sealed dataset or cannot be read, `CorruptError`
         naming the file that is wrong, `IncompatibleError`.
         """
-        try:
-            data = self.origin.read("dataset.json")
-        except Missing as err:
-            raise InputError(f"{self.url}: not a dataset (no dataset.json)", path=self.url) from err
-        identity = manifest.parse_identity(data, self.origin.path("dataset.json"))
+        identity = self.identity()
         number = self.newest_generation()
         newest = self.manifest(identity["uuid"], number)
         self._check_parent(newest)
@@ -78,6 +75,14 @@ class RemoteSource:
             )
         self._check_journals(newest)
         return snapshot.Snapshot(identity, newest, {})
+
+    def identity(self) -> dict[str, Any]:
+        """`dataset.json`. Raises `InputError` if there is none."""
+        try:
+            data = self.origin.read("dataset.json")
+        except Missing as err:
+            raise InputError(f"{self.url}: not a dataset (no dataset.json)", path=self.url) from err
+        return dict(manifest.parse_identity(data, self.origin.path("dataset.json")))
 
     def fetcher(self, newest: Manifest) -> Fetcher:
         """What brings the files of its segments here."""

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from rlcli import console
+from rlcli.format.location import local, locate
 
-Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+Dataset = Annotated[str, typer.Argument(metavar="DS", help="A dataset: a folder, or a URL.")]
+Folder = Annotated[str, typer.Argument(metavar="DS", help="A dataset in a folder.")]
 
 
 def register(group: typer.Typer) -> None:
@@ -60,23 +62,24 @@ def sample(
     from rlcli.errors import UsageError
     from rlcli.pipeline import buffer_sample
 
+    place = locate(dataset)
     if out is None:
         if json:
             raise UsageError(
                 "--json tells about a dataset that was written; name it with -o, or see --format"
             )
         buffer_sample.sample_rows(
-            dataset, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys, format=format
+            place, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys, format=format
         )
         return
     report = buffer_sample.sample_dataset(
-        dataset, out, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys
+        place, out, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys
     )
     console.log(f"{report['rows']:,} rows, {report['seconds']:.2f} s")
     console.result("sample", report, str(out))
 
 
-def recover(dataset: Dataset, json: console.Json = False, quiet: console.Quiet = False) -> None:
+def recover(dataset: Folder, json: console.Json = False, quiet: console.Quiet = False) -> None:
     """Close a dataset whose writer was killed, and print DS. A sound one stays as it is.
 
     Everything that was committed is kept; an unfinished episode is marked cut. The end of a journal that is
@@ -86,14 +89,14 @@ def recover(dataset: Dataset, json: console.Json = False, quiet: console.Quiet =
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline import buffer_care
 
-    report = buffer_care.recover(dataset)
+    report = buffer_care.recover(local(locate(dataset), "rl buffer recover"))
     for line in buffer_care.recover_remarks(report):
         console.log(line)
     console.result("recovery", report, str(dataset))
 
 
 def gc(
-    dataset: Dataset,
+    dataset: Folder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     grace: Annotated[
         float, typer.Option(metavar="SECONDS", help="What changed in the last so many seconds stays.")
@@ -111,14 +114,14 @@ def gc(
 
     if not grace >= 0:
         raise UsageError(f"--grace must be at least 0, got {grace}")
-    report = buffer_care.gc(dataset, dry_run=dry_run, grace_seconds=grace)
+    report = buffer_care.gc(local(locate(dataset), "rl buffer gc"), dry_run=dry_run, grace_seconds=grace)
     for line in buffer_care.gc_remarks(report):
         console.log(line)
     console.result("garbage", report, str(dataset))
 
 
 def upgrade(
-    dataset: Dataset,
+    dataset: Folder,
     to: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Such as 1.0; the newest by default.")
     ] = None,
@@ -131,7 +134,7 @@ def upgrade(
 
 
 def downgrade(
-    dataset: Dataset,
+    dataset: Folder,
     to: Annotated[str, typer.Option(metavar="VERSION", help="Such as 1.0.")],
     json: console.Json = False,
     quiet: console.Quiet = False,
@@ -144,17 +147,17 @@ def downgrade(
     _change_version(dataset, to, up=False)
 
 
-def _change_version(dataset: Path, to: str | None, *, up: bool) -> None:
+def _change_version(dataset: str, to: str | None, *, up: bool) -> None:
     from rlcli.pipeline import buffer_care
 
-    report = buffer_care.change_version(dataset, to, up=up)
+    report = buffer_care.change_version(local(locate(dataset), "changing the version"), to, up=up)
     before, after = report["before"], report["after"]
     console.log(f"version {after} already" if before == after else f"version {before} became {after}")
     console.result("version", report, str(dataset))
 
 
 def pack(
-    dataset: Dataset,
+    dataset: Folder,
     out: Annotated[Path, typer.Argument(metavar="FILE", help="A new file, such as data.rlz.")],
     json: console.Json = False,
     quiet: console.Quiet = False,
@@ -168,7 +171,7 @@ def pack(
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline import buffer_care
 
-    report = buffer_care.pack(dataset, out)
+    report = buffer_care.pack(local(locate(dataset), "rl buffer pack"), out)
     console.log(
         f"{report['rows']:,} rows, {report['episodes']:,} episodes in {report['files']:,} files, "
         f"{console.bytes_text(report['bytes'])}"
@@ -209,9 +212,10 @@ def export(
     from rlcli.errors import InputError
     from rlcli.pipeline import convert
 
-    if not (dataset / "dataset.json").exists():
-        raise InputError(f"{dataset}: not a dataset (no dataset.json)", path=dataset)
-    report = convert.convert(dataset, out, to=to, check=check)
+    place = locate(dataset)
+    if isinstance(place, Path) and not (place / "dataset.json").exists():
+        raise InputError(f"{place}: not a dataset (no dataset.json)", path=place)
+    report = convert.convert(place, out, to=to, check=check)
     for line in convert.remarks(report):
         console.log(line)
     console.result("conversion", report, str(out))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rlcli import console
+from rlcli.format.location import locate
 
 _FLAGS = (
     "--rename", "--cast", "--select", "--exclude", "--relabel-reward", "--scale-reward", "--reward-to-go",
@@ -29,7 +30,7 @@ def _step(help: str, metavar: str) -> Any:
 
 def map_(
     context: typer.Context,
-    dataset: Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")],
+    dataset: Annotated[str, typer.Argument(metavar="DS", help="A dataset: a folder, or a URL.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The new dataset; must not exist.")],
     rename: Annotated[Steps, _step("Another name for a column, or for all below it.", "OLD=NEW")] = None,
     cast: Annotated[Steps, _step("Another dtype; values that do not fit are refused.", "KEY=DTYPE")] = None,
@@ -52,7 +53,7 @@ def map_(
     ] = None,
     gamma: Annotated[float | None, typer.Option(metavar="G", help="Discount per step of --n-step.")] = None,
     stats_from: Annotated[
-        Path | None, typer.Option(metavar="DS2", help="--normalise by the statistics kept in DS2.")
+        str | None, typer.Option(metavar="DS2", help="--normalise by the statistics kept in DS2.")
     ] = None,
     json: console.Json = False,
     quiet: console.Quiet = False,
@@ -73,7 +74,8 @@ def map_(
         "--n-step": n_step, "--normalise": normalise, "--denormalise": denormalise, "--apply": apply,
     }  # fmt: skip
     steps = in_order(context.obj, {flag: list(given or ()) for flag, given in values.items()})
-    report = buffer_map.map_dataset(dataset, out, buffer_map.Options(steps, gamma, stats_from))
+    other = None if stats_from is None else locate(stats_from)
+    report = buffer_map.map_dataset(locate(dataset), out, buffer_map.Options(steps, gamma, other))
     for line in buffer_map.remarks(report):
         console.log(line)
     console.result("map", report, str(out))

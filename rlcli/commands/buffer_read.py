@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from rlcli import console
+from rlcli.format.location import locate
 
-Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+Dataset = Annotated[str, typer.Argument(metavar="DS", help="A dataset: a folder, or a URL.")]
 NumRows = Annotated[int, console.count_option("--rows", "-n", help="How many rows.")]
 Keys = Annotated[
     str | None,
@@ -41,7 +42,7 @@ def info(dataset: Dataset, json: console.Json = False) -> None:
     console.configure(json=json)
     from rlcli.pipeline.buffer import info
 
-    console.result(*info(dataset))
+    console.result(*info(locate(dataset)))
 
 
 def list_datasets(
@@ -77,7 +78,7 @@ def head(
     console.configure(json=json)
     from rlcli.pipeline.buffer_rows import head
 
-    facts, text = head(dataset, rows, keys=keys, episode=episode)
+    facts, text = head(locate(dataset), rows, keys=keys, episode=episode)
     console.result("rows", facts, text)
 
 
@@ -92,7 +93,7 @@ def tail(
     console.configure(json=json)
     from rlcli.pipeline.buffer_rows import head
 
-    facts, text = head(dataset, rows, keys=keys, episode=episode, last=True)
+    facts, text = head(locate(dataset), rows, keys=keys, episode=episode, last=True)
     console.result("rows", facts, text)
 
 
@@ -132,7 +133,14 @@ def cat(
             "--json tells about a file that was written; name it with -o, or see --format ndjson"
         )
     facts = cat(
-        dataset, file, format=format, table=table, keys=keys, where=where, episodes=episodes, rows=rows
+        locate(dataset),
+        file,
+        format=format,
+        table=table,
+        keys=keys,
+        where=where,
+        episodes=episodes,
+        rows=rows,
     )
     if file is not None:
         console.result("file", {**facts, "file": file}, str(file))
@@ -151,12 +159,13 @@ def stats(
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline.buffer_stats import stats, stats_by_episode
 
-    facts, text = stats(dataset) if by == "column" else stats_by_episode(dataset)
+    place = locate(dataset)
+    facts, text = stats(place) if by == "column" else stats_by_episode(place)
     console.result("statistics" if by == "column" else "episodes", facts, text)
 
 
 def verify(
-    datasets: Annotated[list[Path], typer.Argument(metavar="DS", help="Datasets.")],
+    datasets: Annotated[list[str], typer.Argument(metavar="DS", help="Datasets: folders or URLs.")],
     fast: Annotated[
         bool, typer.Option("--fast", help="Only sizes, manifests and small files; columns are not read.")
     ] = False,
@@ -183,7 +192,7 @@ def verify(
     if fast and deep:
         raise UsageError("--fast and --deep exclude each other")
     level: Literal["fast", "bytes", "deep"] = "fast" if fast else "deep" if deep else "bytes"
-    facts, text = verify(datasets, level=level, meaning=semantics)
+    facts, text = verify([locate(text) for text in datasets], level=level, meaning=semantics)
     console.result("verification", facts, text)
     raise_if_damaged(facts)
 
@@ -213,14 +222,14 @@ def query(
     if json and format:
         raise UsageError("--json and --format exclude each other")
     *paths, sql = words
-    found = query([Path(path) for path in paths], sql, limit=limit, format=format)
+    found = query([locate(path) for path in paths], sql, limit=limit, format=format)
     if found is not None:
         console.result("table", *found)
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A dataset.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A dataset.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     tol: Annotated[float, typer.Option(metavar="T", help="Numbers may differ by this much.")] = 0.0,
     ignore: Annotated[
         str | None,
@@ -244,14 +253,14 @@ def diff(
 
         if tol or ignore:
             raise UsageError("--leakage takes neither --tol nor --ignore")
-        facts, text = leaks.leakage(first, second)
+        facts, text = leaks.leakage(locate(first), locate(second))
         console.result("leakage", facts, text)
         leaks.raise_if_leaking(facts)
         return
     from rlcli.pipeline.buffer_diff import diff, raise_if_different
 
     names = [] if ignore is None else [name.strip() for name in ignore.split(",")]
-    facts, text = diff(first, second, tol=tol, ignore=names)
+    facts, text = diff(locate(first), locate(second), tol=tol, ignore=names)
     console.result("difference", facts, text)
     raise_if_different(facts)
 
@@ -265,7 +274,7 @@ def lineage(dataset: Dataset, json: console.Json = False) -> None:
     console.configure(json=json)
     from rlcli.pipeline.buffer_lineage import lineage
 
-    facts, text = lineage(dataset)
+    facts, text = lineage(locate(dataset))
     console.result("lineage", facts, text)
 
 
@@ -288,5 +297,5 @@ def card(
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline.card import write_card
 
-    facts, text = write_card(dataset, out, html=html)
+    facts, text = write_card(locate(dataset), out, html=html)
     console.result("card", facts, text)

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from rlcli import console
+from rlcli.format.location import locate
 
-Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+Dataset = Annotated[str, typer.Argument(metavar="DS", help="A dataset: a folder, or a URL.")]
 
 
 def register(group: typer.Typer) -> None:
@@ -38,7 +39,7 @@ def filter_(
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline import buffer_filter
 
-    report = buffer_filter.filter_episodes(dataset, where, out, invert=invert)
+    report = buffer_filter.filter_episodes(locate(dataset), where, out, invert=invert)
     for line in buffer_filter.remarks(report):
         console.log(line)
     console.result("filter", report, str(out))
@@ -78,7 +79,7 @@ def split(
     except ValueError as err:
         raise UsageError(f"--frac {frac}: expected numbers, e.g. 0.9 or 0.8,0.1,0.1") from err
     report = buffer_filter.split(
-        dataset, prefix, fractions=fractions, where=where, by=by, seed=seed,
+        locate(dataset), prefix, fractions=fractions, where=where, by=by, seed=seed,
         names=None if names is None else [name.strip() for name in names.split(",")],
     )  # fmt: skip
     for line in buffer_filter.remarks(report):

@@ -11,10 +11,11 @@ import typer
 
 from rlcli import console
 from rlcli.commands import buffer_care, buffer_map
+from rlcli.format.location import Location, local, locate
 
-Dataset = Annotated[Path, typer.Argument(metavar="DS", help="A dataset.")]
+Dataset = Annotated[str, typer.Argument(metavar="DS", help="A dataset: a folder, or a URL.")]
 Datasets = Annotated[
-    list[Path], typer.Argument(metavar="DS…", help="Datasets; - reads their paths from standard input.")
+    list[str], typer.Argument(metavar="DS…", help="Datasets; - reads their paths from standard input.")
 ]
 Output = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The new dataset; must not exist.")]
 
@@ -28,16 +29,16 @@ def register(group: typer.Typer, arguments: list[str]) -> None:
     buffer_care.register(group)
 
 
-def _paths(given: list[Path]) -> list[Path]:
+def _paths(given: list[str]) -> list[Location]:
     """Paths as given, `-` replaced by the lines of standard input: paths, or JSON objects with a "path"."""
     from rlcli.errors import UsageError
 
-    found: list[Path] = []
+    found: list[Location] = []
     for path in given:
-        lines = [str(path)] if path != Path("-") else sys.stdin.read().splitlines()
+        lines = [path] if path != "-" else sys.stdin.read().splitlines()
         for line in filter(None, map(str.strip, lines)):
             try:
-                found.append(Path(jsons.loads(line)["path"] if line.startswith("{") else line))
+                found.append(locate(jsons.loads(line)["path"] if line.startswith("{") else line))
             except (ValueError, KeyError, TypeError) as err:
                 raise UsageError(f'standard input: {line[:60]!r} is no object with a "path"') from err
     return found
@@ -72,7 +73,7 @@ def merge(
 def append(
     dataset: Dataset,
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC…", help="Datasets; - reads their paths from standard input.")
+        list[str], typer.Argument(metavar="SRC…", help="Datasets; - reads their paths from standard input.")
     ],
     json: console.Json = False,
     quiet: console.Quiet = False,
@@ -85,7 +86,7 @@ def append(
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline import buffer_copy
 
-    report = buffer_copy.append(dataset, _paths(sources))
+    report = buffer_copy.append(local(locate(dataset), "rl buffer append"), _paths(sources))
     for line in buffer_copy.append_remarks(report):
         console.log(line)
     console.result("append", report, str(dataset))
@@ -108,7 +109,7 @@ def compact(
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline import buffer_copy
 
-    report = buffer_copy.compact(dataset, out, one_stream=one_stream)
+    report = buffer_copy.compact(locate(dataset), out, one_stream=one_stream)
     for line in buffer_copy.compact_remarks(report):
         console.log(line)
     console.result("compact", report, str(out))

@@ -19,7 +19,8 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
 
 def convert(
     src: Annotated[
-        str | None, typer.Argument(metavar="SRC", help="What to convert: a path, or d4rl:NAME.")
+        str | None,
+        typer.Argument(metavar="SRC", help="A path, d4rl:NAME, or a dataset's URL."),
     ] = None,
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT", help="A new dataset, or a new output such as out.hdf5.")

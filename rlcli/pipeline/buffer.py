@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlcli import console
-from rlcli.format import files, manifest
+from rlcli.format import files
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Column
 from rlcli.format.specs import Box, Leaf, leaves, spec_from_json
@@ -20,15 +21,14 @@ SHOWN_LINEAGE = 5
 SHOWN_BOUNDS = 3
 
 
-def info(path: Path) -> tuple[str, dict[str, Any], str]:
+def info(path: Location) -> tuple[str, dict[str, Any], str]:
     """`("dataset", facts, text)`: environment, specs, columns, counts, returns, size, state, lineage.
 
     No row is read; only the digest of sealed datasets is known without that, for an open one it is None.
     Raises `InputError` if there is no dataset, `CorruptError` naming the file where it is damaged.
     """
     with Dataset.open(path) as dataset:
-        identity = manifest.load_identity(path)
-        newest = manifest.load(path, dataset.uuid, dataset.generation)
+        identity, newest = dataset.identity, dataset.manifest
         table = dataset.episodes
         sealed = sum(segment.sealed for segment in dataset.segments)
         facts: dict[str, Any] = {
@@ -57,7 +57,7 @@ def info(path: Path) -> tuple[str, dict[str, Any], str]:
             **episode_quantiles(table),
             "normalised_return": None,
             "bytes": dataset.size_bytes,
-            "disk_bytes": disk_bytes(path),
+            "disk_bytes": disk_bytes(path) if isinstance(path, Path) else None,
             "row_bytes": dataset.schema.row_bytes,
             "segments": {"sealed": sealed, "open": len(dataset.segments) - sealed},
             "columns": [_column_facts(column) for column in dataset.schema.columns],
@@ -93,13 +93,14 @@ def _encoding_text(column: dict[str, Any]) -> str:
     return str(column["encoding"]) + (f" {column['codec']}" if column.get("codec", "none") != "none" else "")
 
 
-def _writer(path: Path, newest: Manifest) -> dict[str, Any] | None:
+def _writer(path: Location, newest: Manifest) -> dict[str, Any] | None:
     """The owner in the manifest, and whether it lives as far as can be seen from here."""
     owner = next((stream["owner"] for stream in newest.streams if stream.get("owner")), None)
     if owner is None:
         return None
     facts = {name: owner.get(name) for name in ("host", "pid", "durability")}
-    if owner.get("host") != socket.gethostname() or owner.get("boot") != files.boot_id():
+    here = owner.get("host") == socket.gethostname() and owner.get("boot") == files.boot_id()
+    if not (here and isinstance(path, Path)):
         return {**facts, "status": "elsewhere"}
     return {**facts, "status": "live" if _holds(int(owner["pid"]), path / "dataset.json") else "dead"}
 
@@ -143,8 +144,7 @@ def _info_text(facts: dict[str, Any]) -> str:
             "return": _quantiles_text(facts["return"]),
             "normalised": None if normalised is None else f"{normalised:.2f} (0 random, 100 expert)",
             "length": _quantiles_text(facts["length"]),
-            "size": f"{console.bytes_text(facts['disk_bytes'])} on disk, {facts['row_bytes']:,} B per row"
-            + (f", segments: {segments}" if segments else ""),
+            "size": _size_text(facts) + (f", segments: {segments}" if segments else ""),
             "state": _state_text(facts),
             "digest": facts["digest"] or "not yet: it is open",
             "uuid": facts["uuid"],
@@ -163,6 +163,16 @@ def _info_text(facts: dict[str, Any]) -> str:
         if len(lineage) > SHOWN_LINEAGE:
             text += f"\n  and {len(lineage) - SHOWN_LINEAGE} earlier (--json)"
     return text
+
+
+def _size_text(facts: dict[str, Any]) -> str:
+    here = facts["disk_bytes"]
+    size = (
+        f"{console.bytes_text(facts['bytes'])} there"
+        if here is None
+        else f"{console.bytes_text(here)} on disk"
+    )
+    return f"{size}, {facts['row_bytes']:,} B per row"
 
 
 def _env_text(env: dict[str, Any] | None) -> str | None:

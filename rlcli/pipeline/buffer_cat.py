@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rlcli.errors import UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
+from rlcli.format.location import Location
 from rlcli.format.schema import Column
 from rlcli.format.spans import Chunk, Spans, chunks
 from rlcli.pipeline.buffer_rows import choose_columns, plain_value
@@ -26,7 +27,7 @@ Table = Literal["steps", "episodes"]
 
 
 def cat(
-    path: Path,
+    path: Location,
     out: Path | None,
     *,
     format: Format = "ndjson",

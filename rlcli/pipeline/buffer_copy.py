@@ -14,12 +14,13 @@ from rlcli.errors import Interrupted, UsageError
 from rlcli.format import compatible
 from rlcli.format.copying import all_episodes, copy_episodes, whole_segment_rows
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 from rlcli.format.writer import Writer
 from rlcli.pipeline.buffer_list import disk_bytes
 from rlcli.pipeline.making import lineage, making
 
 
-def append(path: Path, sources: Sequence[Path]) -> dict[str, Any]:
+def append(path: Path, sources: Sequence[Location]) -> dict[str, Any]:
     """Add the episodes of `sources` to the end of the dataset at `path`, all of them or none.
 
     Stream k of a source goes on in stream k of the dataset, modulo their number. Episodes get new numbers.
@@ -70,7 +71,7 @@ def append(path: Path, sources: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def compact(path: Path, out: Path, *, one_stream: bool = False) -> dict[str, Any]:
+def compact(path: Location, out: Path, *, one_stream: bool = False) -> dict[str, Any]:
     """Copy the dataset at `path` to a new one of few, large, full segments at `out`.
 
     Rows, episodes, flags, finals and seeds are the same; numbers too, unless `one_stream` joins streams in
@@ -97,7 +98,7 @@ def compact(path: Path, out: Path, *, one_stream: bool = False) -> dict[str, Any
             "rows": source.num_rows,
             "segments": len(source.segments),
             "bytes": source.size_bytes,
-            "disk_bytes": disk_bytes(path),
+            "disk_bytes": disk_bytes(path) if isinstance(path, Path) else source.size_bytes,
         }
         disk = disk_bytes(work.temporary)
         return {**work.finish(), "disk_bytes": disk, "source": str(path), "before": before}

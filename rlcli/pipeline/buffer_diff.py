@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from rlcli import console
 from rlcli.errors import ConditionFalse, UsageError, nearest
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 from rlcli.format.schema import Column
 from rlcli.format.spans import CHUNK_BYTES, MAX_CHUNK_ROWS, Spans, as_numbers
 
@@ -66,7 +66,7 @@ class _Difference:
 
 
 def diff(
-    first: Path, second: Path, *, tol: float = 0.0, ignore: Sequence[str] = ()
+    first: Location, second: Location, *, tol: float = 0.0, ignore: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str]:
     """Facts and text: how schema, spec, episodes and values of two datasets differ.
 

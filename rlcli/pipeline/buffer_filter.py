@@ -15,6 +15,7 @@ from rlcli import console
 from rlcli.errors import ConditionFalse, UsageError
 from rlcli.format.copying import copy_episodes, whole_segment_rows
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 from rlcli.format.spans import Spans
 from rlcli.format.writer import Writer
 from rlcli.pipeline.expressions import Expression
@@ -27,7 +28,7 @@ NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 WHERE_NAMES = ("match", "rest")
 
 
-def filter_episodes(path: Path, where: str, out: Path, *, invert: bool = False) -> dict[str, Any]:
+def filter_episodes(path: Location, where: str, out: Path, *, invert: bool = False) -> dict[str, Any]:
     """Copy the episodes for which `where` holds (with `invert`: does not) to `out` and return the report.
 
     Rows, finals, flags, seeds, numbers and streams stay as they are. Episodes that have not ended are left
@@ -52,7 +53,7 @@ def filter_episodes(path: Path, where: str, out: Path, *, invert: bool = False) 
 
 
 def split(
-    path: Path,
+    path: Location,
     prefix: Path,
     *,
     fractions: Sequence[float] | None = None,
@@ -176,7 +177,7 @@ def _seeds(source: Dataset, chosen: Rows) -> set[int]:
     return set(source.episodes.seed[chosen].tolist()) - {-1}
 
 
-def _source(path: Path, source: Dataset) -> dict[str, Any]:
+def _source(path: Location, source: Dataset) -> dict[str, Any]:
     table = source.episodes
     return {
         "source": str(path),

@@ -9,13 +9,14 @@ from typing import Any
 from rlcli import console
 from rlcli.errors import RLError
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 
 MAX_DEPTH = 32
 SHORT_DIGEST = 12
 _SHOWN = ("env", "policy", "steps", "episodes", "seed", "where", "format")  # facts worth a place on the line
 
 
-def lineage(path: Path) -> tuple[dict[str, Any], str]:
+def lineage(path: Location) -> tuple[dict[str, Any], str]:
     """Facts and a tree: the entries of the dataset, newest first, with their parents and those' entries.
 
     A parent that is still where it was is opened; `status` says what was found there: "same" (the digest that
@@ -47,7 +48,7 @@ def _entries(dataset: Dataset, above: set[str], depth: int) -> list[dict[str, An
     return found
 
 
-def _parent(parent: Any, child: Path, above: set[str], depth: int) -> dict[str, Any]:
+def _parent(parent: Any, child: Location, above: set[str], depth: int) -> dict[str, Any]:
     """The parent as it is recorded, what is there now, and its own entries."""
     if not isinstance(parent, dict):
         return {"recorded": parent, "status": "unknown"}
@@ -55,7 +56,10 @@ def _parent(parent: Any, child: Path, above: set[str], depth: int) -> dict[str, 
     place = parent.get("path") or parent.get("file")
     if not isinstance(place, str):
         return {**recorded, "status": "unknown"}
-    path = next((p for p in (Path(place), child.parent / place) if p.exists()), None)
+    if "://" in place:
+        return {**recorded, "status": "unknown"}  # not worth waiting for a network
+    places = [Path(place), *([child.parent / place] if isinstance(child, Path) else [])]
+    path = next((p for p in places if p.exists()), None)
     if path is None:
         return {**recorded, "status": "missing"}
     if not (path / "dataset.json").is_file():

@@ -16,6 +16,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.episode_table import Episodes
 from rlcli.format.heap import missing
 from rlcli.format.keys import Key
+from rlcli.format.location import Location
 from rlcli.format.schema import Column, Schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline.making import Making, lineage, making
@@ -31,7 +32,7 @@ class Options:
 
     steps: Sequence[tuple[str, str]]
     gamma: float | None = None
-    stats_from: Path | None = None
+    stats_from: Location | None = None
 
 
 class _Broken(Exception):
@@ -42,7 +43,7 @@ class _Broken(Exception):
         self.key = key
 
 
-def map_dataset(path: Path, out: Path, options: Options) -> dict[str, Any]:
+def map_dataset(path: Location, out: Path, options: Options) -> dict[str, Any]:
     """Write the episodes of `path`, after all steps in order, to a new dataset at `out`; return a report.
 
     Next values that are derived stay so where they still are the next row's, which is checked bit by bit;

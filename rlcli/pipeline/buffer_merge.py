@@ -9,11 +9,12 @@ from typing import Any
 
 from rlcli import console
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 from rlcli.format.merge import merge as merge_into
 from rlcli.pipeline.making import lineage, making
 
 
-def merge(paths: Sequence[Path], out: Path, *, dedup: bool = False, link: bool = True) -> dict[str, Any]:
+def merge(paths: Sequence[Location], out: Path, *, dedup: bool = False, link: bool = True) -> dict[str, Any]:
     """Join datasets of equal columns and specs into a new one at `out` and return the report.
 
     See `format.merge.merge`. Raises `UsageError` if `out` exists, `IncompatibleError` with every difference,

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from decimal import Decimal
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy as np
 from rlcli import console
 from rlcli.errors import MissingExtraError, ResourceError, RLError, UsageError, nearest
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 from rlcli.format.spans import Spans, as_numbers
 from rlcli.pipeline.buffer_cat import episode_columns
 from rlcli.pipeline.row_formats import Batch, Format, arrow_array, write_batches, write_record_batches
@@ -40,7 +40,7 @@ _MEMORY_SHARE = 0.8  # of what is free, for columns that a query needs in memory
 
 
 def query(
-    paths: Sequence[Path], sql: str, *, limit: int = 1000, format: Format | None = None
+    paths: Sequence[Location], sql: str, *, limit: int = 1000, format: Format | None = None
 ) -> tuple[dict[str, Any], str] | None:
     """The answer to one SELECT: facts and a table of at most `limit` rows; with `format` all rows go to
     standard output as they come, and None is returned.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from rlcli import console
 from rlcli.errors import UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
+from rlcli.format.location import Location
 from rlcli.format.spans import EPISODE, Spans, as_numbers
 
 Array = NDArray[Any]
@@ -25,7 +25,7 @@ _ENDS = (("next", "terminated"), ("next", "truncated"))
 
 
 def head(
-    path: Path, num_rows: int, *, keys: str | None = None, episode: int | None = None, last: bool = False
+    path: Location, num_rows: int, *, keys: str | None = None, episode: int | None = None, last: bool = False
 ) -> tuple[dict[str, Any], str]:
     """The first (or `last`) `num_rows` rows of the dataset, or of the episode with that number: facts and a
     table.

@@ -14,6 +14,7 @@ from rlcli.format.copying import chunk_rows, read_piece, whole_segment_rows
 from rlcli.format.dataset import Dataset
 from rlcli.format.heap import decode
 from rlcli.format.keys import Key
+from rlcli.format.location import Location
 from rlcli.format.schema import Column, Schema
 from rlcli.format.spans import as_numbers
 from rlcli.format.writer import Writer
@@ -29,7 +30,7 @@ TERMINATED, TRUNCATED = ("next", "terminated"), ("next", "truncated")
 
 
 def sample_rows(
-    path: Path,
+    path: Location,
     count: int,
     *,
     seed: int,
@@ -51,7 +52,7 @@ def sample_rows(
 
 
 def sample_dataset(
-    path: Path, out: Path, count: int, *, seed: int, sampler: str, sets: Sequence[str], keys: str | None
+    path: Location, out: Path, count: int, *, seed: int, sampler: str, sets: Sequence[str], keys: str | None
 ) -> dict[str, Any]:
     """Write `count` rows to a new dataset at `out` and return the report.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from rlcli import console
 from rlcli.format.dataset import Dataset
 from rlcli.format.episode_table import Episodes
+from rlcli.format.location import Location
 from rlcli.format.schema import Column
 from rlcli.format.semantic_rules import spec_leaves
 from rlcli.format.spans import as_numbers
@@ -31,7 +31,7 @@ MAX_BINS = 10
 _BOOKKEEPING = {("episode",), ("step",), ("is_init",), ("next", "done")}
 
 
-def stats(path: Path) -> tuple[dict[str, Any], str]:
+def stats(path: Location) -> tuple[dict[str, Any], str]:
     """Facts and text: extremes, mean, deviation, NaN, infinite and constant elements per stored column;
     how actions cover their spec; quantiles of returns and lengths of episodes that were not cut.
 
@@ -66,7 +66,7 @@ def stats(path: Path) -> tuple[dict[str, Any], str]:
         return facts, _text(facts, table)
 
 
-def stats_by_episode(path: Path) -> tuple[dict[str, Any], str]:
+def stats_by_episode(path: Location) -> tuple[dict[str, Any], str]:
     """Facts and text of every episode that has an end, in row order."""
     with Dataset.open(path) as dataset:
         table = dataset.episodes

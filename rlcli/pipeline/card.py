@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location
 from rlcli.format.schema import Column
 from rlcli.pipeline import card_page, card_text
 from rlcli.pipeline.buffer import info
@@ -26,7 +27,7 @@ FRAMES = 8
 PLOTTED_EPISODES = 2_000
 
 
-def card_facts(path: Path) -> dict[str, Any]:
+def card_facts(path: Location) -> dict[str, Any]:
     """Everything a card says: the facts of `info` and `stats`, histograms, dead dimensions, sample frames.
 
     `frames` are RGB or grey arrays `[H, W, 3]` or `[H, W]`, uint8, by column. Reads the whole dataset once.
@@ -56,7 +57,7 @@ def card_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def write_card(path: Path, out: Path | None, *, html: bool = False) -> tuple[dict[str, Any], str]:
+def write_card(path: Location, out: Path | None, *, html: bool = False) -> tuple[dict[str, Any], str]:
     """Facts of the card of a dataset, and its text, or the path of the new file `out` that it went to.
 
     The suffix of `out` decides between Markdown and HTML where `html` does not. Raises `UsageError` for an

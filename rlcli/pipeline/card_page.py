@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ code { font: .85rem ui-monospace, SFMono-Regular, Menlo, monospace; overflow-wra
 
 def page(facts: Mapping[str, Any]) -> str:
     """The whole page. Every text of the dataset is escaped."""
-    name = escape(Path(facts["path"]).name)
+    name = escape(facts["path"].name)
     terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in headline(facts))
     parts = [f"<h1>{name}</h1>", f"<dl>{terms}</dl>"]
     charts = [

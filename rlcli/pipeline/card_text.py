@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def headline(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def markdown(facts: Mapping[str, Any]) -> str:
     """The card as Markdown."""
-    lines = [f"# {Path(facts['path']).name}", "", "| | |", "| --- | --- |"]
+    lines = [f"# {facts['path'].name}", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {_cell(text)} |" for name, text in headline(facts)]
     lines += ["", "## Columns", "", "| column | dtype | shape | min | mean | std | max | not finite |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]

@@ -14,6 +14,7 @@ from rlcli.envs import make, name_of
 from rlcli.envs.contract import Env
 from rlcli.errors import IncompatibleError, MissingExtraError, RLError, UsageError
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import Location, local, locate
 from rlcli.format.specs import Spec, spec_from_json
 from rlcli.pipeline.arguments import parse_arguments
 from rlcli.pipeline.settings import Settings
@@ -139,6 +140,9 @@ def planned_updates(source: str, algorithm: ModuleType, settings: Settings, conf
 def _datasets(settings: Settings, recorded: Sequence[Mapping[str, Any]]) -> Inputs:
     assert settings.updates is not None
     named = [split_weight(text) for text in settings.from_dataset]
+    for path, _ in named:
+        if settings.follow:
+            local(path, "--follow")
     snapshots = [None if settings.follow else parent.get("snapshot") for parent in recorded]
     datasets = [
         Dataset.open(path, at=snapshot)
@@ -178,18 +182,19 @@ def _datasets(settings: Settings, recorded: Sequence[Mapping[str, Any]]) -> Inpu
     )
 
 
-def split_weight(text: str) -> tuple[Path, float]:
-    """`data/a:0.7` as path and weight; the weight is 1 if absent. Raises `UsageError` for one ≤ 0."""
+def split_weight(text: str) -> tuple[Location, float]:
+    """`data/a:0.7` as path or URL and weight; that is 1 if absent. Raises `UsageError` for one ≤ 0."""
     path, separator, weight = text.rpartition(":")
-    if not separator or Path(text).exists():
-        return Path(text), 1.0
+    is_port = "://" in text and "/" not in path.partition("://")[2]
+    if not separator or is_port or Path(text).exists():
+        return locate(text), 1.0
     try:
         value = float(weight)
     except ValueError:
-        return Path(text), 1.0
+        return locate(text), 1.0
     if not 0 < value < float("inf"):
         raise UsageError(f"--from-dataset {text}: the weight must be a number above 0")
-    return Path(path), value
+    return locate(path), value
 
 
 def _recorded_env(dataset: Dataset, settings: Settings) -> tuple[str | None, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 from rlcli import console
@@ -11,11 +10,12 @@ from rlcli.errors import ConditionFalse
 from rlcli.format.dataset import Dataset
 from rlcli.format.digests import episode_digest
 from rlcli.format.episode_table import Episodes
+from rlcli.format.location import Location
 
 SHOWN = 10
 
 
-def leakage(first: Path, second: Path) -> tuple[dict[str, Any], str]:
+def leakage(first: Location, second: Location) -> tuple[dict[str, Any], str]:
     """Facts and text: pairs of episodes that are equal (`episode_digest`), or that began with one seed.
 
     Each pair has the positions in the episode tables, the numbers, and what is common: "content" or "seed".

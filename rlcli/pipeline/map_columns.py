@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from rlcli.errors import InputError, UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, Key
+from rlcli.format.location import Location
 from rlcli.format.schema import Column
 from rlcli.format.spans import as_numbers
 from rlcli.format.specs import Bound, Box
@@ -151,7 +151,7 @@ class Normalise(Step):
     """
 
     text: str
-    stats_from: Path | None = None
+    stats_from: Location | None = None
     undo: bool = False
 
     def fit(self, blocks: Blocks, layout: Layout) -> None:

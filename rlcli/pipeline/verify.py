@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from rlcli import console
 from rlcli.errors import CorruptError
 from rlcli.format import manifest, semantics
 from rlcli.format.dataset import Dataset
+from rlcli.format.download import download
+from rlcli.format.location import URL, Location
+from rlcli.format.remote import RemoteSource
 from rlcli.format.semantics import Finding
 from rlcli.format.verify import Problem
 from rlcli.format.verify import verify as find_damage
@@ -23,21 +28,23 @@ SHOWN_EPISODES = 8
 
 
 def verify(
-    paths: Sequence[Path], *, level: Level = "bytes", meaning: bool = False
+    paths: Sequence[Location], *, level: Level = "bytes", meaning: bool = False
 ) -> tuple[dict[str, Any], str]:
     """Facts and text: every problem of each dataset. `facts["ok"]` says whether there is none.
 
     `fast` checks what opening does: identity, newest manifests, sizes, hashes of small files; it stops at the
     first problem. `bytes` compares every byte with its hash and the whole chain of manifests. `deep` also
     compares what the files say about each other. `meaning` judges intact data by the rules of the data model.
-    Opens nothing for writing. Raises `InputError` and `IncompatibleError` as `Dataset.open` does.
+    A dataset at a URL is copied to a temporary folder, all of it, and judged there. Opens nothing for
+    writing. Raises `InputError` and `IncompatibleError` as `Dataset.open` does.
     """
     for path in paths:  # a wrong path is told before hours of hashing
-        try:
-            manifest.load_identity(path)
-        except CorruptError:
-            continue
-    entries = [_verify(path, level, meaning) for path in paths]
+        with suppress(CorruptError):
+            RemoteSource(path).identity() if isinstance(path, URL) else manifest.load_identity(path)
+    entries = [
+        _verify_url(path, level, meaning) if isinstance(path, URL) else _verify(path, level, meaning)
+        for path in paths
+    ]
     text = "\n".join(_text(entry) for entry in entries)
     return {"ok": all(entry["ok"] for entry in entries), "datasets": entries}, text
 
@@ -56,6 +63,14 @@ def raise_if_damaged(facts: dict[str, Any]) -> None:
     raise CorruptError(
         f"{first['path']}: {_plural(count, 'problem')}; {_line(problem)}{more}", path=first["path"]
     )
+
+
+def _verify_url(url: URL, level: Level, meaning: bool) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="rl-verify-") as folder:
+        target = Path(folder) / "dataset"
+        with console.progress(None, f"fetching {url}", "B"):
+            download(RemoteSource(url), target)
+        return {**_verify(target, level, meaning), "path": url}
 
 
 def _verify(path: Path, level: Level, meaning: bool) -> dict[str, Any]:
