@@ -11,6 +11,10 @@ namespace {
 
 using rl::ColumnWriter;
 
+void check(int error) {
+  if (error) throw std::system_error(error, std::generic_category());
+}
+
 // The addresses of contiguous arrays of `rows` rows, one per column.
 std::vector<const std::uint8_t *> addresses(const ColumnWriter &self, const py::sequence &arrays, std::size_t rows) {
   if (arrays.size() != self.num_columns()) throw py::value_error("an array per column is expected");
@@ -35,7 +39,13 @@ void write_rows(ColumnWriter &self, const py::sequence &arrays, std::size_t rows
     const py::gil_scoped_release unlocked;
     error = self.write(data.data(), rows, at);
   }
-  if (error) throw std::system_error(error, std::generic_category());
+  check(error);
+}
+
+void resume(ColumnWriter &self, std::size_t column, const py::bytes &data) {
+  if (column >= self.num_columns()) throw py::index_error("no such column");
+  const std::string_view view = data;
+  self.resume(column, reinterpret_cast<const std::uint8_t *>(view.data()), view.size());
 }
 
 std::uint64_t digest(ColumnWriter &self, const py::bytes &others) {
@@ -43,10 +53,9 @@ std::uint64_t digest(ColumnWriter &self, const py::bytes &others) {
   return self.digest(reinterpret_cast<const std::uint8_t *>(view.data()), view.size());
 }
 
-// Appends the record that commits what was hashed to a journal, behind `before`. Returns its CRC.
-std::uint32_t commit(ColumnWriter &self, int fd, std::uint64_t offset, const py::bytes &before, const py::bytes &others,
-                     std::uint16_t stream, std::uint64_t sequence, std::uint32_t chain, std::uint64_t first,
-                     std::uint64_t rows, std::uint64_t tag, bool durable) {
+// Appends the record that commits what was hashed to a journal, behind `before`. Returns how many bytes that is.
+std::size_t commit(ColumnWriter &self, rl::JournalTail &tail, int fd, std::uint64_t offset, const py::bytes &before,
+                   const py::bytes &others, std::uint64_t first, std::uint64_t rows, std::uint64_t tag, bool durable) {
   const std::string_view episodes = before;
   std::uint8_t one[rl::RECORD_BYTES];
   std::vector<std::uint8_t> many;
@@ -56,11 +65,26 @@ std::uint32_t commit(ColumnWriter &self, int fd, std::uint64_t offset, const py:
     std::memcpy(many.data(), episodes.data(), episodes.size());
     bytes = many.data();
   }
-  const rl::RowsRecord fields{stream, sequence, first, rows, digest(self, others), rl::now_ns(), tag, durable, chain};
-  const std::uint32_t crc = rl::pack(fields, bytes + episodes.size());
-  if (const int error = rl::write_all(fd, bytes, episodes.size() + rl::RECORD_BYTES, offset))
-    throw std::system_error(error, std::generic_category());
-  return crc;
+  tail.rows(first, rows, digest(self, others), rl::now_ns(), tag, durable, bytes + episodes.size());
+  const std::size_t size = episodes.size() + rl::RECORD_BYTES;
+  check(rl::write_all(fd, bytes, size, offset));
+  return size;
+}
+
+// (the hashes of the blocks of a column's file that have rows, in a file of `size` bytes; XXH3-128 of all rows as
+// {high, low}, or None of so few bytes that it must be computed from them).
+py::tuple sums(const ColumnWriter &self, std::size_t column, std::size_t size) {
+  if (column >= self.num_columns()) throw py::index_error("no such column");
+  const rl::GrowingSums &sums = self.sums(column);
+  if (sums.all().total() > size) throw py::value_error("the rows are more than the file");
+  std::vector<std::uint64_t> blocks;
+  {
+    const py::gil_scoped_release unlocked;
+    blocks = sums.blocks(size);
+  }
+  if (sums.all().total() <= rl::Xxh3::SHORT) return py::make_tuple(blocks, py::none());
+  const auto content = sums.all().digest128();
+  return py::make_tuple(blocks, py::make_tuple(content[1], content[0]));
 }
 
 // What rows must look like: the quick way through the check of well-formed ones.
@@ -110,6 +134,11 @@ private:
 }  // namespace
 
 void bind_column_writer(py::module_ &module) {
+  py::class_<rl::JournalTail>(module, "JournalTail")
+      .def(py::init([](std::uint16_t stream) { return rl::JournalTail{stream}; }), py::arg("stream"))
+      .def_readonly("stream", &rl::JournalTail::stream)
+      .def_readwrite("sequence", &rl::JournalTail::sequence)
+      .def_readwrite("crc", &rl::JournalTail::crc);
   py::class_<ColumnWriter>(module, "ColumnWriter")
       .def(py::init<std::vector<int>, std::vector<std::size_t>>(), py::arg("fds"), py::arg("row_bytes"))
       .def("write", &write_rows, py::arg("arrays"), py::arg("rows"), py::arg("at"))
@@ -120,8 +149,10 @@ void bind_column_writer(py::module_ &module) {
           },
           py::arg("arrays"), py::arg("rows"))
       .def("digest", &digest, py::arg("others"))
-      .def("commit", &commit, py::arg("fd"), py::arg("offset"), py::arg("before"), py::arg("others"), py::arg("stream"),
-           py::arg("sequence"), py::arg("chain"), py::arg("first"), py::arg("rows"), py::arg("tag"), py::arg("durable"));
+      .def("resume", &resume, py::arg("column"), py::arg("data"))
+      .def("sums", &sums, py::arg("column"), py::arg("size"))
+      .def("commit", &commit, py::arg("tail"), py::arg("fd"), py::arg("offset"), py::arg("before"), py::arg("others"),
+           py::arg("first"), py::arg("rows"), py::arg("tag"), py::arg("durable"));
   py::class_<RowCheck>(module, "RowCheck")
       .def(py::init<const py::sequence &, const py::sequence &, const py::sequence &>(), py::arg("keys"),
            py::arg("dtypes"), py::arg("shapes"))

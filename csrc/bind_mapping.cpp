@@ -68,6 +68,20 @@ bool read_parts(const std::string &folder, const Names &names, const Sizes &size
   return true;
 }
 
+// Descriptors of new files of these sizes, their space reserved, up to the first that cannot be made.
+std::vector<int> create_files(const std::string &folder, const Names &names, const Sizes &sizes) {
+  check_lengths(names, sizes);
+  std::vector<int> found;
+  found.reserve(names.size());
+  py::gil_scoped_release nogil;
+  for (std::size_t k = 0; k < names.size(); ++k) {
+    const int fd = rl::create_file(folder + '/' + names[k], sizes[k]);
+    if (fd < 0) break;
+    found.push_back(fd);
+  }
+  return found;
+}
+
 // The file's bytes as a read-only array that keeps the range alive.
 py::array view(py::object self, std::size_t offset, std::size_t length) {
   const auto &range = self.cast<const rl::AddressRange &>();
@@ -114,6 +128,7 @@ void bind_mapping(py::module_ &module) {
   module.def("read_parts", &read_parts, py::arg("folder"), py::arg("names"), py::arg("sizes"), py::arg("offsets"),
              py::arg("out"));
   module.def("read_files", &read_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
+  module.def("create_files", &create_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("punch_hole", &rl::punch_hole, py::arg("fd"), py::arg("offset"), py::arg("size"),
              py::call_guard<py::gil_scoped_release>());
 }

@@ -94,6 +94,14 @@ private:
   std::size_t size_;
 };
 
+// A descriptor of a new file of zeros whose space is reserved, or -1; then there is no file, or it was there before.
+inline int create_file(const std::string &path, std::size_t size) noexcept {
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+  if (fd < 0 || size == 0 || ::posix_fallocate(fd, 0, static_cast<off_t>(size)) == 0) return fd;
+  ::close(fd), ::unlink(path.c_str());
+  return -1;
+}
+
 // Zeroes a range of a file and frees its space, keeping the size. Returns 0 or an errno.
 inline int punch_hole(int fd, std::int64_t offset, std::int64_t size) noexcept {
 #if defined(FALLOC_FL_PUNCH_HOLE)

@@ -1,10 +1,12 @@
-// XXH3-64 (seed 0), in one call or as the bytes come. https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md.
+// XXH3-64 and, of more than 240 bytes, XXH3-128 (seed 0), as the bytes come. https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md.
 #pragma once
 
-#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+
+#include "xxh3_lanes.hpp"
 
 namespace rl {
 
@@ -12,11 +14,10 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format's files are
 
 namespace xxh3 {
 
-constexpr std::uint64_t P32_1 = 0x9E3779B1, P32_2 = 0x85EBCA77, P32_3 = 0xC2B2AE3D;
+constexpr std::uint64_t P32_2 = 0x85EBCA77, P32_3 = 0xC2B2AE3D;
 constexpr std::uint64_t P64_1 = 0x9E3779B185EBCA87, P64_2 = 0xC2B2AE3D27D4EB4F, P64_3 = 0x165667B19E3779F9;
 constexpr std::uint64_t P64_4 = 0x85EBCA77C2B2AE63, P64_5 = 0x27D4EB2F165667C5;
 constexpr std::uint64_t MX1 = 0x165667919E3779F9, MX2 = 0x9FB21C651E98DF25;
-constexpr std::size_t STRIPE = 64, STRIPES_PER_BLOCK = 16, SECRET_BYTES = 192;
 
 alignas(64) constexpr std::uint8_t SECRET[SECRET_BYTES] = {
     0xb8, 0xfe, 0x6c, 0x39, 0x23, 0xa4, 0x4b, 0xbe, 0x7c, 0x01, 0x81, 0x2c, 0xf7, 0x21, 0xad, 0x1c,
@@ -64,6 +65,13 @@ inline std::uint64_t avalanche64(std::uint64_t h) noexcept {
   return h ^ h >> 32;
 }
 
+// The eight accumulators as one number.
+inline std::uint64_t merge(const std::uint64_t *acc, std::size_t secret, std::uint64_t start) noexcept {
+  for (std::size_t i = 0; i < 4; ++i)
+    start += fold(acc[2 * i] ^ read64(SECRET + secret + 16 * i), acc[2 * i + 1] ^ read64(SECRET + secret + 16 * i + 8));
+  return avalanche(start);
+}
+
 inline std::uint64_t mix16(const std::uint8_t *data, std::size_t secret) noexcept {
   return fold(read64(data) ^ read64(SECRET + secret), read64(data + 8) ^ read64(SECRET + secret + 8));
 }
@@ -102,41 +110,9 @@ inline std::uint64_t of_short(const std::uint8_t *data, std::size_t size) noexce
   return avalanche(h + mix16(data + size - 16, 136 - 17));
 }
 
-inline void accumulate(std::uint64_t *acc, const std::uint8_t *stripe, const std::uint8_t *secret) noexcept {
-  std::uint64_t value[8], keyed[8];
-  std::memcpy(value, stripe, STRIPE);
-  std::memcpy(keyed, secret, STRIPE);
-  for (std::size_t i = 0; i < 8; ++i) {
-    keyed[i] ^= value[i];
-    acc[i] += value[i ^ 1] + (keyed[i] & 0xFFFFFFFF) * (keyed[i] >> 32);
-  }
-}
-
-// Compiled for several processors where the toolchain can choose between them when the program is loaded.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define RL_XXH3_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define RL_XXH3_CLONES
-#endif
-
-// Takes in `count` stripes after `before` ones of the current block; returns how many that block has then.
-RL_XXH3_CLONES inline std::size_t consume(std::uint64_t *state, std::size_t before, const std::uint8_t *data,
-                                          std::size_t count) noexcept {
-  std::uint64_t acc[8];
-  std::memcpy(acc, state, sizeof acc);
-  while (count) {
-    const std::size_t part = std::min(count, STRIPES_PER_BLOCK - before);
-    for (std::size_t n = 0; n < part; ++n) accumulate(acc, data + n * STRIPE, SECRET + 8 * (before + n));
-    data += part * STRIPE, count -= part, before += part;
-    if (before == STRIPES_PER_BLOCK) {
-      for (std::size_t i = 0; i < 8; ++i)
-        acc[i] = (acc[i] ^ acc[i] >> 47 ^ read64(SECRET + SECRET_BYTES - STRIPE + 8 * i)) * P32_1;
-      before = 0;
-    }
-  }
-  std::memcpy(state, acc, sizeof acc);
-  return before;
+inline std::size_t consume(std::uint64_t *acc, std::size_t before, const std::uint8_t *data, std::size_t count) noexcept {
+  static const Consume fastest = fastest_consume();
+  return fastest(acc, before, data, count, SECRET);
 }
 
 }  // namespace xxh3
@@ -174,11 +150,32 @@ public:
     held_ += size;
   }
 
+  std::uint64_t total() const noexcept { return total_; }
+
   std::uint64_t digest() const noexcept {
-    using namespace xxh3;
-    if (total_ <= 240) return of_short(held_bytes_, static_cast<std::size_t>(total_));
+    if (total_ <= SHORT) return xxh3::of_short(held_bytes_, static_cast<std::size_t>(total_));
     std::uint64_t acc[8];
-    std::memcpy(acc, acc_, sizeof acc);
+    finish(acc);
+    return xxh3::merge(acc, 11, total_ * xxh3::P64_1);
+  }
+
+  // {low, high} of the 128 bits. Precondition: total() > SHORT.
+  std::array<std::uint64_t, 2> digest128() const noexcept {
+    std::uint64_t acc[8];
+    finish(acc);
+    return {xxh3::merge(acc, 11, total_ * xxh3::P64_1),
+            xxh3::merge(acc, xxh3::SECRET_BYTES - xxh3::STRIPE - 11, ~(total_ * xxh3::P64_2))};
+  }
+
+  static constexpr std::size_t SHORT = 240;
+
+private:
+  static constexpr std::size_t HELD = 256;
+
+  // The accumulators after the last bytes. Precondition: total() > SHORT.
+  void finish(std::uint64_t *acc) const noexcept {
+    using namespace xxh3;
+    std::memcpy(acc, acc_, sizeof acc_);
     std::uint8_t last[STRIPE];
     if (held_ >= STRIPE) {
       consume(acc, stripes_, held_bytes_, (held_ - 1) / STRIPE);
@@ -188,14 +185,7 @@ public:
       std::memcpy(last + STRIPE - held_, held_bytes_, held_);
     }
     accumulate(acc, last, SECRET + SECRET_BYTES - STRIPE - 7);
-    std::uint64_t h = total_ * P64_1;
-    for (std::size_t i = 0; i < 4; ++i)
-      h += fold(acc[2 * i] ^ read64(SECRET + 11 + 16 * i), acc[2 * i + 1] ^ read64(SECRET + 11 + 16 * i + 8));
-    return avalanche(h);
   }
-
-private:
-  static constexpr std::size_t HELD = 256;
 
   std::uint64_t acc_[8];
   std::uint8_t held_bytes_[HELD];

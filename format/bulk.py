@@ -1,4 +1,4 @@
-"""Many small files read, or many columns mapped, in one call: opening a segment is mostly opening files.
+"""Many files made or read, or many columns mapped, in one call: most of a segment's cost is its many files.
 
 Where a file is not as it should be, or a test's layer stands in for the system, they are opened one by one by
 `files`, which says what is wrong.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlcli import _native
 from rlcli.errors import CorruptError
-from rlcli.format import files
+from rlcli.format import files, layer
 
 
 def read(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:
@@ -27,6 +27,21 @@ def read(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[bytes
         if len(data) != sizes[position]:
             raise CorruptError(f"{path}: ended early", path=path)
         found.append(data)
+    return found
+
+
+def create(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[int]:
+    """Descriptors of new files of so many zeros, their space reserved, none of which exists; their folders
+    do. If one cannot be made, none stays open.
+    """
+    found = _native.create_files(str(folder), names, sizes) if layer.current().is_direct else []
+    try:
+        for position in range(len(found), len(names)):
+            found.append(files.create(folder / names[position], sizes[position]))
+    except BaseException:
+        for fd in found:
+            files.close(fd)
+        raise
     return found
 
 

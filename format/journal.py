@@ -7,6 +7,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rlcli import _native
+
 RECORD = 64
 MAGIC = b"RLJ1"
 HEADER, ROWS, EPISODE, SEAL = 0, 1, 2, 3
@@ -46,13 +48,11 @@ class Commit(NamedTuple):
     end: int  # byte in the journal
 
 
-class Packer:
-    """Makes the records of one segment's journal, each chained to the one before."""
+class Packer(_native.JournalTail):
+    """Makes the records of one segment's journal, each chained to the one before.
 
-    def __init__(self, stream: int) -> None:
-        self.stream = stream
-        self.sequence = 0
-        self.crc = 0
+    The row path makes its rows records natively, from the same chain.
+    """
 
     def _seal(self, body: bytes) -> bytes:
         self.crc = zlib.crc32(body)

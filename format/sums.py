@@ -10,6 +10,7 @@ from pathlib import Path
 
 import xxhash
 
+from rlcli import _native
 from rlcli.errors import CorruptError
 from rlcli.format import files, strictjson
 from rlcli.format.manifest import Segment
@@ -71,6 +72,16 @@ def of_file(fd: int, size: int, used: int) -> FileSum:
         blocks.append(xxhash.xxh3_64_hexdigest(buffer[:length]))
         content.update(buffer[: min(length, used - start)])
     return FileSum(size, tuple(blocks), content.hexdigest())
+
+
+def of_column(columns: _native.ColumnWriter, number: int, fd: int, size: int, used: int) -> FileSum:
+    """`of_file` of a column, from the hashes that were made while its rows were written."""
+    blocks, content = columns.sums(number, size)
+    if content is None:
+        return of_file(fd, size, used)
+    found = [f"{block:016x}" for block in blocks]
+    found += [_zeros(min(BLOCK, size - start)) for start in range(len(found) * BLOCK, size, BLOCK)]
+    return FileSum(size, tuple(found), f"{content[0]:016x}{content[1]:016x}")
 
 
 def dump(segment: str, sums: dict[str, FileSum]) -> bytes:

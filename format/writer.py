@@ -262,7 +262,8 @@ class Writer:
 
     def _add_segment(self, s: Stream, first: int) -> None:
         newest = self._publisher.manifest
-        alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows, newest.window)
+        is_fast = bool(s.segments) and s.segments[-1].is_fast
+        alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows, newest.window, is_fast=is_fast)
         name = free_name(self.path, s.number, first, newest.retired)
         entry = Segment(name, s.number, first, alloc)
         s.segments.append(

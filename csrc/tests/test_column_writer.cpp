@@ -18,6 +18,13 @@ void known_values() {
   assert(of(nullptr, 0) == 0x2D06800538D394C2);  // of nothing, from the XXH3 sanity tests
   const auto *text = reinterpret_cast<const std::uint8_t *>("123456789");
   assert(rl::crc32(text, 9) == 0xCBF43926);  // the CRC's check value
+  std::uint8_t bytes[67];
+  std::uint32_t crc = ~0u;
+  for (std::size_t size = 0; size < sizeof bytes; ++size) {  // bit by bit
+    assert(rl::crc32(bytes, size) == static_cast<std::uint32_t>(~crc));
+    crc ^= bytes[size] = static_cast<std::uint8_t>(size * 37 + 11);
+    for (int bit = 0; bit < 8; ++bit) crc = crc & 1 ? 0xEDB88320u ^ crc >> 1 : crc >> 1;
+  }
 }
 
 // Any way to cut the bytes gives the hash of the whole.
@@ -32,6 +39,49 @@ void pieces() {
       assert(hash.digest() == whole);
       assert(hash.digest() == whole);
     }
+  }
+}
+
+// Every processor's loop does what the portable one does.
+void lanes() {
+  std::vector<std::uint8_t> data(64 * 50);
+  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::uint8_t>(i * 29 + i * i * 5);
+  std::vector<rl::xxh3::Consume> loops{rl::xxh3::fastest_consume()};
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (__builtin_cpu_supports("avx2")) loops.push_back(rl::xxh3::consume_avx2);
+#endif
+  for (const auto loop : loops)
+    for (std::size_t before = 0; before < rl::xxh3::STRIPES_PER_BLOCK; ++before)
+      for (std::size_t count = 0; count <= 50; ++count) {
+        std::uint64_t expected[8] = {1, 2, 3, 4, 5, 6, 7, 8}, found[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+        const auto stripes = rl::xxh3::consume_portably(expected, before, data.data(), count, rl::xxh3::SECRET);
+        assert(loop(found, before, data.data(), count, rl::xxh3::SECRET) == stripes);
+        assert(std::memcmp(expected, found, sizeof found) == 0);
+      }
+}
+
+// The sums of a file that grew in odd steps are those of its bytes with zeros behind.
+void growing() {
+  constexpr std::size_t BLOCK = rl::GrowingSums::BLOCK;
+  std::vector<std::uint8_t> file(3 * BLOCK + 777);
+  const std::size_t used = 2 * BLOCK + 12345;
+  for (std::size_t i = 0; i < used; ++i) file[i] = static_cast<std::uint8_t>(i * 131 + (i >> 9));
+  for (const std::size_t step : {std::size_t{4099}, std::size_t{1 << 19}, used}) {
+    rl::GrowingSums sums;
+    for (std::size_t at = 0; at < used; at += step) {
+      const std::size_t so_far = std::min(used, at + step);
+      sums.update(file.data() + at, so_far - at);
+      const auto blocks = sums.blocks(file.size());
+      assert(blocks.size() == (so_far + BLOCK - 1) / BLOCK);
+      std::vector<std::uint8_t> last(BLOCK);
+      const std::size_t start = (blocks.size() - 1) * BLOCK;
+      std::copy(file.data() + start, file.data() + so_far, last.data());
+      assert(blocks.back() == of(last.data(), BLOCK));
+      assert(blocks.size() == 1 || blocks[0] == of(file.data(), BLOCK));
+    }
+    assert(sums.blocks(used).back() == of(file.data() + 2 * BLOCK, used - 2 * BLOCK));  // a file without a rest
+    assert(sums.all().total() == used && sums.all().digest() == of(file.data(), used));
+    assert(sums.all().digest128()[0] == sums.all().digest());  // so it is of more than 240 bytes
   }
 }
 
@@ -68,6 +118,8 @@ void columns() {
 int main() {
   known_values();
   pieces();
+  lanes();
+  growing();
   columns();
   std::puts("ok");
 }

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcli import _native
+from rlcli.format import sums
 from rlcli.format.journal import Journal, Packer
 
 Array = np.ndarray[Any, Any]
@@ -74,14 +75,56 @@ def test_a_commit_is_the_record_that_the_specification_says(fds: list[int]) -> N
     writer = _native.ColumnWriter(fds[1:2], [8])
     rows = np.arange(3)
     writer.write([rows], 3, 0)
-    crc = writer.commit(fds[0], 64, b"", b"xyz", 7, packer.sequence, packer.crc, 0, 3, (1 << 64) - 1, True)
+    tail = _native.JournalTail(7)
+    tail.sequence, tail.crc = packer.sequence, packer.crc
+    size = writer.commit(tail, fds[0], 64, b"", b"xyz", 0, 3, (1 << 64) - 1, True)
     found = os.pread(fds[0], 1000, 64)
     time_ns = int.from_bytes(found[40:48], "little")
     expected = packer.rows(0, 3, _reference([rows.tobytes()], b"xyz"), time_ns, (1 << 64) - 1, True)
-    assert (found, crc) == (expected, packer.crc)
+    assert (found, size) == (expected, len(expected))
+    assert (tail.crc, tail.sequence) == (packer.crc, packer.sequence)
     journal = Journal(7, dataset, 0, 10)
     assert journal.feed(header + found) is None
     assert journal.rows == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    row_bytes=st.sampled_from([1, 3, 64, 5000]),
+    counts=st.lists(st.integers(1, 400), min_size=1, max_size=5),
+    resumed=st.integers(0, 5),
+    room=st.integers(0, 300),
+)
+def test_the_sums_are_those_of_the_file(
+    row_bytes: int, counts: list[int], resumed: int, room: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rng = np.random.default_rng(row_bytes)
+    fd = os.open(tmp_path_factory.mktemp("sums") / "column", os.O_RDWR | os.O_CREAT)
+    try:
+        writer, at = _native.ColumnWriter([fd], [row_bytes]), 0
+        for number, count in enumerate(counts):
+            if number == resumed:  # as if another process had written what is there
+                writer = _native.ColumnWriter([fd], [row_bytes])
+                writer.resume(0, os.pread(fd, at * row_bytes, 0))
+            writer.write([rng.integers(0, 256, (count, row_bytes), np.uint8)], count, at)
+            at += count
+        os.ftruncate(fd, (at + room) * row_bytes)
+        data = os.pread(fd, (at + room) * row_bytes, 0)
+        found = sums.of_column(writer, 0, fd, len(data), at * row_bytes)
+        assert (found.bytes, found.blocks) == (len(data), sums.of_bytes(data).blocks)
+        assert found.content == xxhash.xxh3_128_hexdigest(data[: at * row_bytes])
+    finally:
+        os.close(fd)
+
+
+def test_sums_of_a_file_that_is_too_small_are_refused() -> None:
+    writer = _native.ColumnWriter([-1], [1])
+    writer.hash([np.zeros(300, np.uint8)], 300)
+    with pytest.raises(ValueError, match="more than the file"):
+        writer.sums(0, 299)
+    for call in (lambda: writer.sums(1, 300), lambda: writer.resume(1, b"")):
+        with pytest.raises(IndexError, match="column"):
+            call()
 
 
 def test_an_error_of_the_disk_has_its_number(fds: list[int]) -> None:
@@ -90,7 +133,7 @@ def test_an_error_of_the_disk_has_its_number(fds: list[int]) -> None:
         writer.write([np.arange(2), np.arange(2)], 2, 0)
     assert caught.value.errno == errno.EBADF
     with pytest.raises(OSError, match="descriptor"):
-        writer.commit(-1, 0, b"", b"", 0, 1, 2, 3, 4, 5, False)
+        writer.commit(_native.JournalTail(0), -1, 0, b"", b"", 2, 3, 4, False)
 
 
 @pytest.mark.parametrize(

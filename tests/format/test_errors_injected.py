@@ -27,7 +27,7 @@ from rlcli.format.recover import recover
 from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
 
-CALLS = [name for name in vars(layer.Layer) if not name.startswith("_")]
+CALLS = [name for name, value in vars(layer.Layer).items() if callable(value)]
 
 
 class Counting(layer.Layer):
