@@ -53,6 +53,14 @@ CONVERTERS = {
     ),
     "atari": Converter("rlcli.datasets.atari", "Atari DQN replay: Dopamine's logs", writes=False),
     "torchrl": Converter("rlcli.datasets.torchrl", "TorchRL ReplayBuffer.dumps, TensorDict memory maps"),
+    "vd4rl": Converter(
+        "rlcli.datasets.vd4rl", "V-D4RL: pixels aligned by arrival, npz or HDF5", writes=False
+    ),
+    "lerobot": Converter(
+        "rlcli.datasets.lerobot", "LeRobot v2.0, v2.1 and v3.0: Parquet rows and MP4 videos", extra="lerobot"
+    ),
+    "gen-dgrl": Converter("rlcli.datasets.gen_dgrl", "Gen-DGRL: tar of pickled episodes", writes=False),
+    "sb3": Converter("rlcli.datasets.sb3", "Stable-Baselines3 replay buffers (--trust-pickle)", writes=False),
     "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
     "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),

@@ -33,8 +33,13 @@ class Thing:
 
     name = ""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args, self.state = args, dict[Any, Any]()
+    args: tuple[Any, ...]
+    state: dict[Any, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Thing:
+        self = super().__new__(cls)  # unpickling need not call `__init__`
+        self.args, self.state = args, {}
+        return self
 
     def __setstate__(self, state: Any) -> None:
         parts = state if isinstance(state, tuple) else (state,)
@@ -71,8 +76,10 @@ class _Dtype:
 class _Array:
     """An array to be; `value` is None until its state came."""
 
+    value: NDArray[Any] | None = None
+
     def __init__(self, *args: Any) -> None:
-        self.value: NDArray[Any] | None = None
+        """What `numpy` would be called with has no meaning before the state."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
