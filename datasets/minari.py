@@ -24,7 +24,7 @@ from rlcli.datasets.mapping import storable
 from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, TOPS, attributes_text, plan_columns
 from rlcli.datasets.minari_export import ExportOptions, export
 from rlcli.datasets.minari_files import MAIN_FILE, METADATA, ArrowStorage, HDF5Storage, Storage
-from rlcli.datasets.minari_metadata import HINTS, Found, find, hints_of, local_names, spec_of
+from rlcli.datasets.minari_metadata import HINTS, Found, cut_of, find, hints_of, local_names, spec_of
 from rlcli.datasets.minari_scan import FLAGS, Scan, extra_attributes, scan, seed_of
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, read_space, text_space, without_bounds
 from rlcli.errors import IncompatibleError, InputError, UsageError, nearest
@@ -79,8 +79,11 @@ class MinariSource:
         self, path: Path, found: Found, leaves: dict[str, Leaf], storage: Storage, request: Request
     ) -> None:
         self.storage = storage
-        self.scan = Scan.from_json(request.plan) if request.plan else scan(storage, leaves)
+        self.scan = (
+            Scan.from_json(request.plan) if request.plan else scan(storage, leaves, cut_of(found.metadata))
+        )
         self.plan = self.scan.to_json()
+        self.cut = cut_of(found.metadata)
         if not self.scan.episodes:
             raise InputError(f"{path}: has no episode with a step", path=path)
         self._lengths = {number: (steps, seen) for number, steps, seen in self.scan.episodes}
@@ -174,7 +177,9 @@ class MinariSource:
             end = None
             if stop == steps:
                 final = self._final(number, steps) if observations > steps else None
-                end = End(terminated, truncated or not terminated, final=final, seed=seed_of(attributes))
+                cut = number in self.cut
+                truncated = truncated or not (terminated or cut)
+                end = End(terminated, truncated, cut, final, seed_of(attributes))
             yield Part(columns, end)
             advance((stop - start) * self._row_bytes)
 

@@ -88,7 +88,6 @@ class _Writer:
         self.has_next = any(array.following is not None for array in layout.arrays)
         self.num_rows = 0
         self.without_final = 0
-        self.cut = 0
         self.torn: set[str] = set()
 
     def write(self, file: h5py.File, index: int) -> None:
@@ -97,7 +96,6 @@ class _Writer:
         start, length = int(episodes.start[index]), int(episodes.length[index])
         stop = start + length
         self.num_rows += length
-        self.cut += bool(episodes.cut[index])
         group = file.create_group(f"episode_{index}")
         rewards = self._rewards(start, stop)
         self._attributes(group, index, start, rewards)
@@ -121,8 +119,6 @@ class _Writer:
             report.remarks.append(
                 f"{self.without_final:,} episodes have no final observation: as many observations as steps"
             )
-        if self.cut:
-            report.lossy.append(f"{self.cut:,} episodes are cut before their end, which Minari cannot say")
         if dataset.num_rows > self.num_rows:
             report.lossy.append(
                 f"{dataset.num_rows - self.num_rows:,} rows of unfinished episodes are not written"
@@ -224,6 +220,7 @@ def _metadata(
         HINTS: {
             "spec": dataset.spec,
             "columns": {path: list(key) for path, key in layout.columns.items()},
+            "cut": np.flatnonzero(dataset.episodes.cut).tolist(),
         },
     }
     if options.author:

@@ -110,6 +110,13 @@ def hints_of(metadata: Mapping[str, Any]) -> Hints:
         return Hints()
 
 
+def cut_of(metadata: Mapping[str, Any]) -> set[int]:
+    """The episodes whose end was not seen, which Minari itself cannot say; our export leaves them there."""
+    told = metadata.get(HINTS)
+    cut = told.get("cut") if isinstance(told, dict) else None
+    return {number for number in cut if isinstance(number, int)} if isinstance(cut, list) else set()
+
+
 def _env(name: str, kwargs: Mapping[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
     steps = limit if type(limit) is int else None
     return {"library": "gymnasium", "id": name, "kwargs": dict(kwargs or {}), "max_episode_steps": steps}

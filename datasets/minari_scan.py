@@ -7,7 +7,7 @@ spaces say what they mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -74,9 +74,10 @@ class Scan:
         return Scan(**told)
 
 
-def scan(storage: Storage, leaves: Mapping[str, Leaf]) -> Scan:
-    """Looks through all episodes. Raises `InputError` where lengths disagree, `IncompatibleError` where the
-    episodes hold values of different shapes.
+def scan(storage: Storage, leaves: Mapping[str, Leaf], cut: Collection[int] = ()) -> Scan:
+    """Looks through all episodes, those of `cut` without an end.
+
+    Raises `InputError` where lengths disagree, `IncompatibleError` where shapes differ between episodes.
     """
     found = Scan()
     attributes: dict[str, list[Any] | None] = {}
@@ -98,7 +99,7 @@ def scan(storage: Storage, leaves: Mapping[str, Leaf]) -> Scan:
                 _say(found.lossy, f"{path} is not of the spaces; it is left out")
         rewards = np.asarray(storage.read(episode, "rewards", 0, steps)).reshape(-1)
         flags = [np.asarray(storage.read(episode, name, 0, steps)).reshape(-1) != 0 for name in FLAGS]
-        _note_flags(found, rewards, flags)
+        _note_flags(found, rewards, flags, has_end=episode not in cut)
         told = extra_attributes(storage.attributes(episode), episode, rewards)
         if storage.attributes(episode).get("total_steps", steps) != steps:
             _say(found.remarks, f"{where} has {steps:,} steps, its attribute total_steps says otherwise")
@@ -214,7 +215,9 @@ def _note_info(
     ways.add(align)
 
 
-def _note_flags(found: Scan, rewards: NDArray[Any], flags: Sequence[NDArray[np.bool_]]) -> None:
+def _note_flags(
+    found: Scan, rewards: NDArray[Any], flags: Sequence[NDArray[np.bool_]], *, has_end: bool
+) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = rewards.astype(np.float32).astype(rewards.dtype)
     if not np.array_equal(rounded, rewards, equal_nan=True):
@@ -222,7 +225,7 @@ def _note_flags(found: Scan, rewards: NDArray[Any], flags: Sequence[NDArray[np.b
     for name, flag in zip(FLAGS, flags, strict=True):
         if flag[:-1].any():
             _say(found.inexact, name)
-    if not (flags[0][-1] or flags[1][-1]):
+    if has_end and not (flags[0][-1] or flags[1][-1]):
         found.repaired += 1
         _say(found.inexact, "truncations")
 

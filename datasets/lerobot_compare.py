@@ -1,0 +1,42 @@
+"""An output of ours read again and compared with its dataset, but for what LeRobot cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rlcli.datasets.comparing import compare_parts
+from rlcli.datasets.contract import Advance, Comparison, Part, Report, Source
+from rlcli.format.dataset import Dataset
+from rlcli.format.heap import decode
+from rlcli.format.schema import Column
+
+
+def compare_output(source: Source, dataset: Dataset, advance: Advance) -> Comparison:
+    """Every row and flag of `source`; pictures that it has encoded and we do not are decoded first."""
+    ended: list[bool] = []
+
+    def parts() -> Iterator[Part]:
+        for piece in source.pieces:
+            for part in source.parts(piece, Report(), lambda count: None):
+                if part.end is not None:
+                    ended.append(part.end.terminated)
+                alike = {
+                    key: _alike(values, source.schema.by_key[key], dataset.schema.by_key.get(key))
+                    for key, values in part.columns.items()
+                }
+                yield Part(alike, None)
+
+    found = compare_parts(parts(), source.schema, dataset, advance, all_keys=False)
+    if ended != np.asarray(dataset.episodes.terminated).tolist():
+        found.problems.append("next/terminated: other episodes are terminated")
+    return found
+
+
+def _alike(values: Any, theirs: Column, ours: Column | None) -> Any:
+    """Values in the form that we have them in."""
+    if ours is None or theirs.heap is None or theirs.heap.value != "array" or ours.heap is not None:
+        return values
+    return np.stack([decode(theirs, value) if isinstance(value, bytes) else value for value in values])

@@ -1,0 +1,106 @@
+"""Parquet as LeRobot uses it: columns as arrays of one shape, lists of several, strings and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.errors import CorruptError
+from rlcli.plugins import require
+
+_MAX_ROWS = 1 << 40
+
+
+class Tables:
+    """Reads Parquet files; raises `MissingExtraError` without pyarrow."""
+
+    def __init__(self) -> None:
+        self.arrow = require("pyarrow", "lerobot", needed_for="reading LeRobot")
+        self.parquet = require("pyarrow.parquet", "lerobot", needed_for="reading LeRobot")
+        self.compute = require("pyarrow.compute", "lerobot", needed_for="reading LeRobot")
+
+    def open(self, path: Path) -> Any:
+        """The file. Raises `CorruptError` if it is damaged."""
+        with open(path, "rb"):
+            pass  # missing or no permission: the usual errors
+        with self.damage(path):
+            opened = self.parquet.ParquetFile(path)
+            if not 0 <= opened.metadata.num_rows <= _MAX_ROWS:
+                raise ValueError(f"{opened.metadata.num_rows:,} rows")
+            return opened
+
+    def columns(self, path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Columns of a whole small file, those of `names` that are there."""
+        with self.open(path) as opened, self.damage(path):
+            chosen = None if names is None else [n for n in names if n in opened.schema_arrow.names]
+            table = opened.read(columns=chosen, use_threads=False)
+            table.validate(full=True)
+            return {name: table.column(name).combine_chunks() for name in table.column_names}
+
+    def numbers(self, column: Any, path: Path) -> NDArray[Any]:
+        """A column of one number per row. Raises `CorruptError` for anything else."""
+        kinds = self.arrow.types
+        is_number = kinds.is_boolean(column.type) or kinds.is_integer(column.type)
+        if not (is_number or kinds.is_floating(column.type)) or column.null_count:
+            raise CorruptError(
+                f"{path}: a column of {column.type} with empty rows, expected numbers", path=path
+            )
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+
+    def values(self, column: Any, what: str) -> NDArray[Any] | list[NDArray[Any]]:
+        """Numbers per row: `[n, *shape]`, or a list of arrays where only their first axis differs.
+
+        Raises `CorruptError` for empty rows and lists of other kinds.
+        """
+        shape: list[int] = []
+        lengths: NDArray[Any] | None = None
+        while self.is_list(column.type):
+            if column.null_count:
+                raise CorruptError(f"{what} has empty rows")
+            sizes = self.compute.list_value_length(column).to_numpy(zero_copy_only=False)
+            if len(sizes) and (sizes == sizes[0]).all():
+                shape.append(int(sizes[0]))
+            elif not shape and lengths is None:
+                lengths = sizes
+            else:
+                raise CorruptError(f"{what} has lists of different lengths")
+            column = column.flatten()
+        if column.null_count or self.dtype(column.type) is None:
+            raise CorruptError(f"{what} has values of {column.type}, or empty ones")
+        flat = np.asarray(column.to_numpy(zero_copy_only=False))
+        if lengths is None:
+            size = math.prod(shape)
+            return flat.reshape(len(flat) // size if size else 0, *shape)
+        rows = flat.reshape(-1, *shape)
+        return np.split(rows, np.cumsum(lengths)[:-1])
+
+    def is_list(self, kind: Any) -> bool:
+        """Whether a type is a list of any sort."""
+        kinds = self.arrow.types
+        return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind))
+
+    def dtype(self, kind: Any) -> str | None:
+        """The dtype of the numbers in a type, lists of them or not; None if there are none."""
+        kinds = self.arrow.types
+        while self.is_list(kind):
+            kind = kind.value_type
+        if not (kinds.is_boolean(kind) or kinds.is_integer(kind) or kinds.is_floating(kind)):
+            return None
+        return str(np.dtype(kind.to_pandas_dtype()))
+
+    @contextmanager
+    def damage(self, path: Path) -> Iterator[None]:
+        """What pyarrow says about broken bytes as a `CorruptError`."""
+        try:
+            yield
+        except (self.arrow.ArrowException, UnicodeDecodeError, OSError, ValueError) as err:
+            if isinstance(err, OSError) and err.errno is not None:
+                raise
+            reason = (str(err).splitlines() or [type(err).__name__])[0]
+            raise CorruptError(f"{path}: damaged Parquet: {reason}", path=path) from err
