@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from rlcli.format.manifest import Segment
 
 BLOCK = 1 << 20
 HASH = "xxh3-64"
+
+_PART = "[A-Za-z0-9_][A-Za-z0-9_+=@.-]*"  # nothing that leads elsewhere
 
 #: Columns of an episodes tree: name, dtype.
 EPISODE_COLUMNS = (
@@ -117,7 +120,10 @@ def load(root: Path, entry: Segment) -> dict[str, FileSum]:
         found = {str(k): FileSum(int(v["bytes"]), tuple(v["blocks"])) for k, v in value["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise CorruptError(f"{path}: malformed ({err!r})", path=path) from err
+    names = re.compile(rf"journal/{segment}\.log|(segments|finals|heaps|episodes)/{segment}(/{_PART})+")
     for name, file in found.items():
+        if names.fullmatch(name) is None:
+            raise CorruptError(f"{path}: {name!r} is no file of the segment", path=path)
         if len(file.blocks) != -(-file.bytes // BLOCK):
             raise CorruptError(
                 f"{path}: {name} has {len(file.blocks)} blocks for {file.bytes} bytes", path=path
