@@ -5,8 +5,11 @@ Nothing is ever overwritten, and what an error, a signal or a full disk leaves b
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,8 +39,7 @@ def unfinished(out: Path) -> Iterator[Path]:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as err:
         raise InputError(f"{out}: {err.filename} is a file, expected a folder", path=out) from err
-    for stale in stale_siblings(out.absolute(), older_than=GRACE_SECONDS):
-        shutil.rmtree(stale, ignore_errors=True)
+    _remove_stale(out.absolute())
     try:
         yield temporary
     finally:
@@ -48,6 +50,17 @@ def unfinished(out: Path) -> Iterator[Path]:
         for folder in made:
             with suppress(OSError):  # not empty: the output is there
                 folder.rmdir()
+
+
+def _remove_stale(out: Path) -> None:
+    """Removes what killed processes left beside `out`: files, datasets, and datasets in their creation."""
+    for path in (out, out.with_name(f".{out.name}")):
+        for folder in stale_siblings(path, older_than=GRACE_SECONDS):
+            shutil.rmtree(folder, ignore_errors=True)
+    for file in out.parent.glob(f".{glob.escape(out.name)}.tmp-*"):
+        with suppress(OSError):  # another conversion was faster
+            if stat.S_ISREG(file.lstat().st_mode) and time.time() - file.lstat().st_mtime > GRACE_SECONDS:
+                file.unlink()
 
 
 def publish(temporary: Path, out: Path) -> None:
