@@ -279,7 +279,7 @@ class _Rows:
                 blocks: Iterator[NDArray[Any]] = iter([self.ahead.result()])
             else:
                 is_own = self.each.stop == self.each.span.stop  # others read the rest of the file
-                blocks = _blocks(self.log.files["observation"], low, high, step, to_end=is_own)
+                blocks = _ahead(_blocks(self.log.files["observation"], low, high, step, to_end=is_own))
             for frames in blocks:
                 at = slice(low, low + len(frames))
                 small = self.small
@@ -300,6 +300,15 @@ def _blocks(path: Path, low: int, high: int, step: int, *, to_end: bool = True) 
             array.finish()
     finally:
         array.close()
+
+
+def _ahead(blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The same blocks, each decompressed while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, blocks, None)
+        while (block := following.result()) is not None:
+            following = pool.submit(next, blocks, None)
+            yield block
 
 
 def _frames_at(path: Path, low: int, high: int) -> NDArray[Any]:
