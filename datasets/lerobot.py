@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -175,11 +176,12 @@ class LeRobotSource:
 
     def _leave_out_missing(self) -> None:
         """Missing files are an error, or what the user said."""
+        is_there = cache(Path.is_file)
         missing = [
             (camera, episode, path)
             for camera in self.cameras
             for episode in self.episodes
-            if not (path := self.meta.root / self._span(camera, episode).path).is_file()
+            if not is_there(path := self.meta.root / self._span(camera, episode).path)
         ]
         if not missing:
             return
@@ -214,12 +216,11 @@ class LeRobotSource:
             self.report.remarks.append(f"{camera} has frames {list(look.shape)}, info.json says {declared}")
         if abs(look.fps - self.meta.fps) > 0.01 * self.meta.fps:
             self.report.remarks.append(f"{camera} has {look.fps:g} frames per second, rows {self.meta.fps:g}")
-        key = ("observation", camera)
         if self.options.video == "pixels" or (self.options.video == "jpeg" and look.dtype != "uint8"):
             return Column(("observation",), look.dtype, look.shape)
         limit = max(1 << 26, int(np.prod(look.shape)) * 2)
         if self.options.video == "jpeg":
-            self.report.lossy.append(f"{key[1]}: frames are compressed again, as JPEG")
+            self.report.lossy.append(f"{camera}: frames are compressed again, as JPEG")
         return heap_column(("observation",), Heap("array", self.options.video, limit), look.dtype, look.shape)
 
     def _frames(self, camera: str, episode: int, count: int) -> Iterator[NDArray[Any]]:
