@@ -52,16 +52,17 @@ def scan(meta: Meta, tables: Tables) -> Scan:
     for path in paths:
         with tables.open(path) as opened:
             names = opened.schema_arrow.names
+            rows = opened.metadata.num_rows
+            if not rows:
+                continue
             if not found.columns:
                 _look_at_columns(found, meta, tables, opened, path)
-            rows = opened.metadata.num_rows
         wanted = [name for name in ("episode_index", "timestamp", *_NUMBERS) if name in names]
         columns = tables.columns(path, wanted)
         if "episode_index" not in columns:
             raise InputError(f"{path}: no column episode_index", path=path)
         numbers = {n: tables.numbers(column, path) for n, column in columns.items() if n != "timestamp"}
-        if rows:
-            _note_episodes(found, numbers, path, index)
+        _note_episodes(found, numbers, path, index)
         found.files.append(str(path.relative_to(meta.root)))
         index += rows
     if not found.episodes:

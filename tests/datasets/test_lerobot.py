@@ -369,3 +369,12 @@ def test_the_sample_gives_its_numbers(tmp_path: Path) -> None:
     index, table = dataset.text(("task",), np.asarray(dataset.episodes.start))
     assert [table[i] for i in index] == ["push block", "open drawer", "push block"]
     assert report["fps"] == FPS
+
+
+def test_files_without_rows_are_passed_over(tmp_path: Path) -> None:
+    path = make(tmp_path / "src")
+    pq.write_table(
+        pa.table({"episode_index": pa.array([])}), path / "data" / "chunk-000" / "file-000a.parquet"
+    )
+    dataset, _ = imported(path, tmp_path / "ds")
+    assert dataset.episodes.length.tolist() == [4, 2, 3]
