@@ -1,0 +1,114 @@
+"""Tables of features and a label (OpenML, scikit-learn), CSV or Parquet: every row is an episode of one step.
+
+The features are the observation, the label is the action that was right; there is no reward and no next
+observation. Such tables look like any other, so they are read with `--from openml` only. Columns of text stay
+text, as `("info", …)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rlcli.config import opt
+from rlcli.datasets import csv_text, parquet
+from rlcli.datasets.contract import Request, Seen
+from rlcli.datasets.csv_text import CsvTable
+from rlcli.datasets.mapping import storable
+from rlcli.datasets.parquet import ParquetTable
+from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.errors import InputError, UsageError, nearest
+
+_FEATURES, _END = "rl:features", "rl:end"
+_TARGETS = ("class", "target", "label", "y", "Class")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Reading tables of features and a label."""
+
+    target: str = opt("", "The column of the label; class, target, label or y if empty.")
+
+
+def detect(path: Path) -> Seen:
+    """Never: nothing tells such a table from one of steps."""
+    return Seen(False, "read with --from openml only")
+
+
+@contextmanager
+def open_source(path: Path, request: Request, options: Options) -> Iterator[PlainSource]:
+    """The table. Raises `UsageError` for a label that is not there, `InputError` without numeric features."""
+    if not parquet.detect(path).matches and not csv_text.detect(path).matches:
+        raise InputError(f"{path}: neither Parquet nor CSV with a header", path=path)
+    inner: ParquetTable | CsvTable = ParquetTable(path) if parquet.detect(path).matches else CsvTable(path)
+    try:
+        target = _target(path, inner, options.target)
+        table = _OneStepTable(inner, target)
+        mapping = {_FEATURES: "observation", target: "action", _END: "terminated"}
+        mapping |= {name: "/".join(("info", *storable(name))) for name in table.kept}
+        mapping |= request.mapping
+        source = PlainSource(table, dataclasses.replace(request, mapping=mapping, confirmed=True))
+        source.record |= {"alignment": "one step per episode", "features": table.features, "label": target}
+        yield source
+    finally:
+        inner.close()
+
+
+def _target(path: Path, table: Table, given: str) -> str:
+    names = list(table.fields)
+    if given and given not in names:
+        raise UsageError(f"{path}: no column {given!r}; {nearest(given, names)}", path=path)
+    found = given or next((name for name in _TARGETS if name in names), "")
+    if not found:
+        raise UsageError(
+            f"{path}: no column {', '.join(_TARGETS[:-1])}", hint="add --set target=NAME", path=path
+        )
+    if table.fields[found].dtype.kind == "O":
+        raise InputError(f"{path}: {found} holds text, expected numbers of classes", path=path)
+    return found
+
+
+class _OneStepTable(Table):
+    """A table whose numeric columns are one vector, and every row ends an episode."""
+
+    layout = "openml"
+
+    def __init__(self, inner: Table, target: str) -> None:
+        super().__init__(inner.path)
+        self.inner, self.files, self.can_seek = inner, inner.files, inner.can_seek
+        self.chunk_rows = inner.chunk_rows
+        numeric = {
+            name: field
+            for name, field in inner.fields.items()
+            if field.dtype.kind in "biuf" and field.shape == () and name != target
+        }
+        if not numeric:
+            raise InputError(f"{inner.path}: has no columns of numbers beside {target}", path=inner.path)
+        self.features = list(numeric)
+        self.kept = [name for name in inner.fields if name not in numeric and name != target]
+        rows = inner.fields[target].rows
+        dtype = np.result_type(*(field.dtype for field in numeric.values()))
+        self.fields = {
+            _FEATURES: Field(dtype, (len(numeric),), rows),
+            target: inner.fields[target],
+            _END: Field(np.dtype(bool), (), rows),
+            **{name: inner.fields[name] for name in self.kept},
+        }
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
+        """Rows of some fields; the features are read together."""
+        wanted = [name for name in names if name not in (_FEATURES, _END)]
+        features = self.features if _FEATURES in names else []
+        found = self.inner.read([*wanted, *features], start, stop)
+        arrays = {name: found[name] for name in wanted}
+        if features:
+            dtype = self.fields[_FEATURES].dtype
+            arrays[_FEATURES] = np.stack([found[name].astype(dtype) for name in features], axis=1)
+        if _END in names:
+            arrays[_END] = np.ones(stop - start, np.bool_)
+        return arrays

@@ -1,0 +1,55 @@
+"""Tables of features and a label become episodes of one step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlcli.errors import InputError, UsageError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert import convert
+
+CSV = "sepal,petal,kind,class\n5.1,1.4,wild,0\n4.9,1.3,garden,2\n6.2,4.5,wild,1\n"
+
+
+def test_every_row_is_an_episode(tmp_path):
+    (tmp_path / "iris.csv").write_text(CSV)
+    report = convert(tmp_path / "iris.csv", tmp_path / "ds", from_="openml", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [1, 1, 1]
+        assert dataset.episodes.terminated.all()
+        expected = np.array([[5.1, 1.4], [4.9, 1.3], [6.2, 4.5]], "f4")
+        assert np.array_equal(dataset.read(("observation",)), expected)
+        assert dataset.read(("action",)).tolist() == [0, 2, 1]
+        assert dataset.spec["action"] == {"type": "discrete", "n": 3, "start": 0}
+        assert list(dataset.read(("info", "kind"))) == ["wild", "garden", "wild"]
+        assert dataset.extra["source"]["features"] == ["sepal", "petal"]
+    assert report["unknown_next"] == 3
+    assert "the source has no rewards; they are 0" in report["remarks"]
+
+
+def test_the_label_can_be_named(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b,answer\n1,2,0\n3,4,1\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", from_="openml", sets=["target=answer"])
+    with pytest.raises(UsageError, match="no column class, target, label, y"):
+        convert(tmp_path / "x.csv", tmp_path / "no", from_="openml")
+    with pytest.raises(UsageError, match="no column 'anser'"):
+        convert(tmp_path / "x.csv", tmp_path / "no", from_="openml", sets=["target=anser"])
+
+
+def test_parquet_tables(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"a": [1.0, 2.0], "y": [1, 0]}), tmp_path / "x.parquet")
+    convert(tmp_path / "x.parquet", tmp_path / "ds", from_="openml", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("action",)).tolist() == [1, 0]
+
+
+def test_tables_that_cannot_be_are_one_line(tmp_path):
+    (tmp_path / "x.csv").write_text("a,class\n1,yes\n2,no\n")
+    with pytest.raises(InputError, match="holds text"):
+        convert(tmp_path / "x.csv", tmp_path / "ds", from_="openml")
+    (tmp_path / "y.bin").write_bytes(bytes(99))
+    with pytest.raises(InputError):
+        convert(tmp_path / "y.bin", tmp_path / "ds", from_="openml")
