@@ -249,6 +249,22 @@ class Checker:
             if part.left:
                 self._compare(part, range(low // BLOCK, (high - 1) // BLOCK + 1))
 
+    def heap_spans(
+        self, mapped: MappedSegment, position: int, spans: Iterable[tuple[int, int]], waiting: Waiting
+    ) -> None:
+        """Compares the blocks that hold several ranges of bytes of a sealed segment's heap; what has to be
+        fetched is added to `waiting`. Bytes behind its end are left out.
+        """
+        last = len(mapped.heap(position))
+        inside = [(low, min(high, last)) for low, high in spans if 0 <= low < min(high, last)]
+        blocks = {block for low, high in inside for block in range(low // BLOCK, (high - 1) // BLOCK + 1)}
+        if blocks:
+            key = self._schema.heaps[position].key
+            known = self._checks[mapped.entry.name].parts
+            part = known.get(("heaps", key)) or self._part(mapped, "heaps", key)
+            if missing := list(part.wrong(sorted(blocks))):
+                waiting.append((part, missing))
+
     def _part(self, mapped: MappedSegment, tree: str, key: Key) -> _Part:
         checks = self._checks[mapped.entry.name]
         if tree == "segments":

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlcli.errors import CorruptError
 from rlcli.format import heap, stack
-from rlcli.format.checking import Checker
+from rlcli.format.checking import Checker, Waiting
 from rlcli.format.heap_file import heap_name
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
@@ -74,10 +74,9 @@ class Composer:
 
     def encoded(self, column: Column, rows: Rows) -> list[heap.Encoded | None]:
         """The stored bytes, as they came; None where the value is unknown."""
-        return [
-            None if place is None else heap.Encoded(self._bytes(column, place))
-            for place in self._places(column, rows)
-        ]
+        places = self._places(column, rows)
+        self._bring(column, places)
+        return [None if place is None else heap.Encoded(self._bytes(column, place)) for place in places]
 
     def text(self, column: Column, rows: Rows) -> tuple[Rows, list[str]]:
         """Per row an index `[n]` in a table of the different texts, in order of their first row."""
@@ -180,6 +179,20 @@ class Composer:
             self._checker.heap(mapped, position, place.off, stop)
         return data[place.off : stop].tobytes()
 
+    def _bring(self, column: Column, places: Iterable[_Place | None]) -> None:
+        """Fetches what these values take, all at once, if their heap is elsewhere."""
+        if self._checker is None or not self._checker.is_remote:
+            return
+        spans: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for place in filter(None, places):
+            spans.setdefault((place.stream, place.first), []).append((place.off, place.off + place.length))
+        waiting: Waiting = []
+        position = self._position[column.of or column.key]
+        for (number, first), own in spans.items():
+            stream = self._streams[number]
+            self._checker.heap_spans(stream.touch(stream.position(first)).mapped, position, own, waiting)
+        self._checker.settle(waiting)
+
     def _path(self, column: Column, place: _Place) -> Path:
         stream = self._streams[place.stream]
         mapped = stream.touch(stream.position(place.first)).mapped
@@ -189,7 +202,9 @@ class Composer:
         """The values, equal places decoded once; None where they are unknown."""
         done: dict[_Place | None, Any] = {None: None}
         found = []
-        for place in self._places(column, rows):
+        places = self._places(column, rows)
+        self._bring(column, places)
+        for place in places:
             if place not in done:
                 assert place is not None
                 data = self._bytes(column, place)

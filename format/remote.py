@@ -16,7 +16,7 @@ from rlcli.errors import CorruptError, InputError
 from rlcli.format import manifest, snapshot
 from rlcli.format.cache import Cache, default_bytes, default_folder
 from rlcli.format.fetching import Fetcher
-from rlcli.format.journal import RECORD
+from rlcli.format.journal import RECORD, Journal
 from rlcli.format.location import URL
 from rlcli.format.manifest import Manifest
 from rlcli.format.origin import Missing, Origin
@@ -68,6 +68,7 @@ class RemoteSource:
         newest = self.manifest(identity["uuid"], number)
         self._check_parent(newest)
         if not all(segment.sealed for segment in newest.segments):
+            self._check_seals(newest)
             raise InputError(
                 f"{self.url}: it is being written, or its writer was killed; through a URL only sealed "
                 "datasets are read",
@@ -152,6 +153,15 @@ class RemoteSource:
                 f"{path}: SHA-256 differs from what generation {newest.generation} says", path=path
             )
 
+    def _check_seals(self, newest: Manifest) -> None:
+        """The journal of an open segment may not be sealed by a generation that is not there."""
+        for entry in newest.segments:
+            if not entry.sealed:
+                state = Journal(entry.stream, newest.dataset, entry.first, entry.alloc)
+                state.feed(self.origin.read(f"journal/{entry.name}.log"))
+                if state.sealed_by is not None and not self._is_pending(state.sealed_by):
+                    raise self._gap(state.sealed_by)
+
     def _check_journals(self, newest: Manifest) -> None:
         """No journal may name a generation that is not there. SPEC.md section 8."""
         known = {f"{segment.name}.log" for segment in newest.segments}
@@ -194,7 +204,10 @@ class RemoteView(View):
         return self._source.manifest(newest.dataset, generation)
 
     def _fetcher(self, newest: Manifest) -> Fetcher:
-        return self._source.fetcher(newest)
+        fetcher = self._source.fetcher(newest)
+        if self._at is not None:  # then it takes their tables to know which episodes there were
+            fetcher.begin(newest.segments)
+        return fetcher
 
     def refresh(self) -> Refreshed:
         return Refreshed(self.generation)
