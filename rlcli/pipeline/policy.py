@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from rlcli.algorithms import load
+from rlcli.algorithms.transformed import Transformed
 from rlcli.config import from_dict
 from rlcli.format.specs import spec_from_json
 from rlcli.pipeline import checkpoint
 from rlcli.pipeline.run import open_run
 from rlcli.pipeline.updates import draw, tensors
+from rlcli.transforms.transform import parse_transform
 
 
 class NetworkPolicy:
@@ -50,6 +52,8 @@ def policy_from_run(
     algorithm = load(run.info["algorithm"])
     config = from_dict(algorithm.Config, run.info["config"])
     observation, action = (spec_from_json(run.info["spec"][name]) for name in ("observation", "action"))
+    if words := run.info["settings"].get("transform"):
+        algorithm = Transformed(algorithm, [parse_transform(word) for word in words], observation)
     nets = algorithm.build(observation, action, config)
     chosen = checkpoint.select(run.checkpoints, which)
     state = checkpoint.load_tensors(chosen)["state"]

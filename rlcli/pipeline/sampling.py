@@ -17,6 +17,7 @@ from rlcli.format.specs import Key
 from rlcli.replay import SAMPLERS
 from rlcli.replay.choice import load_sampler
 from rlcli.replay.sampler import Sampler, State
+from rlcli.transforms.transform import Transform
 
 REWARD: Key = ("next", "reward")
 # What a sampler adds to a row's columns, and the algorithm must read for the batch to mean what it says.
@@ -127,7 +128,7 @@ def columns(dataset: Dataset, algorithm: ModuleType, config: Any, choice: Choice
         return tuple(algorithm.COLUMNS)
     holds = f"{dataset.path} holds {made['n']}-step rewards"
     if DISCOUNT not in getattr(algorithm, "OPTIONAL", ()):
-        raise IncompatibleError(f"{holds}, which {algorithm.__name__.rpartition('.')[2]} cannot learn from")
+        raise IncompatibleError(f"{holds}, which this algorithm cannot learn from")
     if made["gamma"] != config.gamma:
         raise IncompatibleError(
             f"{holds} made with gamma {made['gamma']:g}, but --gamma is {config.gamma:g}",
@@ -136,6 +137,16 @@ def columns(dataset: Dataset, algorithm: ModuleType, config: Any, choice: Choice
     if choice.name in ("n-step", "hindsight"):
         raise IncompatibleError(f"{holds} already; --sampler {choice.name} needs those of one step")
     return (*algorithm.COLUMNS, DISCOUNT)
+
+
+def check_rewards(transforms: Sequence[Transform], choice: Choice, datasets: Sequence[Dataset]) -> None:
+    """Raise `UsageError` if rewards of several steps would be changed as only those of one step may be."""
+    several = choice.name == "n-step" or any("n_step" in dataset.extra for dataset in datasets)
+    for transform in transforms:
+        if several and not transform.is_linear:
+            raise UsageError(
+                f"--transform {type(transform).__name__} is for rewards of one step, not for sums of several"
+            )
 
 
 def split_state(state: State) -> tuple[Any, dict[str, Any]]:

@@ -24,6 +24,13 @@ class Settings:
         "How batches are drawn; its options: `--set sampler.alpha=0.7`, listed by `rl algo samplers`.",
         metavar="NAME",
     )
+    transform: tuple[str, ...] = opt(
+        (),
+        "What observations or rewards go through before the networks: normalise, cast, reward-scale, "
+        "reward-clip; repeatable, in order.",
+        metavar="NAME[:K=V,…]",
+        repeatable=True,
+    )
     steps: int | None = opt(None, "Environment steps in all (online).", ge=1, metavar="COUNT")
     updates: int | None = opt(None, "Updates in all (from datasets).", ge=1, metavar="COUNT")
     follow: bool = opt(False, "The datasets are being written: learn from what is there as they grow.")

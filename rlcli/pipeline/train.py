@@ -19,6 +19,7 @@ import numpy as np
 
 from rlcli import console
 from rlcli.algorithms import load
+from rlcli.algorithms.transformed import Transformed
 from rlcli.envs import make_many
 from rlcli.errors import UsageError
 from rlcli.pipeline import checkpoint
@@ -27,9 +28,10 @@ from rlcli.pipeline.inputs import Inputs, open_inputs, planned_updates, source_o
 from rlcli.pipeline.policy import NetworkPolicy
 from rlcli.pipeline.reports import Reporter
 from rlcli.pipeline.run import Run, open_run
-from rlcli.pipeline.sampling import choose
+from rlcli.pipeline.sampling import check_rewards, choose
 from rlcli.pipeline.session import Loop, Session, continue_session, recorded_options, start_session
 from rlcli.pipeline.settings import Settings
+from rlcli.transforms.transform import parse_transform
 
 REPORTS_PER_RUN = 200
 EVALUATIONS_PER_RUN = 20
@@ -67,10 +69,14 @@ def train(
             settings.sampler, sampler or {}, label=name, algorithm=algorithm, config=config, source=source,
             updates=planned_updates(source, algorithm, settings, config),
         )  # fmt: skip
+    transforms = [parse_transform(word) for word in settings.transform]
     with ExitStack() as opened:
         stop = opened.enter_context(console.interruptible())
         parents = () if run is None else run.info["parents"]
         inputs = opened.enter_context(open_inputs(source, algorithm, settings, config, parents))
+        if transforms:
+            check_rewards(transforms, choice, inputs.datasets)
+            algorithm = Transformed(algorithm, transforms, inputs.observation)
         if run is None:
             session = start_session(name, algorithm, settings, config, choice, inputs, stop, out)
             restored = None

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlcli.algorithms.transformed import Transformed
 from rlcli.pipeline.execution import Execution, cache_dir, compiled_marker, mark_compiled
 from rlcli.returns.gae import gae
 
@@ -65,6 +66,13 @@ class UpdateRunner:
         `truncated`, each `[T, E]`. Its `T * E` rows are cut into minibatches; a remainder smaller than one is
         left out, another one each epoch. Returns the state and the metrics' means.
         """
+        state, metrics = self._epochs(state, rollout)
+        if isinstance(self.algorithm, Transformed):
+            seen = _map(tensors(rollout["observation"]), lambda x: x.flatten(0, 1))
+            state = self.algorithm.learn(state, seen)
+        return state, metrics
+
+    def _epochs(self, state: State, rollout: Mapping[str, Any]) -> tuple[State, Metrics]:
         rows = self._rollout_rows(state, rollout)
         num_rows = len(rows["advantage"])
         size = min(self.config.minibatch_size, num_rows)
@@ -124,8 +132,11 @@ class UpdateRunner:
         flat_next = _map(after["observation"], lambda x: x.flatten(0, 1))
         with torch.no_grad(), _matmul(self.execution.matmul):
             next_value = self.algorithm.value(state, flat_next, self.nets, self.config)
+        reward = after["reward"]
+        if isinstance(self.algorithm, Transformed):
+            reward = self.algorithm.reward(reward)
         advantage = gae(
-            after["reward"],
+            reward,
             rollout["value"],
             next_value.view(num_steps, num_envs),
             after["terminated"],
