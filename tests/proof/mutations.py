@@ -1,10 +1,10 @@
 """Datasets that are changed at will, by bytes that a fuzzer chooses, and what readers make of them.
 
-`Target.run(data)` is one case: `data` chooses a dataset, some changes and a way of reading. A change is raw (a
-bit, a cut, a copy, a swap of a file's bytes) or signed: JSON members and journal fields are edited, and then
-every digest above them is worked out anew, so that the change gets past the hashes. A reader must then either
-say that the dataset is wrong, or, after raw changes, hand out what was written; in less than a second, without
-changing a file, or looking at one that is elsewhere.
+`Target.run(data)` is one case: `data` chooses a dataset, some changes and a way of reading. A change is raw
+(a bit, a cut, a copy, a swap of a file's bytes) or signed: JSON members and journal fields are edited, and
+then every digest above them is worked out anew, so that the change gets past the hashes. A reader must either
+say that the dataset is wrong, or, after raw changes, hand out what was written; in less than a second,
+without changing a file, or looking at one that is elsewhere.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from rlcli.format.writer import Writer
 ALLOWED = (InputError, CorruptError, IncompatibleError)
 SECONDS, BYTES = 1.0, 256 << 20
 EXTREMES: tuple[Any, ...] = (
-    0, 1, -1, 7, 255, 1 << 31, (1 << 31) - 1, 1 << 40, 1 << 53, -(1 << 53), 1 << 63, 0.5, 1e308, True, False, None,
-    "", "..", "../../etc/passwd", "/etc/passwd", "w00-000000000000", "w99-000000000000", "segments", "\0", "é",
-    "a" * 300, [], {}, [[]], [{}], {"a": 1},
-)  # fmt: skip
+    *(0, 1, -1, 7, 255, 1 << 31, (1 << 31) - 1, 1 << 40, 1 << 53, -(1 << 53), 1 << 63, 0.5, 1e308),
+    *(True, False, None, "", "..", "../../etc/passwd", "/etc/passwd", "segments", "\0", "é", "a" * 300),
+    *("w00-000000000000", "w99-000000000000", [], {}, [[]], [{}], {"a": 1}),
+)
 
 
 class Choices:
