@@ -137,8 +137,6 @@ def test_any_history_comes_back_in_order(tmp_path, seed, monkeypatch):
 
 
 def test_a_checkpoint_that_wrapped_is_read_from_its_oldest_row(tmp_path):
-    ring = play(Ring(tmp_path / "unused", 1000), 30, 30, 30)
-    ring.folder, ring.capacity = tmp_path / "logs", 1000
     small = Ring(tmp_path / "logs", 50)
     small._put = lambda *values: put(small, values)
     play(small, 20, 20, 20, unfinished=4)

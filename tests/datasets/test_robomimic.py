@@ -57,10 +57,6 @@ def demos(**kwargs):
     return {name: demo(length, seed, **kwargs) for seed, (name, length) in enumerate(LENGTHS.items())}
 
 
-def read(path, report=None):
-    return Dataset.open(path)
-
-
 def test_the_published_sample_gives_its_numbers(tmp_path):
     path = SHARED / "robomimic" / "robomimic_test.hdf5"
     if not path.exists():
