@@ -9,11 +9,14 @@ that stay encoded, ragged values.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlcli.datasets.example import Values
 from rlcli.datasets.features import MAX_ELEMENT_BYTES, Field, show_shape
@@ -83,9 +86,13 @@ class Stored:
             return [value or missing(column) for value in values]
         if self.form == "pixels":
             pictures = np.zeros((len(values), *column.shape), column.numpy)
-            for value, picture in zip(values, pictures, strict=True):
-                if value:
-                    decode(name, value, picture, dct)
+
+            def fill(data: bytes, picture: NDArray[Any]) -> None:
+                if data:
+                    decode(name, data, picture, dct)
+
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoders release the GIL
+                list(pool.map(fill, values, pictures))
             return pictures if column.heap is None else list(pictures)
         if isinstance(values, Ragged):
             return np.split(values.flat, np.cumsum(values.lengths)[:-1])
