@@ -52,9 +52,8 @@ class Collected:
             self._counts += np.bincount(span, minlength=self._num_spans) * (found.size // len(found))
         elif found.dtype == np.bool_ and self.term.kind == "number":
             found = found.astype(np.uint8)
-        if found.ndim == 2:
-            found = ufunc.reduce(found, axis=1)
-        self._values.append(ufunc.reduceat(found, starts))
+        flat: Array = ufunc.reduce(found, axis=1) if found.ndim == 2 else found
+        self._values.append(ufunc.reduceat(flat, starts))
 
     def result(self) -> Any:
         """One number of a quantile; else an array or `Text`, `[spans]`."""

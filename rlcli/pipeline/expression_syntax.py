@@ -261,7 +261,7 @@ class _Parser:
         self.fail(f"expected a name, a number or '(', found {found}")
 
     def call(self, name: Token) -> Node:
-        parts = []
+        parts: list[Node] = []
         while not self.take(")"):
             if parts:
                 self.expect(",", "between arguments")

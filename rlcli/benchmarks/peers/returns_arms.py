@@ -24,6 +24,7 @@ def torchrl_function(name: str, shapes: Shapes, folder: Path, size: str) -> dict
     done, terminated = torch.rand(2, num_envs, num_steps, 1) < 0.005
     done = done | terminated
     function = getattr(functional, name)
+    arguments: tuple[Any, ...]
     if "vtrace" in name:
         ratio = 0.1 * torch.randn(num_envs, num_steps, 1)
         arguments = (GAMMA, ratio, torch.zeros_like(ratio), value, next_value, reward, done, terminated)
