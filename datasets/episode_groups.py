@@ -94,37 +94,38 @@ def scan(groups: Iterable[tuple[str, Path, Any]], layout: Layout) -> Scan:
     with_final: set[bool] = set()
     path: Any = None
     for name, path, group in groups:
-        if not isinstance(group, h5py.Group):
-            raise InputError(f"{path}: {group.name} is an array, expected a group", path=path)
-        where = f"{path}: {group.name}"
-        arrays = dict(hdf5.walk(group))
-        for dataset in arrays.values():
-            check_storage(path, dataset)
-        rows = _num_rows(arrays, layout, where)
-        if rows == 0:
-            result.empty += 1
-            continue
-        lengths = {
-            dataset.shape[0] - rows
-            for key, dataset in arrays.items()
-            if is_below(key, layout.observation) and dataset.shape
-        }
-        if lengths - {0, 1} or len(lengths) > 1:
-            raise InputError(
-                f"{where}: {rows:,} actions, and {', '.join(f'{n + rows:,}' for n in sorted(lengths))} "
-                f"observations",
-                path=path,
-            )
-        with_final |= {difference == 1 for difference in lengths}
-        for key, dataset in arrays.items():
-            _see(result, path, name, key, dataset, rows, layout)
-        for key in group.attrs:
-            _see_attribute(result, path, group, key, rows)
-        if not result.inexact and layout.reward in arrays:
-            with hdf5.damage(path, f"{group.name}/{layout.reward}:"):
-                result.inexact = not is_exact(np.asarray(arrays[layout.reward][()]))
-        result.names.append(name)
-        result.rows.append(rows)
+        with hdf5.damage(path, f"{name}:"):
+            if not isinstance(group, h5py.Group):
+                raise InputError(f"{path}: {group.name} is an array, expected a group", path=path)
+            where = f"{path}: {group.name}"
+            arrays = dict(hdf5.walk(group))
+            for dataset in arrays.values():
+                check_storage(path, dataset)
+            rows = _num_rows(arrays, layout, where)
+            if rows == 0:
+                result.empty += 1
+                continue
+            lengths = {
+                dataset.shape[0] - rows
+                for key, dataset in arrays.items()
+                if is_below(key, layout.observation) and dataset.shape
+            }
+            if lengths - {0, 1} or len(lengths) > 1:
+                raise InputError(
+                    f"{where}: {rows:,} actions, and {', '.join(f'{n + rows:,}' for n in sorted(lengths))} "
+                    f"observations",
+                    path=path,
+                )
+            with_final |= {difference == 1 for difference in lengths}
+            for key, dataset in arrays.items():
+                _see(result, path, name, key, dataset, rows, layout)
+            for key in group.attrs:
+                _see_attribute(result, path, group, key, rows)
+            if not result.inexact and layout.reward in arrays:
+                with hdf5.damage(path, f"{group.name}/{layout.reward}:"):
+                    result.inexact = not is_exact(np.asarray(arrays[layout.reward][()]))
+            result.names.append(name)
+            result.rows.append(rows)
     if len(with_final) > 1:
         raise IncompatibleError(f"{path}: some episodes have a final observation and others not", path=path)
     result.has_final = with_final == {True}
