@@ -135,6 +135,8 @@ def start_session(
         matmul=settings.matmul,
         threads=settings.threads,
     )
+    generator = torch.Generator().manual_seed(settings.seed)
+    state = algorithm.init(nets, config, generator)
     path = out or unique_path(Path("runs") / f"{name}-{inputs.label}-s{settings.seed}")
     info = {
         "algorithm": name,
@@ -156,8 +158,6 @@ def start_session(
         toml += f"\n[sampler]\n{to_toml(sampler.config)}"
     run = create_run(path, info, toml)
     console.log(f"{run.path}: {execution.reason}; matmul {execution.matmul}, threads {execution.threads}")
-    generator = torch.Generator().manual_seed(settings.seed)
-    state = algorithm.init(nets, config, generator)
     runner = UpdateRunner(algorithm, nets, config, execution, generator)
     return Session(run, algorithm, config, settings, sampler, nets, runner, state, inputs.total, stop)
 

@@ -56,8 +56,13 @@ class Normalise(Transform):
         if self.statistics != "running":
             return memory
         found: list[torch.Tensor] = []
-        map_leaves(lambda leaf, value: found.append(_rows(leaf, value)), spec, observation)
-        values = torch.cat([value for value in found if value.shape[-1]], dim=-1)  # [B, size]
+
+        def collect(leaf: Leaf, value: torch.Tensor) -> None:
+            if isinstance(leaf, Box):
+                found.append(_rows(leaf, value))
+
+        map_leaves(collect, spec, observation)
+        values = torch.cat(found, dim=-1)  # [B, size]
         count, mean = memory["count"], values.mean(0)
         total, difference = count + len(values), mean - memory["mean"]
         return {
@@ -80,7 +85,7 @@ class Normalise(Transform):
             part = slice(start, start + math.prod(leaf.shape))
             start = part.stop
             found = (_rows(leaf, value) - memory["mean"][part]) / std[part]
-            return found.clamp(-self.clip, self.clip).to(torch.float32).reshape(value.shape)
+            return found.clamp(-self.clip, self.clip).to(torch.float32).reshape(-1, *leaf.shape)
 
         return map_leaves(scaled, spec, observation)
 
@@ -110,7 +115,6 @@ def _boxes(spec: Spec) -> dict[tuple[str, ...], Box]:
     return {path: leaf for path, leaf in leaves(spec).items() if isinstance(leaf, Box)}
 
 
-def _rows(leaf: Leaf, value: torch.Tensor) -> torch.Tensor:
-    """`[B, size]` float64; of size 0 for what is not normalised."""
-    size = math.prod(leaf.shape) if isinstance(leaf, Box) else 0
-    return value.reshape(len(value), -1)[:, :size].to(torch.float64)
+def _rows(leaf: Box, value: torch.Tensor) -> torch.Tensor:
+    """`[B, size]` float64."""
+    return value.reshape(-1, math.prod(leaf.shape)).to(torch.float64)
