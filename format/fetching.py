@@ -24,9 +24,7 @@ from rlcli.format.schema import Schema
 from rlcli.format.segment_files import load_sums
 from rlcli.format.sums import BLOCK, FileSum
 
-_REQUEST_BLOCKS = (
-    4  # of one request at most: large enough for a long way, small enough to share between threads
-)
+_REQUEST_BLOCKS = 4  # of one request at most: enough for a long way, few enough for threads to share
 _LARGE = ("segments/", "finals/", "heaps/")
 
 Item = TypeVar("Item")

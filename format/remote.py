@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from rlcli.format.view import Refreshed, View
 
 _NUMBER = re.compile(r"([0-9]{20})\.json")
 _MOST = 1 << 40  # generations: a server that has more says yes to every name
-_BEYOND = 8  # numbers behind the newest that are looked at, in case one in between is missing
+_PROBES = 8  # numbers that are asked for at a time; and behind the newest, in case one is missing
 
 
 @dataclass(frozen=True)
@@ -116,24 +117,29 @@ class RemoteSource:
         return newest
 
     def _search(self, known: int) -> int:
-        """The highest number, if `known` is there or 0: doubling steps, then halves."""
-        low, step = known, 1
-        while self._has(low + step):
-            low, step = low + step, 2 * step
+        """The highest number, if `known` is there or 0: doubling steps, then parts of the last one."""
+        low, high = known, 0  # there; not there
+        while not high:
+            low, high = self._narrow(low, [low + (1 << step) for step in range(_PROBES)])
             if low > _MOST:
                 raise InputError(f"{self.url}: the server has a file of every name", path=self.url)
-        high = low + step  # not there
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._has(middle) else (low, middle)
-        if low != known or not known:
-            for beyond in range(low + 2, low + 2 + _BEYOND):
-                if self._has(beyond):
-                    raise self._gap(low + 1)
+            between = {low + (high - low) * part // (_PROBES + 1) for part in range(1, _PROBES + 1)} - {low}
+            low, found = self._narrow(low, sorted(between))
+            high = found or high
+        self._narrow(low, range(low + 1, low + 1 + _PROBES))
         return low
 
-    def _has(self, generation: int) -> bool:
-        return self.origin.exists(name_of(generation))
+    def _narrow(self, low: int, numbers: Sequence[int]) -> tuple[int, int]:
+        """The last of these ascending numbers that is there, or `low`, and the first that is not, or 0."""
+        with ThreadPoolExecutor(_PROBES) as pool:
+            there = list(pool.map(lambda number: self.origin.exists(name_of(number)), numbers))
+        if all(there):
+            return numbers[-1], 0
+        first = there.index(False)
+        if any(there[first:]):
+            raise self._gap(numbers[first])
+        return numbers[first - 1] if first else low, numbers[first]
 
     def _gap(self, generation: int) -> CorruptError:
         path = self.origin.path(name_of(generation))
