@@ -7,6 +7,7 @@ run is at position n % capacity. Logs that follow each other continue each other
 from __future__ import annotations
 
 import re
+import tokenize
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class GzArray:
             version = npy.read_magic(stream)
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran, dtype = read(stream)
-        except (ValueError, SyntaxError, TypeError) as err:
+        except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as err:
             reason = " ".join(str(err).split())[:120]
             raise CorruptError(f"{self.path}: no NumPy array in gzip: {reason}", path=self.path) from err
         if any(n < 0 for n in shape):

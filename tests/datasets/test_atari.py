@@ -274,6 +274,15 @@ def test_damage_is_one_line_and_leaves_nothing(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_a_header_that_does_not_end_is_damage(tmp_path):
+    play(Ring(tmp_path / "logs", 40), 9).finish()
+    path = tmp_path / "logs" / "$store$_reward_ckpt.0.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"}", b" ", 1)))
+    with pytest.raises(CorruptError, match="reward"):
+        convert(tmp_path / "logs", tmp_path / "ds", from_="atari")
+    assert not (tmp_path / "ds").exists()
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("this must not run",))
