@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help dev test pytest ctest lint check demo slow bench-peers clean
+.PHONY: help dev test pytest ctest lint check demo slow soak bench-peers clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -58,6 +58,11 @@ ctest: $(VENV)/.test
 # Learning runs over seeds, long fault loops, building and installing the package.
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# Kills, cuts of power, failing calls, fuzzing and races of the dataset format, for about an hour.
+soak: $(VENV)/.test
+	$(BIN)/python tests/proof/soak.py
+	$(BIN)/python tests/proof/tensordict_matrix.py
 
 lint: $(VENV)/.dev
 	ruff check .

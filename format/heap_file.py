@@ -95,6 +95,6 @@ class HeapWriter:
             self.size += len(data)
 
     def close(self) -> None:
-        if self.fd >= 0:
-            files.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            files.close(fd)

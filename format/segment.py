@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -359,12 +360,16 @@ class SegmentWriter:
             files.sync(self._journal_fd)
 
     def close(self) -> None:
-        """Closes the descriptors; commits nothing."""
-        for fd in (*(fd for fd, _ in self._plain), *self._final_fds, self._journal_fd):
-            files.close(fd)
-        for heap in self._heaps:
-            heap.close()
-        self._plain, self._final_fds = (), []
+        """Closes the descriptors, each once, whatever the others do; commits nothing."""
+        fds = [fd for fd, _ in self._plain] + self._final_fds
+        if self._journal_fd >= 0:
+            fds.append(self._journal_fd)
+        self._plain, self._final_fds, self._journal_fd = (), [], -1
+        with ExitStack() as last_first:
+            for heap in self._heaps:
+                last_first.callback(heap.close)
+            for fd in fds:
+                last_first.callback(files.close, fd)
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.paths.root).as_posix()

@@ -6,6 +6,7 @@ kills --kills 10000       kill -9 over several writers, a follower compares ever
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import random
 import shutil
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import mutations
 import window_race
+from faults import all_calls
 from kills import Kills
 from known_rows import Violation
 from power_cuts import Cuts
@@ -48,6 +51,20 @@ def window(folder: Path, seed: int, options: argparse.Namespace) -> Report:
     return found
 
 
+def faults(folder: Path, seed: int, options: argparse.Namespace) -> Report:
+    errors = [errno.EIO, errno.ENOSPC, errno.EMFILE, None]
+    counts, violations = all_calls(folder, errors, options.step)
+    return {**dict(sorted(counts.items())), "violations": violations}
+
+
+def fuzz(folder: Path, seed: int, options: argparse.Namespace) -> Report:
+    rng = random.Random(seed)
+    target, violations = mutations.fuzz(
+        folder, lambda: rng.randbytes(24), lambda target: target.counts["cases"] >= options.cases
+    )
+    return {**dict(sorted(target.counts.items())), "violations": violations}
+
+
 PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {
     "kills": kills,
     "power": power,
@@ -62,6 +79,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--cuts", type=int, default=6_000)
     parser.add_argument("--rows", type=int, default=12_000_000)
+    parser.add_argument("--step", type=int, default=40)
+    parser.add_argument("--cases", type=int, default=20_000)
     options = parser.parse_args()
     if unknown := set(options.proofs) - PROOFS.keys():
         parser.error(f"no proof {sorted(unknown)}; there are {', '.join(PROOFS)}")
