@@ -107,7 +107,7 @@ def targets(dataset: Dataset, choice: Choice, value: float) -> dict[int, float]:
     found = {}
     for _ in range(100):
         batch = sampler.sample(1)
-        as_tensors = {k: torch.from_numpy(v) for k, v in batch.items() if k != "next"}
+        as_tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in batch.items() if k != "next"}
         as_tensors["next"] = {k: torch.from_numpy(v) for k, v in batch["next"].items()}
         metrics = dqn.critic_loss(critic, critic, as_tensors, nets, config)[1]
         found[int(batch["observation"][0, 0])] = metrics["target_q"].item()
