@@ -10,6 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from rlcli.format.dataset import Dataset
+from rlcli.format.remote import Remote
+
 LARGE = ("/segments/", "/finals/", "/heaps/")
 
 
@@ -135,3 +138,18 @@ def serving(root: Path) -> Iterator[Web]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def open_url(web: Web | str, cache: Path, name: str = "wide", **options: Any) -> Dataset:
+    """The dataset at a URL, or of that name on the server, with a cache of its own and few retries."""
+    url = web if isinstance(web, str) else f"{web.url}/{name}"
+    return Dataset.open(url, remote=Remote(cache=cache, **{"retries": 2, "timeout_seconds": 20.0, **options}))
+
+
+def in_memory(path: Path, name: str) -> str:
+    """The URL of a copy of a folder in memory."""
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    fs.put(str(path), f"/{name}", recursive=True)
+    return f"memory://{name}"

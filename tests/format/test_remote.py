@@ -19,20 +19,17 @@ pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 sys.path.insert(0, str(Path(__file__).parent))
 import model as m
-from serving import Web, serving
+from serving import Web, in_memory, open_url, serving
 
-from rlcli.errors import CorruptError, InputError, MissingExtraError, RLError, UsageError
-from rlcli.format import cache as caches
+from rlcli.errors import CorruptError, InputError
 from rlcli.format import manifest, origin, strictjson, sums
 from rlcli.format.dataset import Dataset
-from rlcli.format.location import URL, locate
 from rlcli.format.remote import Remote
 from rlcli.format.specs import Box
 from rlcli.format.sums import BLOCK
 
 WIDE = Box((4096,), "float32")  # 64 rows are a block
 ROWS, SEGMENT = 600, 256
-QUICK: dict[str, Any] = {"retries": 2, "timeout_seconds": 20.0}
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +55,9 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(origin, "_FIRST_WAIT_SECONDS", 0.0)
 
 
-def _open(web: Web | str, cache: Path, name: str = "wide", **options: Any) -> Dataset:
-    url = web if isinstance(web, str) else f"{web.url}/{name}"
-    return Dataset.open(url, remote=Remote(cache=cache, **{**QUICK, **options}))
-
-
 def _same(found: Any, expected: Any) -> None:
     for key, value in m.flatten(expected, ()).items():
         np.testing.assert_array_equal(m.flatten(found, ())[key], value, err_msg=str(key))
-
-
-def _in_memory(path: Path, name: str) -> str:
-    import fsspec
-
-    fs = fsspec.filesystem("memory")
-    fs.put(str(path), f"/{name}", recursive=True)
-    return f"memory://{name}"
 
 
 # The same rows.
@@ -85,10 +69,10 @@ def test_a_url_reads_as_the_folder_does(
     folder: Path, web: Web, tmp_path: Path, scheme: str, name: str
 ) -> None:
     web.lists = scheme.endswith("listings")
-    urls = {"memory": _in_memory(folder / name, name), "file": f"file://{folder / name}"}
+    urls = {"memory": in_memory(folder / name, name), "file": f"file://{folder / name}"}
     rng = np.random.default_rng(0)
     url = urls.get(scheme, f"{web.url}/{name}")
-    with Dataset.open(folder / name) as here, _open(url, tmp_path) as there:
+    with Dataset.open(folder / name) as here, open_url(url, tmp_path) as there:
         assert (there.digest, there.snapshot) == (here.digest, here.snapshot)
         assert (there.lineage, there.spec, there.state) == (here.lineage, here.spec, "sealed")
         assert there.unknown_next.tolist() == here.unknown_next.tolist()
@@ -113,7 +97,7 @@ def test_text_and_images_come_through_a_url(tmp_path: Path) -> None:
         for row in range(0, 60, 20):
             writer.write(0, {("a",): np.arange(row, row + 20), ("prompt",): texts[row : row + 20]})
             writer.commit()
-    with _open(f"file://{tmp_path / 'ds'}", tmp_path / "cache") as there:
+    with open_url(f"file://{tmp_path / 'ds'}", tmp_path / "cache") as there:
         rows = np.array([59, 0, 33, 7, 40])
         assert there.gather(rows)["prompt"].tolist() == [texts[row] for row in rows]
         assert there.read(("prompt",)).tolist() == texts
@@ -137,7 +121,7 @@ def test_an_older_snapshot_opens_through_a_url(tmp_path: Path) -> None:
 
 
 def test_only_the_blocks_of_the_rows_are_fetched(folder: Path, web: Web, tmp_path: Path) -> None:
-    with _open(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
+    with open_url(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
         assert web.data == []
         key = ("observation",)
         rows = np.array([300, 5])
@@ -154,7 +138,7 @@ def test_only_the_blocks_of_the_rows_are_fetched(folder: Path, web: Web, tmp_pat
 def test_a_whole_column_comes_in_few_requests_and_zeros_in_none(
     folder: Path, web: Web, tmp_path: Path
 ) -> None:
-    with _open(web, tmp_path, threads=2) as there:
+    with open_url(web, tmp_path, threads=2) as there:
         there.read(("observation",))
     blocks = -(-ROWS * 4096 * 4 // BLOCK)  # the rest of the last segment is zero
     assert web.data_bytes == blocks * BLOCK
@@ -162,27 +146,27 @@ def test_a_whole_column_comes_in_few_requests_and_zeros_in_none(
 
 
 def test_reading_on_fetches_ahead(folder: Path, web: Web, tmp_path: Path) -> None:
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         for start in range(0, SEGMENT, 8):
             there.read(("observation",), start, start + 8)
     assert len(web.data) == 3  # blocks 0; 1 and 2; 3
 
 
 def test_a_second_open_fetches_no_data(web: Web, tmp_path: Path) -> None:
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         first = there.read_rows()
     web.requests.clear()
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         _same(there.read_rows(), first)
         assert web.data == []
     assert {r.name.split("/")[2] for r in web.requests} <= {"dataset.json", "manifests"}
 
 
 def test_equal_segments_elsewhere_are_not_fetched_again(folder: Path, web: Web, tmp_path: Path) -> None:
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         there.read_rows()
     web.requests.clear()
-    with _open(f"file://{folder / 'wide'}", tmp_path) as mirror:
+    with open_url(f"file://{folder / 'wide'}", tmp_path) as mirror:
         mirror.read_rows()
     assert web.requests == []
 
@@ -206,7 +190,7 @@ def test_a_flipped_bit_is_named_and_not_kept(folder: Path, tmp_path: Path) -> No
     path = _copy(folder, tmp_path)
     _flip(path / "segments/w00-000000000256/observation.memmap", 2 * BLOCK + 77)
     with serving(tmp_path) as web, Dataset.open(folder / "wide") as here:
-        there = _open(f"{web.url}/damaged", tmp_path / "cache")
+        there = open_url(f"{web.url}/damaged", tmp_path / "cache")
         for read in (lambda: there.read_rows(), lambda: there.gather(np.array([256 + 130]))):
             with pytest.raises(CorruptError, match=r"http.*000256/observation\.memmap: block 2 differs"):
                 read()
@@ -239,22 +223,22 @@ def test_small_files_are_compared_too(folder: Path, tmp_path: Path, name: str, h
     removed = how == "remove" and name == "dataset.json"
     kind = InputError if removed else CorruptError
     with pytest.raises(kind, match="dataset.json" if removed else file.name):
-        _open(f"file://{path}", tmp_path / "cache").read_rows()
+        open_url(f"file://{path}", tmp_path / "cache").read_rows()
 
 
 def test_a_block_that_is_damaged_in_the_cache_is_fetched_again(web: Web, tmp_path: Path) -> None:
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         first = there.read_rows()
     for file in tmp_path.rglob("*.memmap"):
         _flip(file, 0)
     for file in tmp_path.rglob("sums/*.json"):
         file.write_bytes(b"nonsense")
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         _same(there.read_rows(), first)
 
 
 def test_a_cache_that_is_removed_in_use_gives_no_zeros(web: Web, tmp_path: Path) -> None:
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         there.gather(np.array([0]))
         for file in tmp_path.rglob("observation.memmap"):
             size = file.stat().st_size
@@ -279,7 +263,7 @@ def test_the_names_in_a_sums_file_are_not_believed(folder: Path, tmp_path: Path)
     }
     newest.write_bytes(strictjson.dump_checked(value))
     with pytest.raises(CorruptError, match="escaped"):
-        _open(f"file://{path}", tmp_path / "a/b/cache").read_rows()
+        open_url(f"file://{path}", tmp_path / "a/b/cache").read_rows()
     assert not list(tmp_path.rglob("escaped"))
 
 
@@ -289,14 +273,14 @@ def test_the_names_in_a_sums_file_are_not_believed(folder: Path, tmp_path: Path)
 @pytest.mark.parametrize("fault", ["500", "503", "429", "truncate", "flip", "close"])
 def test_what_passes_is_tried_again(folder: Path, web: Web, tmp_path: Path, fault: str) -> None:
     web.fault = lambda name, count: fault if count == 0 and not name.endswith(".json") else None
-    with _open(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
+    with open_url(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
         _same(there.read_rows(), here.read_rows())
 
 
 @pytest.mark.parametrize("fault", ["500", "truncate", "close"])
 def test_what_stays_is_an_error_that_names_the_file(web: Web, tmp_path: Path, fault: str) -> None:
     web.fault = lambda name, count: fault if name.endswith("action.memmap") else None
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         with pytest.raises(InputError, match=r"http://.*action\.memmap: cannot be read: .*3 tries"):
             there.read_rows()
         there.read(("observation",))
@@ -305,100 +289,29 @@ def test_what_stays_is_an_error_that_names_the_file(web: Web, tmp_path: Path, fa
 def test_a_refusal_is_not_tried_again(web: Web, tmp_path: Path) -> None:
     web.fault = lambda name, count: "403"
     with pytest.raises(InputError, match="the server answers 403"):
-        _open(web, tmp_path)
+        open_url(web, tmp_path)
     assert max(web.counts.values()) == 0
 
 
 def test_a_silent_server_is_not_waited_for_for_ever(web: Web, tmp_path: Path) -> None:
     web.fault = lambda name, count: "hang" if "observation" in name else None
-    there = _open(web, tmp_path, timeout_seconds=0.2, retries=0)
+    there = open_url(web, tmp_path, timeout_seconds=0.2, retries=0)
     with pytest.raises(InputError, match=r"observation\.memmap: cannot be read: no answer within 0\.2 s"):
         there.read(("observation",))
 
 
 def test_nobody_there_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"http://127\.0\.0\.1:1/ds/dataset\.json: cannot be read"):
-        _open("http://127.0.0.1:1/ds", tmp_path)
+        open_url("http://127.0.0.1:1/ds", tmp_path)
 
 
 def test_a_server_without_ranges_gives_each_file_once(folder: Path, web: Web, tmp_path: Path) -> None:
     web.has_ranges = False
-    with _open(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
+    with open_url(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
         rows = np.array([599, 3, 270, 150])
         _same(there.gather(rows), here.gather(rows))
         _same(there.read_rows(), here.read_rows())
     assert max(web.counts[r.name] for r in web.data) == 0
-
-
-# The newest state.
-
-
-def _generations(path: Path, count: int) -> None:
-    model = m.create(path, segment_rows=8, chunk_rows=8, num_streams=1)
-    while len(manifest.generations(path)) < count - 1:
-        model.add(0)
-    model.writer.close()
-
-
-@pytest.mark.parametrize("lists", [False, True])
-@pytest.mark.parametrize("count", [2, 3, 4, 9, 16, 17])
-def test_the_newest_generation_is_found(tmp_path: Path, count: int, lists: bool) -> None:
-    _generations(tmp_path / "ds", count)
-    newest = manifest.generations(tmp_path / "ds")[-1]
-    with serving(tmp_path) as web:
-        web.lists = lists
-        web.fault = lambda name, count: "503" if count == 0 else None  # no answer is no "it is not there"
-        with _open(web, tmp_path / "cache", "ds") as there:
-            assert there.generation == newest
-        asked = [r.name for r in web.requests if "/manifests/" in r.name]
-        assert len(asked) <= (4 if lists else 2 * newest.bit_length() + 4)
-
-
-@pytest.mark.parametrize("scheme", ["file", "http", "http with listings"])
-@pytest.mark.parametrize("missing", [1, 5, 8, 11])
-def test_a_missing_generation_is_noticed(tmp_path: Path, scheme: str, missing: int) -> None:
-    _generations(tmp_path / "ds", 12)
-    manifest.path_of(tmp_path / "ds", missing).unlink()
-    with serving(tmp_path) as web:
-        web.lists = scheme.endswith("listings")
-        url = f"file://{tmp_path}/ds" if scheme == "file" else f"{web.url}/ds"
-        if scheme == "http" and missing == 5:  # nobody asks for it on the way to the newest one
-            with _open(url, tmp_path / "cache") as there:
-                assert there.generation == manifest.generations(tmp_path / "ds")[-1]
-        else:
-            with pytest.raises(CorruptError, match=f"0{missing}.json: missing|no manifest"):
-                _open(url, tmp_path / "cache")
-
-
-def test_a_lost_newest_generation_is_noticed_where_folders_are_listed(tmp_path: Path) -> None:
-    model = m.create(tmp_path / "ds", segment_rows=8, chunk_rows=8, num_streams=1)
-    for _ in range(8):
-        model.add(0, end="no")
-    model.writer.close()
-    sealed = manifest.generations(tmp_path / "ds")[-1]
-    from rlcli.format.episodes import EpisodeWriter
-    from rlcli.format.writer import Writer
-
-    writer = EpisodeWriter(Writer.append(tmp_path / "ds", lineage={"op": "test"}), chunk_rows=8)
-    again = m.Model(writer, m.FLAT, np.random.default_rng(1))
-    for _ in range(8):
-        again.add(0)
-    writer.close()
-    for generation in manifest.generations(tmp_path / "ds"):
-        if generation > sealed:
-            manifest.path_of(tmp_path / "ds", generation).unlink()
-    for url in (f"file://{tmp_path / 'ds'}", _in_memory(tmp_path / "ds", "lost")):
-        with pytest.raises(CorruptError, match="missing"):
-            _open(url, tmp_path / "cache")
-
-
-def test_a_dataset_that_is_being_written_is_refused(tmp_path: Path) -> None:
-    model = m.create(tmp_path / "ds")
-    m.fill(model, 20)
-    model.writer.flush()
-    with pytest.raises(InputError, match="only sealed datasets are read"):
-        _open(f"file://{tmp_path / 'ds'}", tmp_path / "cache")
-    model.writer.close()
 
 
 # Processes.
@@ -442,7 +355,7 @@ def test_a_reader_that_is_killed_leaves_nothing_wrong(
     assert running[0].wait() == -signal.SIGKILL
     running[0].communicate()
     web.fault = lambda name, count: None
-    with _open(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
+    with open_url(web, tmp_path) as there, Dataset.open(folder / "wide") as here:
         _same(there.read_rows(), here.read_rows())
 
 
@@ -452,7 +365,7 @@ def test_processes_share_a_cache(folder: Path, web: Web, tmp_path: Path) -> None
         out, err = reader.communicate()
         assert (out, err) == ("right\n", "")
     web.requests.clear()
-    with _open(web, tmp_path) as there:
+    with open_url(web, tmp_path) as there:
         there.read_rows()
     assert web.data == []
 
@@ -461,60 +374,18 @@ def test_a_cache_that_is_full_forgets_the_dataset_that_nobody_uses(
     folder: Path, web: Web, tmp_path: Path
 ) -> None:
     limit = {"cache_bytes": 1 << 20}
-    small = _open(web, tmp_path, "small", **limit)
+    small = open_url(web, tmp_path, "small", **limit)
     small.read_rows()
-    wide = _open(web, tmp_path, **limit)
+    wide = open_url(web, tmp_path, **limit)
     wide.read_rows()
     assert (tmp_path / small.uuid).exists()  # it is in use
     name, rows = small.uuid, small.read_rows()
     del small
     model = m.small(tmp_path / "another")
     del model
-    with _open(f"file://{tmp_path / 'another'}", tmp_path, **limit) as third:
+    with open_url(f"file://{tmp_path / 'another'}", tmp_path, **limit) as third:
         third.read_rows()
     assert not (tmp_path / name).exists()
     assert (tmp_path / wide.uuid).exists()
-    with _open(web, tmp_path, "small", **limit) as again:
+    with open_url(web, tmp_path, "small", **limit) as again:
         _same(again.read_rows(), rows)
-
-
-# Words.
-
-
-def test_credentials_are_not_shown() -> None:
-    place = locate("https://user:secret@host:8000/data/ds/")
-    assert isinstance(place, URL)
-    assert (str(place), place.name) == ("https://host:8000/data/ds", "ds")
-    assert place.full == "https://user:secret@host:8000/data/ds"
-    assert locate("data/ds") == Path("data/ds")
-    with pytest.raises(UsageError, match=r"host/ds: .*no \?") as caught:
-        locate("https://host/ds?token=secret")
-    assert "secret" not in str(caught.value)
-
-
-def test_an_unknown_scheme_is_answered_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'https'"):
-        _open("htps://host/ds", tmp_path)
-
-
-def test_a_missing_package_is_exit_6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(MissingExtraError) as caught:
-        _open("memory://ds", tmp_path)
-    assert caught.value.hint == "pip install 'rlcli[remote]'"
-
-
-def test_the_size_of_the_cache_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RL_REMOTE_CACHE_BYTES", "5_000")
-    assert caches.default_bytes() == 5000
-    monkeypatch.setenv("RL_REMOTE_CACHE_BYTES", "much")
-    with pytest.raises(UsageError, match="RL_REMOTE_CACHE_BYTES=much"):
-        caches.default_bytes()
-
-
-@pytest.mark.parametrize("data", [b"", b"{}", b"<html>hello</html>", b"\x00" * 100])
-def test_what_is_no_dataset_is_a_clean_error(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "ds").mkdir()
-    (tmp_path / "ds" / "dataset.json").write_bytes(data)
-    with pytest.raises(RLError, match=r"file://.*dataset\.json"):
-        _open(f"file://{tmp_path / 'ds'}", tmp_path / "cache")
