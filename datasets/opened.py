@@ -51,7 +51,7 @@ def nest(values: Mapping[Key, Any], depth: int = 1) -> Any:
 
 
 def box_spec(columns: Iterable[Column], top: str) -> Spec:
-    """The spec of all columns below `top`, without bounds."""
+    """The spec of all columns below `top` whose values have one size, without bounds."""
 
     def build(node: Any) -> Spec:
         if isinstance(node, dict):
@@ -59,7 +59,7 @@ def box_spec(columns: Iterable[Column], top: str) -> Spec:
         spec: Spec = node
         return spec
 
-    return build(nest({c.key: Box(c.shape, c.dtype) for c in columns if c.key[0] == top}))
+    return build(nest({c.key: Box(c.shape, c.dtype) for c in columns if c.key[0] == top and c.is_sized}))
 
 
 def spec_of(columns: Iterable[Column], env: Mapping[str, Any] | None, env_id: str | None) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class Column:
     def numpy(self) -> np.dtype[Any]:
         return DTYPES[self.dtype]
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether every value is an array of `shape`; bytes, text and arrays of any length are not."""
+        return self.heap is None or (self.heap.value == "array" and -1 not in self.shape)
+
     @cached_property
     def row_bytes(self) -> int:
         """Bytes of a value in memory; of a heap column, of its handle."""

@@ -59,6 +59,9 @@ def spec_leaves(dataset: Dataset) -> tuple[SpecLeaves, list[tuple[Key, str]]]:
             column = dataset.schema.by_key.get(key)
             if column is None:
                 errors.append((key, f"{'/'.join(key)} is in the spec and no column"))
+            elif not column.is_sized:
+                what = f"values of any length, the spec says {leaf.dtype}{list(leaf.shape)}"
+                errors.append((key, f"{'/'.join(key)} has {what}"))
             elif (column.dtype, column.shape) != (leaf.dtype, leaf.shape):
                 what = f"{column.dtype}{list(column.shape)}, the spec says {leaf.dtype}{list(leaf.shape)}"
                 errors.append((key, f"{'/'.join(key)} is {what}"))

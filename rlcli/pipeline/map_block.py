@@ -213,23 +213,27 @@ class Layout:
         environment; `extra` keeps that as `source_env`.
         """
         spec = dict(source.spec)
-        before = Layout.of(source).leaves
+        before = Layout.of(source)
         for name in SPACES:
-            now = {key: self._leaf(key) for key in self.columns if key[0] == name}
-            if now == {key: leaf for key, leaf in before.items() if key[0] == name}:
+            now = self._space(name)
+            if now == before._space(name):
                 continue
             self.fits_env = False
             spec.pop(name, None)
-            if now:
-                spec[name] = _nested(now, name).to_json()
+            if sized := {key: leaf for key, leaf in now.items() if leaf is not None}:
+                spec[name] = _nested(sized, name).to_json()
         if not self.fits_env and spec.get("env") is not None:
             self.extra["source_env"] = spec["env"]
             spec["env"] = None
         return spec
 
-    def _leaf(self, key: Key) -> Leaf:
-        column = self.columns[key]
-        return self.leaves.get(key) or Box(column.shape, column.dtype)
+    def _space(self, name: str) -> dict[Key, Leaf | None]:
+        """The leaf of every column below `name`; None for values of any length, which no leaf describes."""
+        return {
+            key: (self.leaves.get(key) or Box(column.shape, column.dtype)) if column.is_sized else None
+            for key, column in self.columns.items()
+            if key[0] == name
+        }
 
 
 def _nested(found: dict[Key, Leaf], name: str) -> Spec:

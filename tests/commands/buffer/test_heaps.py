@@ -13,7 +13,7 @@ import pytest
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Column, Heap, heap_column, stack_column, ted_schema
-from rlcli.format.specs import Box
+from rlcli.format.specs import Box, Composite
 from rlcli.format.writer import Writer
 
 TASKS = ["push", "pick the cube", "ünï"]
@@ -93,3 +93,25 @@ def test_info_and_stats_tell_columns_not_how_they_are_stored(rl: Callable[..., A
     assert set(rl("info", data, "--json").json["features"]) == {"derived", "heap"}
     assert "task/off" not in rl("stats", data).out
     assert "any" in rl("info", data).out
+
+
+def test_spaces_say_nothing_of_values_of_any_length(rl: Callable[..., Any], tmp_path: Path) -> None:
+    schema = ted_schema(
+        Composite({"text": Box((), "uint8"), "x": Box((2,))}), Box((1,)),
+        heaps={("observation", "text"): Heap("text")},
+    )  # fmt: skip
+    with Writer.create(tmp_path / "d", schema, spec={}, lineage={}) as writer:
+        episodes = EpisodeWriter(writer)
+        for row in range(4):
+            step = {"text": "ü" * row, "x": [row, 1]}
+            episodes.add(
+                0, observation=step, action=[0.5], reward=1.0, terminated=row == 3, truncated=False,
+                next_observation=step if row == 3 else None,
+            )  # fmt: skip
+        episodes.flush()
+    for verb in (("sample", "-n", 5), ("map", "--scale-reward", 2), ("map", "--exclude", "observation/x")):
+        out = tmp_path / "-".join(map(str, verb)).replace("/", "")
+        assert rl(verb[0], tmp_path / "d", *verb[1:], "-o", out).code == 0
+        assert rl("verify", "--deep", "--semantics", out).code == 0
+        with Dataset.open(out) as dataset:
+            assert dataset.spec == {}
