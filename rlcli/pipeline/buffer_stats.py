@@ -114,8 +114,9 @@ def _quantiles(values: Array) -> dict[str, Any] | None:
     if not len(values):
         return None
     wide = values.astype(np.float64)
-    quantiles = np.quantile(wide, list(QUANTILES.values()))
-    summary = {"count": len(wide), "mean": float(wide.mean()), "std": float(wide.std())}
+    with np.errstate(invalid="ignore"):  # of NaN and infinite returns
+        quantiles = np.quantile(wide, list(QUANTILES.values()))
+        summary = {"count": len(wide), "mean": float(wide.mean()), "std": float(wide.std())}
     return summary | dict(zip(QUANTILES, quantiles.tolist(), strict=True))
 
 

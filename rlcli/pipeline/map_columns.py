@@ -172,6 +172,9 @@ class Normalise(Step):
             for key, found in moments.items():
                 values = as_numbers(layout.columns[key], block.columns[key])
                 found.add(values.reshape(len(values), -1))
+        for key, found in moments.items():
+            if not found.count.all():
+                raise InputError(f"--normalise: {'/'.join(key)} has an element without any finite value")
         self._stats = {key: (found.mean, found.std) for key, found in moments.items()}
 
     @property

@@ -290,6 +290,14 @@ def test_a_constant_column_is_normalised_to_zero(
     assert (rows_of(tmp_path / "zero")["info", "speed"] == 0).all()
 
 
+def test_nothing_is_normalised_without_a_number(rl: Callable[..., Any], tmp_path: Path) -> None:
+    path = episodes(tmp_path / "none", [], [])
+    ended = rl("map", path, "-o", tmp_path / "out", "--normalise", "info/speed")
+    assert ended.code == 3
+    assert "info/speed has an element without any finite value" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_functions_of_an_episode(
     rl: Callable[..., Any], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
