@@ -21,9 +21,17 @@ from rlcli.format.gc import GRACE_SECONDS
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise `UsageError` if there is something at `out`, a dangling link too."""
+    """Raise `UsageError` if there is something at `out`, a dangling link too, or if it lies in a dataset."""
     if os.path.lexists(out):
         raise UsageError(f"{out}: exists already; nothing is overwritten", path=out)
+    refuse_inside(out)
+
+
+def refuse_inside(out: Path) -> None:
+    """Raise `UsageError` if `out` lies in a dataset, where `rl buffer gc` might take it for garbage."""
+    for folder in Path(os.path.realpath(out)).parents:
+        if (folder / "dataset.json").is_file() and (folder / "manifests").is_dir():
+            raise UsageError(f"{out}: lies inside the dataset {folder}; choose another place", path=out)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlcli.errors import InputError, UsageError
-from rlcli.pipeline.outputs import publish, unfinished
+from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
 
 
 def test_an_output_takes_its_name_and_made_folders_stay(tmp_path: Path) -> None:
@@ -55,3 +55,13 @@ def test_old_leftovers_of_killed_processes_are_removed_and_young_ones_are_not(tm
     with unfinished(tmp_path / "out"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".out.tmp-young"]
+
+
+@pytest.mark.parametrize("name", ["data/out", "data/segments/w07-0", "data/../data/a/b", "link/out"])
+def test_no_output_lies_in_a_dataset(name: str, tmp_path: Path) -> None:
+    (tmp_path / "data" / "manifests").mkdir(parents=True)
+    (tmp_path / "data" / "dataset.json").write_text("{}")
+    (tmp_path / "link").symlink_to("data")
+    with pytest.raises(UsageError, match="inside the dataset"):
+        refuse_existing(tmp_path / name)
+    refuse_existing(tmp_path / "data-out")

@@ -107,3 +107,20 @@ def test_nothing_heavy_is_imported(sealed: Path) -> None:
         [sys.executable, "-c", script, str(sealed)], capture_output=True, text=True, check=True
     ).stdout
     assert re.search(r"CODES \[0, 0, 0, 0, 0\] HEAVY \[\]", out), out[-300:]
+
+
+def test_no_output_lies_inside_a_dataset(rl: Callable[..., Any], copy: Path) -> None:
+    """Where `rl buffer gc` would take it for garbage."""
+    before = sorted(copy.rglob("*"))
+    out = copy / "segments" / "w07-000000000000"
+    for verb in (
+        ("filter", "--where", "length > 0"),
+        ("merge",),
+        ("sample", "-n", 3),
+        ("split", "--frac", 0.5),
+    ):
+        ended = rl(verb[0], copy, *verb[1:], "-o", out)
+        assert ended.code == 2
+        assert "inside the dataset" in ended.err
+    assert rl("pack", copy, copy / "x.rlz").code == 2
+    assert sorted(copy.rglob("*")) == before
