@@ -40,6 +40,7 @@ from rlcli.format.schema import Schema, ted_schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline import provenance
 from rlcli.pipeline.behaviour import behaviour_policy
+from rlcli.pipeline.outputs import refuse_inside
 from rlcli.pipeline.run import unique_path
 from rlcli.plugins import is_reference
 
@@ -154,6 +155,8 @@ def _checked(out: Path | None, options: Options) -> Path | None:
         raise UsageError(f"{flag} needs -o: the dataset to go on with")
     if out is not None and os.path.lexists(out) and not _goes_on(options):
         raise UsageError(f"{out}: exists already", hint="add --append to go on with it", path=out)
+    if out is not None and not os.path.lexists(out):
+        refuse_inside(out)
     return out
 
 

@@ -449,3 +449,11 @@ def test_the_bar_shows_only_on_a_terminal(tmp_path: Path) -> None:
     assert out == b"ds\n"
     assert b"/600 steps" in shown
     assert b"/s" in shown
+
+
+def test_nothing_is_collected_into_another_dataset(collect: Any) -> None:
+    assert collect(COUNTING, "--episodes", "1", "-o", "ds")[0] == 0
+    code, out, err = collect(COUNTING, "--episodes", "1", "-o", "ds/segments/inner")
+    assert (code, out) == (2, "")
+    assert "lies inside the dataset" in err
+    assert not Path("ds/segments/inner").exists()
