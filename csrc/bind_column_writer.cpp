@@ -15,6 +15,16 @@ void check(int error) {
   if (error) throw std::system_error(error, std::generic_category());
 }
 
+// A segment's columns and the end of its journal.
+class SegmentFiles : public ColumnWriter {
+public:
+  SegmentFiles(std::vector<int> fds, std::vector<std::size_t> row_bytes, rl::JournalTail &journal, int journal_fd)
+      : ColumnWriter(std::move(fds), std::move(row_bytes)), tail(journal), fd(journal_fd) {}
+
+  rl::JournalTail &tail;  // kept alive by Python
+  const int fd;
+};
+
 // The addresses of contiguous arrays of `rows` rows, one per column.
 std::vector<const std::uint8_t *> addresses(const ColumnWriter &self, const py::sequence &arrays, std::size_t rows) {
   if (arrays.size() != self.num_columns()) throw py::value_error("an array per column is expected");
@@ -32,7 +42,7 @@ std::vector<const std::uint8_t *> addresses(const ColumnWriter &self, const py::
   return found;
 }
 
-void write_rows(ColumnWriter &self, const py::sequence &arrays, std::size_t rows, std::uint64_t at) {
+void write_rows(SegmentFiles &self, const py::sequence &arrays, std::size_t rows, std::uint64_t at) {
   const auto data = addresses(self, arrays, rows);
   int error;
   {
@@ -42,20 +52,21 @@ void write_rows(ColumnWriter &self, const py::sequence &arrays, std::size_t rows
   check(error);
 }
 
-void resume(ColumnWriter &self, std::size_t column, const py::bytes &data) {
+void resume(SegmentFiles &self, std::size_t column, const py::bytes &data) {
   if (column >= self.num_columns()) throw py::index_error("no such column");
   const std::string_view view = data;
   self.resume(column, reinterpret_cast<const std::uint8_t *>(view.data()), view.size());
 }
 
-std::uint64_t digest(ColumnWriter &self, const py::bytes &others) {
+std::uint64_t digest(SegmentFiles &self, const py::bytes &others) {
   const std::string_view view = others;
   return self.digest(reinterpret_cast<const std::uint8_t *>(view.data()), view.size());
 }
 
-// Appends the record that commits what was hashed to a journal, behind `before`. Returns how many bytes that is.
-std::size_t commit(ColumnWriter &self, rl::JournalTail &tail, int fd, std::uint64_t offset, const py::bytes &before,
-                   const py::bytes &others, std::uint64_t first, std::uint64_t rows, std::uint64_t tag, bool durable) {
+// Appends the record that commits the rows before `end`, all that were hashed, to the journal, behind `before`.
+void commit(SegmentFiles &self, const py::bytes &before, const py::bytes &others, std::uint64_t end, std::uint64_t tag,
+            bool durable) {
+  rl::JournalTail &tail = self.tail;
   const std::string_view episodes = before;
   std::uint8_t one[rl::RECORD_BYTES];
   std::vector<std::uint8_t> many;
@@ -65,15 +76,15 @@ std::size_t commit(ColumnWriter &self, rl::JournalTail &tail, int fd, std::uint6
     std::memcpy(many.data(), episodes.data(), episodes.size());
     bytes = many.data();
   }
-  tail.rows(first, rows, digest(self, others), rl::now_ns(), tag, durable, bytes + episodes.size());
+  tail.rows(end, digest(self, others), rl::now_ns(), tag, durable, bytes + episodes.size());
   const std::size_t size = episodes.size() + rl::RECORD_BYTES;
-  check(rl::write_all(fd, bytes, size, offset));
-  return size;
+  check(rl::write_all(self.fd, bytes, size, tail.size));
+  tail.size += size, tail.committed = end;
 }
 
 // (the hashes of the blocks of a column's file that have rows, in a file of `size` bytes; XXH3-128 of all rows as
 // {high, low}, or None of so few bytes that it must be computed from them).
-py::tuple sums(const ColumnWriter &self, std::size_t column, std::size_t size) {
+py::tuple sums(const SegmentFiles &self, std::size_t column, std::size_t size) {
   if (column >= self.num_columns()) throw py::index_error("no such column");
   const rl::GrowingSums &sums = self.sums(column);
   if (sums.all().total() > size) throw py::value_error("the rows are more than the file");
@@ -138,21 +149,24 @@ void bind_column_writer(py::module_ &module) {
       .def(py::init([](std::uint16_t stream) { return rl::JournalTail{stream}; }), py::arg("stream"))
       .def_readonly("stream", &rl::JournalTail::stream)
       .def_readwrite("sequence", &rl::JournalTail::sequence)
-      .def_readwrite("crc", &rl::JournalTail::crc);
-  py::class_<ColumnWriter>(module, "ColumnWriter")
-      .def(py::init<std::vector<int>, std::vector<std::size_t>>(), py::arg("fds"), py::arg("row_bytes"))
+      .def_readwrite("crc", &rl::JournalTail::crc)
+      .def_readwrite("size", &rl::JournalTail::size)
+      .def_readwrite("committed", &rl::JournalTail::committed);
+  py::class_<SegmentFiles>(module, "ColumnWriter")
+      .def(py::init<std::vector<int>, std::vector<std::size_t>, rl::JournalTail &, int>(), py::arg("fds"),
+           py::arg("row_bytes"), py::arg("journal"), py::arg("journal_fd"), py::keep_alive<1, 4>())
       .def("write", &write_rows, py::arg("arrays"), py::arg("rows"), py::arg("at"))
       .def(
           "hash",
-          [](ColumnWriter &self, const py::sequence &arrays, std::size_t rows) {
+          [](SegmentFiles &self, const py::sequence &arrays, std::size_t rows) {
             self.hash(addresses(self, arrays, rows).data(), rows);
           },
           py::arg("arrays"), py::arg("rows"))
       .def("digest", &digest, py::arg("others"))
       .def("resume", &resume, py::arg("column"), py::arg("data"))
       .def("sums", &sums, py::arg("column"), py::arg("size"))
-      .def("commit", &commit, py::arg("tail"), py::arg("fd"), py::arg("offset"), py::arg("before"), py::arg("others"),
-           py::arg("first"), py::arg("rows"), py::arg("tag"), py::arg("durable"));
+      .def("commit", &commit, py::arg("before"), py::arg("others"), py::arg("end"),
+           py::arg("tag"), py::arg("durable"));
   py::class_<RowCheck>(module, "RowCheck")
       .def(py::init<const py::sequence &, const py::sequence &, const py::sequence &>(), py::arg("keys"),
            py::arg("dtypes"), py::arg("shapes"))

@@ -52,20 +52,22 @@ inline std::uint32_t crc32(const std::uint8_t *data, std::size_t size) noexcept 
 
 constexpr std::size_t RECORD_BYTES = 64;
 
-// What the next record is chained to.
+// Where a journal ends and what the next record is chained to.
 struct JournalTail {
   std::uint16_t stream = 0;
-  std::uint64_t sequence = 0;  // of the next record
-  std::uint32_t crc = 0;       // of the last one
+  std::uint64_t sequence = 0;   // of the next record
+  std::uint32_t crc = 0;        // of the last one
+  std::uint64_t size = 0;       // bytes
+  std::uint64_t committed = 0;  // rows of the segment
 
-  // Makes the 64 bytes of a rows record.
-  void rows(std::uint64_t first, std::uint64_t rows, std::uint64_t hash, std::uint64_t time_ns, std::uint64_t tag,
-            bool durable, std::uint8_t *out) noexcept {
+  // Makes the 64 bytes of the record that commits all rows before `end`.
+  void rows(std::uint64_t end, std::uint64_t hash, std::uint64_t time_ns, std::uint64_t tag, bool durable,
+            std::uint8_t *out) noexcept {
     std::memcpy(out, "RLJ1", 4);
     out[4] = 1;
     out[5] = durable;
     std::memcpy(out + 6, &stream, 2);
-    const std::uint64_t words[6] = {sequence, first, rows, hash, time_ns, tag};
+    const std::uint64_t words[6] = {sequence, committed, end - committed, hash, time_ns, tag};
     std::memcpy(out + 8, words, sizeof words);
     std::memcpy(out + 56, &crc, 4);
     crc = crc32(out, 60);

@@ -60,6 +60,7 @@ class Packer(_native.JournalTail):
         return body + _CRC.pack(self.crc)
 
     def header(self, dataset: str, boot: str, generation: int) -> bytes:
+        self.size = RECORD
         uuid, boot_id = bytes.fromhex(dataset), bytes.fromhex(boot)
         return self._seal(
             _HEAD.pack(MAGIC, HEADER, 0, self.stream, self.sequence, uuid, boot_id, generation, self.crc)
@@ -216,4 +217,5 @@ def packer_after(journal: Journal) -> Packer:
     """A packer that continues a journal."""
     packer = Packer(journal.stream)
     packer.sequence, packer.crc = journal.sequence, journal.crc
+    packer.size, packer.committed = journal.offset, journal.rows
     return packer

@@ -49,15 +49,14 @@ class SegmentWriter:
         self.paths = SegmentPaths(root, entry.name)
         self.published = False
         self.rows = 0
-        self.committed = 0
         self.finals = 0
         self.episodes: list[Episode] = []
         self._packer = packer
         self._journal_fd = journal_fd
-        self._journal_size = RECORD
         self._plain = tuple(zip(column_fds, (c.row_bytes for c in schema.plain), strict=True))
         self._heaps = [HeapWriter(c, self.paths.heaps / heap_name(c.key)) for c in schema.heaps]
-        self._columns = _native.ColumnWriter(column_fds, [column.row_bytes for column in schema.plain])
+        row_bytes = [column.row_bytes for column in schema.plain]
+        self._columns = _native.ColumnWriter(column_fds, row_bytes, packer, journal_fd)
         self._final_hashers = [xxhash.xxh3_64() for _ in schema.derived]
         self._other_hashers = [*self._final_hashers, *(heap.hasher for heap in self._heaps)]
         self._others = self._digest_others()  # while nothing but columns is written
@@ -100,10 +99,9 @@ class SegmentWriter:
         fds = [files.open_write(paths.columns / path_of(c.key)) for c in schema.plain]
         journal_fd = files.open_write(paths.journal)
         self = cls(root, entry, schema, fds, journal_fd, packer_after(journal))
-        self._journal_size = journal.offset
         files.truncate(journal_fd, journal.offset)
         self.published = True
-        self.rows = self.committed = journal.rows
+        self.rows = journal.rows
         for number, (fd, row_bytes) in enumerate(self._plain):
             for start in range(0, self.rows * row_bytes, sums.BLOCK):
                 size = min(sums.BLOCK, self.rows * row_bytes - start)
@@ -136,7 +134,11 @@ class SegmentWriter:
         header = packer.header(dataset, boot, generation)
         if packer.crc != self._packer.crc:
             files.write_at(self._journal_fd, memoryview(header), 0)
-            self._packer = packer
+            self._packer.crc = packer.crc
+
+    @property
+    def committed(self) -> int:
+        return self._packer.committed
 
     @property
     def room(self) -> int:
@@ -145,7 +147,7 @@ class SegmentWriter:
     @property
     def is_fast(self) -> bool:
         """Its rows came many at a time."""
-        return self.rows * RECORD >= FAST_ROWS * self._journal_size
+        return self.rows * RECORD >= FAST_ROWS * self._packer.size
 
     @property
     def is_dirty(self) -> bool:
@@ -233,7 +235,7 @@ class SegmentWriter:
 
     def _take_episodes(self) -> bytes:
         packer = self._packer
-        return b"".join([packer.episode(episode) for episode in self._pending]) if self._pending else b""
+        return b"".join([packer.episode(episode) for episode in self._pending])
 
     def _commit_records(self, tag: int, durable: bool) -> bytes:
         hash_ = self._columns.digest(self._take_others())
@@ -241,12 +243,17 @@ class SegmentWriter:
         first, rows = self.committed, self.rows - self.committed
         return records + self._packer.rows(first, rows, hash_, time.time_ns(), tag, durable)
 
-    def _committed(self, size: int) -> None:
-        self._journal_size += size
-        self.committed = self.rows
-        if self._pending:
-            self.episodes += self._pending
-            self._pending.clear()
+    def _append(self, records: bytes) -> None:
+        """Appends records whose commits, if any, are of all rows."""
+        packer = self._packer
+        files.write_at(self._journal_fd, memoryview(records), packer.size)
+        packer.size += len(records)
+        packer.committed = self.rows
+        self._commit_episodes()
+
+    def _commit_episodes(self) -> None:
+        self.episodes += self._pending
+        self._pending.clear()
 
     def commit(self, tag: int, *, durable: bool) -> None:
         """Makes all written rows, episodes and finals visible with one write: natively in one call where no
@@ -255,16 +262,13 @@ class SegmentWriter:
         if durable:
             self.sync_data()
         if layer.current().is_direct:
-            before, others = self._take_episodes(), self._take_others()
-            size = self._columns.commit(
-                self._packer, self._journal_fd, self._journal_size, before, others, self.committed,
-                self.rows - self.committed, tag, durable,
-            )  # fmt: skip
+            before = self._take_episodes() if self._pending else b""
+            others = self._take_others() if self._others_changed else self._others
+            self._columns.commit(before, others, self.rows, tag, durable)
+            if before:
+                self._commit_episodes()
         else:
-            records = self._commit_records(tag, durable)
-            files.write_at(self._journal_fd, memoryview(records), self._journal_size)
-            size = len(records)
-        self._committed(size)
+            self._append(self._commit_records(tag, durable))
         if durable:
             files.sync(self._journal_fd)
         self.is_synced = durable
@@ -326,7 +330,7 @@ class SegmentWriter:
             if heap.size:
                 found[self._relative(heap.path)] = total
         episode_columns = self._seal_episodes(found, episodes)
-        journal = files.read_at(self._journal_fd, self._journal_size, 0) + records
+        journal = files.read_at(self._journal_fd, self._packer.size, 0) + records
         found[self._relative(paths.journal)] = sums.of_bytes(journal)
         data = sums.dump(self.entry.name, found)
         files.replace(paths.sums, data, durable=False)
@@ -354,8 +358,7 @@ class SegmentWriter:
 
     def append_seal(self, records: bytes, *, durable: bool) -> None:
         """Appends the records of `prepare_seal`; the manifest's temporary file is there by now."""
-        files.write_at(self._journal_fd, memoryview(records), self._journal_size)
-        self._committed(len(records))
+        self._append(records)
         if durable:
             files.sync(self._journal_fd)
 

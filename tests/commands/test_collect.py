@@ -139,7 +139,7 @@ def test_long_episodes_span_segments(collect: Any) -> None:
         "-o",
         "ds",
         "--steps",
-        "30k",
+        "40k",
         "--policy",
         SCRIPTED,
         *_arguments("length=7000", *VARIED),

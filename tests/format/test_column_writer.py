@@ -29,6 +29,12 @@ def fds(tmp_path: Path) -> Iterator[list[int]]:
         os.close(fd)
 
 
+def _writer(
+    fds: list[int], row_bytes: list[int], tail: _native.JournalTail | None = None, fd: int = -1
+) -> _native.ColumnWriter:
+    return _native.ColumnWriter(fds, row_bytes, tail or _native.JournalTail(0), fd)
+
+
 def _reference(columns: list[bytes], others: bytes = b"") -> int:
     digests = b"".join(xxhash.xxh3_64_digest(column) for column in columns)
     return xxhash.xxh3_64_intdigest(digests + others)
@@ -42,7 +48,7 @@ def _reference(columns: list[bytes], others: bytes = b"") -> int:
 def test_the_hash_is_that_of_the_bytes_however_they_come(sizes: list[int], data: st.DataObject) -> None:
     rng = np.random.default_rng(sum(sizes))
     parts = [rng.integers(0, 256, size, np.uint8) for size in sizes]
-    writer = _native.ColumnWriter([-1], [1])
+    writer = _writer([-1], [1])
     for part in parts:
         writer.hash([part], len(part))
     others = data.draw(st.binary(max_size=40))
@@ -52,14 +58,14 @@ def test_the_hash_is_that_of_the_bytes_however_they_come(sizes: list[int], data:
 
 def test_every_short_length() -> None:
     data = np.random.default_rng(0).integers(0, 256, 1100, np.uint8)
-    writer = _native.ColumnWriter([-1], [1])
+    writer = _writer([-1], [1])
     for size in range(len(data)):
         writer.hash([data[:size]], size)
         assert writer.digest(b"") == _reference([data[:size].tobytes()]), size
 
 
 def test_rows_land_where_they_belong(fds: list[int]) -> None:
-    writer = _native.ColumnWriter(fds, [8, 12, 1])
+    writer = _writer(fds, [8, 12, 1])
     columns: list[Array] = [np.arange(5), np.ones((5, 3), np.float32), np.zeros((5, 1), bool)]
     writer.write(columns, 5, 2)
     for fd, column, row_bytes in zip(fds, columns, (8, 12, 1), strict=True):
@@ -72,17 +78,18 @@ def test_a_commit_is_the_record_that_the_specification_says(fds: list[int]) -> N
     packer = Packer(7)
     header = packer.header(dataset, boot, 1)
     os.pwrite(fds[0], header, 0)
-    writer = _native.ColumnWriter(fds[1:2], [8])
+    tail = _native.JournalTail(7)
+    tail.sequence, tail.crc, tail.size = packer.sequence, packer.crc, 64
+    writer = _writer(fds[1:2], [8], tail, fds[0])
     rows = np.arange(3)
     writer.write([rows], 3, 0)
-    tail = _native.JournalTail(7)
-    tail.sequence, tail.crc = packer.sequence, packer.crc
-    size = writer.commit(tail, fds[0], 64, b"", b"xyz", 0, 3, (1 << 64) - 1, True)
+    writer.commit(b"", b"xyz", 3, (1 << 64) - 1, True)
     found = os.pread(fds[0], 1000, 64)
     time_ns = int.from_bytes(found[40:48], "little")
     expected = packer.rows(0, 3, _reference([rows.tobytes()], b"xyz"), time_ns, (1 << 64) - 1, True)
-    assert (found, size) == (expected, len(expected))
+    assert found == expected
     assert (tail.crc, tail.sequence) == (packer.crc, packer.sequence)
+    assert (tail.size, tail.committed) == (128, 3)
     journal = Journal(7, dataset, 0, 10)
     assert journal.feed(header + found) is None
     assert journal.rows == 3
@@ -101,10 +108,10 @@ def test_the_sums_are_those_of_the_file(
     rng = np.random.default_rng(row_bytes)
     fd = os.open(tmp_path_factory.mktemp("sums") / "column", os.O_RDWR | os.O_CREAT)
     try:
-        writer, at = _native.ColumnWriter([fd], [row_bytes]), 0
+        writer, at = _writer([fd], [row_bytes]), 0
         for number, count in enumerate(counts):
             if number == resumed:  # as if another process had written what is there
-                writer = _native.ColumnWriter([fd], [row_bytes])
+                writer = _writer([fd], [row_bytes])
                 writer.resume(0, os.pread(fd, at * row_bytes, 0))
             writer.write([rng.integers(0, 256, (count, row_bytes), np.uint8)], count, at)
             at += count
@@ -118,7 +125,7 @@ def test_the_sums_are_those_of_the_file(
 
 
 def test_sums_of_a_file_that_is_too_small_are_refused() -> None:
-    writer = _native.ColumnWriter([-1], [1])
+    writer = _writer([-1], [1])
     writer.hash([np.zeros(300, np.uint8)], 300)
     with pytest.raises(ValueError, match="more than the file"):
         writer.sums(0, 299)
@@ -128,12 +135,12 @@ def test_sums_of_a_file_that_is_too_small_are_refused() -> None:
 
 
 def test_an_error_of_the_disk_has_its_number(fds: list[int]) -> None:
-    writer = _native.ColumnWriter([fds[0], -1], [8, 8])
+    writer = _writer([fds[0], -1], [8, 8])
     with pytest.raises(OSError, match="descriptor") as caught:
         writer.write([np.arange(2), np.arange(2)], 2, 0)
     assert caught.value.errno == errno.EBADF
     with pytest.raises(OSError, match="descriptor"):
-        writer.commit(_native.JournalTail(0), -1, 0, b"", b"", 2, 3, 4, False)
+        writer.commit(b"", b"", 3, 4, False)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,7 @@ def test_an_error_of_the_disk_has_its_number(fds: list[int]) -> None:
 )
 def test_arrays_that_are_not_the_rows_are_refused(fds: list[int], arrays: list[Array], rows: int) -> None:
     with pytest.raises(ValueError, match="array"):
-        _native.ColumnWriter(fds[:1], [8]).write(arrays, rows, 0)
+        _writer(fds[:1], [8]).write(arrays, rows, 0)
     assert os.pread(fds[0], 10, 0) == b""
 
 

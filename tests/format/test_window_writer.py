@@ -174,3 +174,11 @@ def test_segments_of_a_window_are_a_fraction_of_it() -> None:
     assert choose_alloc(SCHEMA, 65_536, None, 100_000) == 8192
     assert choose_alloc(SCHEMA, None, None, 100) == 4096
     assert choose_alloc(SCHEMA, None, 7, 100) == 7
+
+
+def test_a_fast_stream_soon_has_large_segments() -> None:
+    assert SCHEMA.row_bytes == 12
+    assert choose_alloc(SCHEMA, 4096, None, is_fast=True) == 32_768
+    assert choose_alloc(SCHEMA, 65_536, None, is_fast=True) == 524_288, "six MiB"
+    assert choose_alloc(SCHEMA, 131_072, None, is_fast=True) == 262_144, "eight times were more than eight"
+    assert choose_alloc(SCHEMA, 4096, None, 10_000, is_fast=True) == 4096
