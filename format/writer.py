@@ -309,7 +309,10 @@ class Writer:
                 with files.resources(self.path):
                     holder.add_final(stored_final(self.schema, final))
                 flags |= HAS_FINAL
-            number = self._next_number if number is None else number
+            if number is None:
+                number = self._next_number
+                if s.unfinished is not None and s.unfinished.start == s.episode_start:
+                    number = s.unfinished.number  # an episode keeps its number over a rewind
             self._next_number = max(self._next_number, number + 1)
             seed = NO_SEED if seed is None else seed & NO_SEED
             rows = end - s.episode_start

@@ -223,6 +223,21 @@ def test_rewind_then_the_same_steps_is_the_same_dataset(tmp_path: Path, keep: in
     assert verify(tmp_path / "broken", deep=True) == []
 
 
+@pytest.mark.parametrize("keep", [5, 16, 33])
+def test_a_rewound_dataset_that_is_closed_keeps_the_number_of_its_cut_episode(
+    tmp_path: Path, keep: int
+) -> None:
+    writer = EpisodeWriter(_create(tmp_path / "ds"))
+    for t in range(40):
+        _add(writer, 0, t)
+    writer.close()
+    Writer.append(tmp_path / "ds", lineage={}, rewind=[keep]).close()
+    with Dataset.open(tmp_path / "ds") as dataset:
+        table, numbers = dataset.episodes, dataset.read(("episode",))
+        assert table.length.sum() == keep
+        assert table.number.tolist() == numbers[table.start].tolist()
+
+
 def test_rewind_beyond_what_is_there_is_refused(tmp_path: Path) -> None:
     m.small(tmp_path / "ds", num_streams=1)
     with pytest.raises(UsageError, match="150 rows"):
