@@ -64,6 +64,7 @@ class SegmentWriter:
         self._final_fds: list[int] = []
         self._pending: list[Episode] = []
         self._has_new_names = True  # which a durable commit has to bring to the disk
+        self._has_metas = True  # its meta.json files are as they were made
         self.is_synced = True  # all commits are on the disk
 
     @classmethod
@@ -99,6 +100,7 @@ class SegmentWriter:
         fds = [files.open_write(paths.columns / path_of(c.key)) for c in schema.plain]
         journal_fd = files.open_write(paths.journal)
         self = cls(root, entry, schema, fds, journal_fd, packer_after(journal))
+        self._has_metas = False  # nobody synced them; a cut of power may have taken them
         files.truncate(journal_fd, journal.offset)
         self.published = True
         self.rows = journal.rows
@@ -315,7 +317,9 @@ class SegmentWriter:
 
         found: dict[str, sums.FileSum] = {}
         leaves = [(c.key, c.dtype, c.shape) for c in schema.plain]
-        self._write_metas(found, paths.columns, leaves, rows, is_there=rows == self.entry.alloc)
+        self._write_metas(
+            found, paths.columns, leaves, rows, is_there=self._has_metas and rows == self.entry.alloc
+        )
         columns = []
         for number, ((fd, row_bytes), column) in enumerate(zip(self._plain, schema.plain, strict=True)):
             size, used = self.entry.alloc * row_bytes, rows * row_bytes
