@@ -1,6 +1,10 @@
 """The long proofs: `python tests/proof/soak.py NAME …`, or `make soak` for all. Each prints a JSON object.
 
-kills --kills 10000       kill -9 over several writers, a follower compares every row
+* kills --kills 10000: kill -9 over several writers, a follower compares every row
+* power --cuts 6000: cuts of power at every call, with torn and lost writes
+* faults --step 40: every 40th call fails with EIO, ENOSPC and EMFILE
+* fuzz --cases 20000: datasets changed at will (`coverage_guided.py` does it with atheris)
+* window --rows 12000000: a window sampled while it is overwritten
 """
 
 from __future__ import annotations
@@ -68,6 +72,8 @@ def fuzz(folder: Path, seed: int, options: argparse.Namespace) -> Report:
 PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {
     "kills": kills,
     "power": power,
+    "faults": faults,
+    "fuzz": fuzz,
     "window": window,
 }
 
