@@ -121,7 +121,8 @@ void bind_mapping(py::module_ &module) {
   module.def(
       "json_limits",
       [](const py::bytes &text) {
-        const auto found = rl::json_limits(PyBytes_AS_STRING(text.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(text.ptr())));
+        const auto found =
+            rl::json_limits(PyBytes_AS_STRING(text.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(text.ptr())));
         return py::make_tuple(found.depth, found.digits, found.exponent);
       },
       py::arg("text"));

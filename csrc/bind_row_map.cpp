@@ -183,7 +183,8 @@ void bind_row_map(py::module_ &module) {
       .def(
           "evict", [](Table &self, std::size_t stream, std::int64_t start) { self.rows.evict(stream, start); },
           py::arg("stream"), py::arg("start"), py::call_guard<py::gil_scoped_release>())
-      .def("drop_empty", [](Table &self, std::size_t stream) { self.rows.drop_empty(stream); }, py::arg("stream"))
+      .def(
+          "drop_empty", [](Table &self, std::size_t stream) { self.rows.drop_empty(stream); }, py::arg("stream"))
       .def("gather", &Table::gather, py::arg("rows").noconvert(), py::arg("columns"), py::arg("out") = py::none())
       .def("read", &Table::read, py::arg("start"), py::arg("stop"), py::arg("columns"), py::arg("out") = py::none())
       .def("read_runs", &Table::read_runs, py::arg("starts").noconvert(), py::arg("counts").noconvert(),

@@ -7,9 +7,9 @@
 namespace rl {
 
 struct JsonLimits {
-  std::size_t depth = 0;    // of lists and objects
-  std::size_t digits = 0;   // in the longest run outside strings
-  bool exponent = false;    // a number may have one
+  std::size_t depth = 0;   // of lists and objects
+  std::size_t digits = 0;  // in the longest run outside strings
+  bool exponent = false;   // a number may have one
 };
 
 // One pass over any bytes; what it says of text that is not JSON has no meaning.

@@ -39,12 +39,14 @@ inline std::size_t consume_portably(std::uint64_t *acc, std::size_t before, cons
                                     const std::uint8_t *secret) {
   while (count) {
     const std::size_t part = std::min(count, STRIPES_PER_BLOCK - before);
-    for (std::size_t n = 0; n < part; ++n) accumulate(acc, data + n * STRIPE, secret + 8 * (before + n));
+    for (std::size_t n = 0; n < part; ++n)
+      accumulate(acc, data + n * STRIPE, secret + 8 * (before + n));
     data += part * STRIPE, count -= part, before += part;
     if (before < STRIPES_PER_BLOCK) break;
     std::uint64_t key[8];
     std::memcpy(key, secret + SCRAMBLE_SECRET, sizeof key);
-    for (std::size_t i = 0; i < 8; ++i) acc[i] = (acc[i] ^ acc[i] >> 47 ^ key[i]) * P32_1;
+    for (std::size_t i = 0; i < 8; ++i)
+      acc[i] = (acc[i] ^ acc[i] >> 47 ^ key[i]) * P32_1;
     before = 0;
   }
   return before;

@@ -195,7 +195,7 @@ class _Writer:
     def _flags(self, name: str, start: int, length: int) -> NDArray[Any]:
         kept = self.dataset.schema.by_key.get(("source", *name.split(".")))
         key = kept.key if kept is not None else tuple(name.split("."))
-        values = np.asarray(self.dataset.read(key, start, start + length)) != 0
+        values: NDArray[Any] = np.asarray(self.dataset.read(key, start, start + length)) != 0
         if kept is None and name == "next.done":
             values[-1] = True
         return values

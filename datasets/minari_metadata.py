@@ -100,7 +100,7 @@ def spec_of(
 
 def hints_of(metadata: Mapping[str, Any]) -> Hints:
     """What our own export left there, empty for other datasets and where it is malformed."""
-    told = metadata.get(HINTS)
+    told: Any = metadata.get(HINTS)
     try:
         if isinstance(told, str):
             told = json.loads(told)

@@ -246,9 +246,7 @@ def test_how_a_column_is_stored_is_a_difference(tmp_path: Path) -> None:
     fill(tmp_path / "a", [[5]])
     stored = (*COLUMNS[:1], Column(("next", "observation"), "float32", (3,)), *COLUMNS[2:])
     fill(tmp_path / "b", [[5]], columns=stored)
-    words = (
-        r"next/observation is float32 \[3\], derived from observation in the first and float32"
-    )
+    words = r"next/observation is float32 \[3\], derived from observation in the first and float32"
     with pytest.raises(IncompatibleError, match=words):
         merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m", lineage=LINEAGE)
 
