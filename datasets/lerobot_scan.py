@@ -146,8 +146,8 @@ def picture_bytes(value: Any, root: Path, where: str) -> bytes:
         raise CorruptError(f"{where}: the picture {name!r} lies outside the dataset")
     if not path.is_file():
         raise InputError(f"{where}: the picture {path} is missing", path=path)
-    data: bytes = path.read_bytes()
-    return data
+    found: bytes = path.read_bytes()
+    return found
 
 
 def _compare(found: Scan, meta: Meta) -> None:
