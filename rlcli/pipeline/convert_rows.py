@@ -256,7 +256,7 @@ def _observation(columns: Mapping[Any, Any], row: int, schema: Schema) -> Any:
         key = column.of or ()
         value = columns[key][row]
         value = value.copy() if isinstance(value, np.ndarray) else value
-        if len(key) == 1:
+        if len(key) < 2:
             return value
         node = nested
         for name in key[1:-1]:

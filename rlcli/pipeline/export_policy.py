@@ -176,7 +176,7 @@ def _write_pt2(module: nn.Module, sample: tuple[Tensor, ...], names: list[str], 
 
 
 def _write_ts(module: nn.Module, sample: tuple[Tensor, ...], names: list[str], out: Path) -> Call:
-    traced = torch.jit.trace(module, sample)  # type: ignore[no-untyped-call]
+    traced: Any = torch.jit.trace(module, sample)  # type: ignore[no-untyped-call]
     traced.save(str(out))
     loaded = torch.jit.load(str(out))  # type: ignore[no-untyped-call]
     return lambda batch: loaded(*batch).numpy()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -167,8 +168,7 @@ class _Parser:
     def conjunction(self) -> Node:
         return self.joined("and", self.negation)
 
-    def joined(self, word: str, part: object) -> Node:
-        assert callable(part)
+    def joined(self, word: str, part: Callable[[], Node]) -> Node:
         parts = [part()]
         while self.take(word):
             parts.append(part())
@@ -218,8 +218,7 @@ class _Parser:
     def product(self) -> Node:
         return self.chain(("*", "/", "%"), self.factor)
 
-    def chain(self, signs: tuple[str, ...], part: object) -> Node:
-        assert callable(part)
+    def chain(self, signs: tuple[str, ...], part: Callable[[], Node]) -> Node:
         node: Node = part()
         while sign := self.take(*signs):
             node = self.node("arithmetic", sign.at, node, part(), value=sign.text)

@@ -119,7 +119,7 @@ def cast(values: Array, dtype: str, name: str) -> Array:
     """
     target = np.dtype("float32") if dtype == "bfloat16" else DTYPES[dtype]
     with np.errstate(all="ignore"):
-        found = values.real.astype(target) if target.kind != "c" and values.dtype.kind == "c" else None
+        found = np.real(values).astype(target) if target.kind != "c" and values.dtype.kind == "c" else None
         found = values.astype(target) if found is None else found
         if target.kind in "fc":
             wrong = np.isfinite(values) & ~np.isfinite(found)
@@ -129,9 +129,9 @@ def cast(values: Array, dtype: str, name: str) -> Array:
                 bounds: np.iinfo[Any] = np.iinfo(str(target))
                 wrong |= ~((values >= float(bounds.min)) & (values < float(bounds.max) + 1))
             if values.dtype.kind in "iu" and target.kind in "iu":
-                wrong |= (values < 0) != (found < 0)
+                wrong |= np.less(values, 0) != np.less(found, 0)
         if values.dtype.kind == "c" and target.kind != "c":
-            wrong |= values.imag != 0
+            wrong |= np.imag(values) != 0
     if wrong.any():
         raise InputError(f"--cast: {name} has the value {values[wrong][0]}, which {dtype} cannot hold")
     if dtype == "bfloat16":

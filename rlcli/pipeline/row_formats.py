@@ -140,7 +140,7 @@ def arrow_array(values: Array | list[Any], unknown: Array | None) -> Any:
     if isinstance(values, list):
         return arrow.array(values)
     if values.dtype.kind == "c":
-        values = np.stack((values.real, values.imag), axis=-1)
+        values = np.stack((np.real(values), np.imag(values)), axis=-1)
     elif values.dtype == np.float16:
         values = values.astype(np.float32)
     size = int(np.prod(values.shape[1:], dtype=np.int64))
