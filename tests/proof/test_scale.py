@@ -27,7 +27,9 @@ dataset = Dataset.open(sys.argv[1])
 opened = seconds() - begun
 rows = np.random.default_rng(0).integers(0, dataset.num_rows, 20)
 zero = all(not dataset.read(("pixels",), int(row), int(row) + 1).any() for row in rows)
-resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss, which a new process has from its parent.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+resident = int(peak.split()[1]) * 1024
 print(json.dumps({"opened": opened, "rows": dataset.num_rows, "resident": resident, "zero": zero,
                   "bytes": dataset.size_bytes, "segments": len(dataset.segments)}))
 """

@@ -120,7 +120,10 @@ def rl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from rlcli.main import main; main()", "buffer", *map(str, arguments)]
+    # The tests may run in the background of a shell, which then has them ignore SIGINT.
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script += "from rlcli.main import main; main()"
+    command = [sys.executable, "-c", script, "buffer", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 

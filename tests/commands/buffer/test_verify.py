@@ -17,7 +17,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import Box
-from rlcli.format.trees import write_meta
+from rlcli.format.trees import Leaf, meta_files
 from rlcli.format.writer import Writer
 
 
@@ -80,6 +80,11 @@ def test_verify_finds_wrong_meaning_in_intact_bytes(rl: Callable[..., Any], tmp_
     assert facts["warnings"][0]["count"] == 60
 
 
+def _write_meta(root: Path, leaves: list[Leaf], rows: int) -> None:
+    for relative, data in meta_files(leaves, rows).items():
+        (root / relative).write_bytes(data)
+
+
 def test_a_seal_under_way_is_no_damage(
     rl: Callable[..., Any], tmp_path: Path, fill: Callable[..., Any]
 ) -> None:
@@ -88,9 +93,9 @@ def test_a_seal_under_way_is_no_damage(
     writer = fill(path, close=False, rows=(10, 6))
     leaves = [(column.key, column.dtype, column.shape) for column in writer.schema.plain]
     columns = path / "segments" / "w01-000000000000"
-    write_meta(columns, leaves, 9, durable=False)
+    _write_meta(columns, leaves, 9)
     assert rl("verify", path).code == 0
-    write_meta(columns, leaves, 5, durable=False)  # fewer than are committed
+    _write_meta(columns, leaves, 5)  # fewer than are committed
     ended = rl("verify", path)
     assert ended.code == 4
     assert "segments/w01-000000000000/meta.json: differs from the schema" in ended.out
