@@ -1,52 +1,49 @@
-"""Killing a process that writes a dataset with SIGKILL, at random moments; for tests of recovery."""
+"""Killing processes that write a dataset with SIGKILL, at random moments; for tests of recovery.
+
+When a kill comes is left to chance and load; nothing that a test asserts may depend on it.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import traceback
+from collections.abc import Callable
 
 
-def kill_at_random(command: Sequence[str | Path], *, delay: tuple[float, float], rng: random.Random) -> bool:
-    """Runs a command, kills it with SIGKILL after a random number of seconds; returns whether it was still
-    alive.
+class Fork:
+    """A forked child that does `work`, which must not return by itself. Far quicker than an interpreter."""
 
-    The clock starts when the command has written its first line to stdout, or has ended.
-    """
-    process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    process.stdout.readline()
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._error, there = os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self._error)
+                signal.alarm(120)  # it must not outlive a test that is interrupted
+                work()
+                os.write(there, b"it returned")
+            except BaseException:  # noqa: BLE001 - the parent raises it
+                os.write(there, traceback.format_exc().encode())
+            finally:
+                os._exit(1)
+        os.close(there)
+
+    def kill(self) -> None:
+        """Raises `AssertionError` with the child's traceback if it had ended by itself."""
+        os.kill(self.pid, signal.SIGKILL)
+        status = os.waitpid(self.pid, 0)[1]
+        with os.fdopen(self._error, "rb") as file:
+            told = file.read().decode()
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, told
+
+
+def fork_and_kill(work: Callable[[], None], *, delay: tuple[float, float], rng: random.Random) -> None:
+    """Does `work` in a child and kills it a random number of seconds after the fork."""
+    child = Fork(work)
     time.sleep(rng.uniform(*delay))
-    alive = process.poll() is None
-    if alive:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    return alive
-
-
-def fork_and_kill(work: Callable[[], None], *, delay: tuple[float, float], rng: random.Random) -> bool:
-    """Runs `work` in a forked child and kills it after a random number of seconds; returns whether it was
-    alive.
-
-    Far quicker than a new interpreter. The clock starts at the fork. `work` should not return by itself.
-    """
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    time.sleep(rng.uniform(*delay))
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    return os.WIFSIGNALED(status)
+    child.kill()

@@ -9,6 +9,7 @@ import signal
 import struct
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -299,32 +300,21 @@ def test_killing_writers_that_share(tmp_path: Path) -> None:
     _create(path, durability="process").close()
     told.write_bytes(bytes(8 * 64))
     rng = random.Random(3)
-    alive: dict[int, int] = {}
+    alive: list[killing.Fork] = []
     follower = Dataset.open(path)
     before: list[int] = []
     for seed in range(36):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                signal.alarm(60)
-                _write_for_ever(path, told, random.Random(seed))
-            finally:
-                os._exit(1)
-        alive[pid] = seed
+        alive.append(killing.Fork(partial(_write_for_ever, path, told, random.Random(seed))))
         if len(alive) > 2:
             time.sleep(rng.uniform(0.005, 0.05))
-            victim = rng.choice(list(alive))
-            os.kill(victim, signal.SIGKILL)
-            assert os.WIFSIGNALED(os.waitpid(victim, 0)[1])
-            del alive[victim]
+            alive.pop(rng.randrange(len(alive))).kill()
         follower.refresh()
         _check(follower)
         rows = follower.stream_rows
         assert all(now >= then for then, now in zip(before, rows, strict=False))
         before = rows
-    for pid in alive:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    for child in alive:
+        child.kill()
     said = struct.unpack("<64Q", told.read_bytes())
     with Dataset.open(path) as dataset:
         _check(dataset)
