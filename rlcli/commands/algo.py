@@ -84,7 +84,7 @@ def samplers(json: console.Json = False) -> None:
         fits[name] = {sampler for source in module.SOURCES for sampler in fitting(module, source)}
     found, rows = [], []
     for name in SAMPLERS:
-        config = load_sampler(name)[1]
+        config = load_sampler(name).CONFIG
         defaults = to_dict(config())
         listed = [
             {"name": o.name, "type": o.type_name, "default": defaults[o.name], "help": o.help}

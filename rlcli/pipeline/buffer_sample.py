@@ -23,7 +23,7 @@ from rlcli.pipeline.making import lineage, making
 from rlcli.pipeline.map_block import Array, Layout, Rows
 from rlcli.pipeline.row_formats import Batch, Format, import_arrow, write_batches
 from rlcli.replay.choice import make_sampler
-from rlcli.replay.sampler import DrawsRows
+from rlcli.replay.sampler import RowSampler
 
 EPISODE, STEP, IS_INIT, SOURCE_ROW = ("episode",), ("step",), ("is_init",), ("source_row",)
 TERMINATED, TRUNCATED = ("next", "terminated"), ("next", "truncated")
@@ -90,7 +90,7 @@ def _draw(dataset: Dataset, count: int, seed: int, sampler: str, sets: Sequence[
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed must be a whole number from 0 to 2^63 - 1, got {seed}")
     chosen = make_sampler(sampler, dataset, sets=sets, seed=seed)
-    if not isinstance(chosen, DrawsRows):
+    if not isinstance(chosen, RowSampler):
         raise UsageError(f"--sampler {sampler}: its batches are made of more than the rows it draws")
     return chosen.rows(count)
 

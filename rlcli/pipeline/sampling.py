@@ -32,7 +32,7 @@ WHOLE_EPISODES = "top-return"  # needs episodes that have ended before there is 
 
 @dataclass(frozen=True)
 class Choice:
-    """A sampler by name, and the options it is made with: the `Config` beside it."""
+    """A sampler by name, and the options it is made with: one of its `CONFIG`."""
 
     name: str
     config: Any
@@ -44,13 +44,11 @@ class Choice:
     @classmethod
     def recorded(cls, name: str, options: Mapping[str, Any]) -> Choice:
         """The inverse of `to_json`."""
-        return cls(name, from_dict(load_sampler(name)[1], options))
+        return cls(name, from_dict(load_sampler(name).CONFIG, options))
 
     def make(self, dataset: Dataset, keys: Sequence[Key], capacity: int | None, seed: int) -> Sampler:
         """The sampler over the newest `capacity` rows of a dataset."""
-        kind: Any = load_sampler(self.name)[0]
-        sampler: Sampler = kind(dataset, keys, capacity, config=self.config, seed=seed)
-        return sampler
+        return load_sampler(self.name)(dataset, keys, capacity, config=self.config, seed=seed)
 
 
 def fitting(algorithm: ModuleType, source: str) -> list[str]:
@@ -78,11 +76,11 @@ def choose(
     prioritised sampling rises to 1 over the planned number of updates. Raises `UsageError` for an unknown
     name or option, or a sampler that does not fit the algorithm.
     """
-    kind, options = load_sampler(name)
+    kind = load_sampler(name)
     if algorithm.ON_POLICY:
         if name != "uniform" or given:
             raise UsageError(f"{label} learns from its newest steps only; it takes no --sampler")
-        return Choice(name, options())
+        return Choice(name, kind.CONFIG())
     fit = fitting(algorithm, source)
     if name in SAMPLERS and name not in fit:
         reason = UNFIT.get(name)
@@ -96,7 +94,7 @@ def choose(
         values.setdefault("beta_batches", updates)
     if kind.NAME == "n-step":
         values.setdefault("gamma", config.gamma)
-    chosen = from_options(options, values, "sampler")
+    chosen = from_options(kind.CONFIG, values, "sampler")
     if kind.NAME == "n-step" and chosen.gamma != config.gamma:
         raise UsageError(
             f"--set sampler.gamma={chosen.gamma:g} is not the algorithm's --gamma {config.gamma:g}",

@@ -11,22 +11,21 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
 from rlcli.plugins import is_reference, load_reference
 from rlcli.replay import SAMPLERS
-from rlcli.replay.sampler import Sampler
+from rlcli.replay.sampler import DatasetSampler
 
 
-def load_sampler(name: str) -> tuple[type[Sampler], type[Any]]:
-    """The class of a sampler and its config's, by its name in the table or as `module:Class`.
+def load_sampler(name: str) -> type[DatasetSampler[Any]]:
+    """The class of a sampler, by its name in the table or as `module:Class`; `CONFIG` are its options.
 
-    A class of one's own derives from `Sampler` and lies beside its `Config`. Raises `UsageError` if there
-    is none.
+    A class of one's own derives from `DatasetSampler`. Raises `UsageError` if there is none.
     """
     if name not in SAMPLERS and not is_reference(name):
         raise UsageError(f"there is no sampler {name!r}; {nearest(name, SAMPLERS)}")
     reference = SAMPLERS.get(name, name)
     found = load_reference(reference)
-    if not (isinstance(found, type) and issubclass(found, Sampler)):
-        raise UsageError(f"{reference} does not derive from rlcli.replay.sampler.Sampler")
-    return found, load_reference(f"{reference.partition(':')[0]}:Config")
+    if not (isinstance(found, type) and issubclass(found, DatasetSampler)):
+        raise UsageError(f"{reference} does not derive from rlcli.replay.sampler.DatasetSampler")
+    return found
 
 
 def make_sampler(
@@ -37,13 +36,11 @@ def make_sampler(
     keys: Sequence[Key] | None = None,
     capacity: int | None = None,
     seed: int = 0,
-) -> Sampler:
+) -> DatasetSampler[Any]:
     """A sampler of `dataset`; `sets` are `option=value`, or `sampler.option=value`.
 
     Raises `UsageError` for an unknown name or option, `IncompatibleError` if the dataset lacks a column.
     """
-    kind, config = load_sampler(name)
-    options = resolve(config, sets=[item.removeprefix("sampler.") for item in sets])
-    make: Any = kind
-    sampler: Sampler = make(dataset, keys, capacity, config=options, seed=seed)
-    return sampler
+    kind = load_sampler(name)
+    options = resolve(kind.CONFIG, sets=[item.removeprefix("sampler.") for item in sets])
+    return kind(dataset, keys, capacity, config=options, seed=seed)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
-from rlcli.format.dataset import Dataset
-from rlcli.format.specs import Key
-from rlcli.replay.block import Block, Layout
-from rlcli.replay.sampler import Sampler, State
-from rlcli.replay.source import Source
+from rlcli.replay.sampler import RowSampler, State
 from rlcli.replay.streams import ROW_BITS, Rows, Streams
 
 
@@ -26,7 +21,7 @@ class Config:
     )
 
 
-class Consuming(Sampler):
+class Consuming(RowSampler[Config]):
     """Rows in the order of their streams, each given out once.
 
     With `acknowledge=True` the state counts a row as consumed only after `acknowledge()`, so that what was
@@ -37,18 +32,9 @@ class Consuming(Sampler):
 
     NAME = "consuming"
     STREAM = 9
+    CONFIG = Config
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        keys: Sequence[Key] | None = None,
-        capacity: int | None = None,
-        *,
-        config: Config | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(Source(dataset, keys, capacity), seed)
-        self.config = config or Config()
+    def prepare(self) -> None:
         self.missed = 0
         self._given: list[int] = []  # per stream the next row to give out
         self._consumed: list[int] = []
@@ -57,11 +43,7 @@ class Consuming(Sampler):
         """How many rows are there to be given out."""
         return len(self._waiting(None))
 
-    def layout(self, batch_size: int) -> Layout:
-        return self.source.layout(batch_size)
-
     def rows(self, batch_size: int) -> Rows:
-        """The logical rows `[B]` of the next batch. Raises `IncompatibleError` if there are fewer."""
         ids = self._waiting(batch_size)
         if len(ids) < batch_size:
             raise IncompatibleError(
@@ -75,9 +57,6 @@ class Consuming(Sampler):
         if not self.config.acknowledge:
             self.acknowledge()
         return Streams.of(self.source.dataset).rows(ids)
-
-    def fill(self, block: Block, batch_size: int) -> None:
-        self.source.gather(self.rows(batch_size), block)
 
     def acknowledge(self) -> None:
         """Everything given out so far is consumed."""

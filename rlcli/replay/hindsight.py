@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError, UsageError
-from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
 from rlcli.plugins import is_reference, load_reference
-from rlcli.replay.block import Block, Layout
-from rlcli.replay.sampler import Sampler, State, below
-from rlcli.replay.source import Source
+from rlcli.replay.block import Block
+from rlcli.replay.sampler import DatasetSampler, below
 from rlcli.replay.streams import Rows
-from rlcli.replay.uniform import Uniform
+from rlcli.replay.uniform import uniform_rows
 
 Values = NDArray[Any]
 ACHIEVED: Key = ("observation", "achieved_goal")
@@ -40,7 +38,7 @@ class Config:
     terminate: bool = opt(False, "A reached goal ends the MDP: `terminated` is worked out anew.")
 
 
-class Hindsight(Sampler):
+class Hindsight(DatasetSampler[Config]):
     """Relabels a share of uniformly drawn rows.
 
     A new goal is the *next* achieved goal of a row of the same episode (`random`: of any row): the state that
@@ -51,30 +49,17 @@ class Hindsight(Sampler):
 
     NAME = "hindsight"
     STREAM = 7
+    CONFIG = Config
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        keys: Sequence[Key] | None = None,
-        capacity: int | None = None,
-        *,
-        config: Config | None = None,
-        seed: int = 0,
-    ) -> None:
-        source = Source(dataset, keys, capacity)
-        super().__init__(source, seed)
-        self.config = config or Config()
-        self._rows = Uniform(dataset, keys, capacity, seed=seed)
+    def prepare(self) -> None:
         for key in (DESIRED, ("next", *ACHIEVED), ("next", *DESIRED), ("next", "reward")):
-            if key not in source.keys:
-                raise IncompatibleError(f"{dataset.path}: hindsight needs the column {'/'.join(key)}")
+            if key not in self.source.keys:
+                path = self.source.dataset.path
+                raise IncompatibleError(f"{path}: hindsight needs the column {'/'.join(key)}")
         self._reward = _reward(self.config)
 
-    def layout(self, batch_size: int) -> Layout:
-        return self.source.layout(batch_size)
-
     def fill(self, block: Block, batch_size: int) -> None:
-        rows = self._rows.rows(batch_size)
+        rows = uniform_rows(self, batch_size)
         self.source.gather(rows, block)
         chosen = np.flatnonzero(self.units(batch_size) < self.config.share)
         goals = self.goal_rows(rows[chosen], self.units(batch_size, 1)[chosen])
@@ -112,13 +97,6 @@ class Hindsight(Sampler):
                     arrays["next", name][chosen, 0] = value
             if ("next", "done") in arrays and ("next", "truncated") in arrays:
                 arrays["next", "done"][chosen] |= arrays["next", "truncated"][chosen]
-
-    def state(self) -> State:
-        return {**super().state(), "rows": self._rows.state()}
-
-    def load_state(self, state: State) -> None:
-        super().load_state(state)
-        self._rows.load_state(state["rows"])
 
 
 def _distance(achieved: Values, desired: Values) -> Values:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
-from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
 from rlcli.replay.block import Block, Layout
-from rlcli.replay.sampler import Sampler, State
-from rlcli.replay.source import Source
+from rlcli.replay.sampler import DatasetSampler
 from rlcli.replay.streams import Rows
-from rlcli.replay.uniform import Uniform
+from rlcli.replay.uniform import uniform_rows
 
 REWARD: Key = ("next", "reward")
 DISCOUNT: Key = ("next", "discount")
@@ -29,7 +26,7 @@ class Config:
     gamma: float = opt(0.99, "Discount per step, in [0, 1]; the same as the algorithm's.", ge=0, le=1)
 
 
-class NStep(Sampler):
+class NStep(DatasetSampler[Config]):
     """Rows t drawn uniformly, each with m = min(n, steps to the end of its episode as far as it is known).
 
     What is under `next` is that of row t + m - 1, its `terminated` too; `("next", "reward")` is the sum of
@@ -39,24 +36,14 @@ class NStep(Sampler):
 
     NAME = "n-step"
     STREAM = 6
+    CONFIG = Config
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        keys: Sequence[Key] | None = None,
-        capacity: int | None = None,
-        *,
-        config: Config | None = None,
-        seed: int = 0,
-    ) -> None:
-        source = Source(dataset, keys, capacity)
-        super().__init__(source, seed)
-        self.config = config or Config()
-        self._rows = Uniform(dataset, keys, capacity, seed=seed)
+    def prepare(self) -> None:
+        source = self.source
         self._now = tuple(key for key in source.keys if key[0] != "next")
         self._later = tuple(key for key in source.keys if key[0] == "next" and key != REWARD)
         if REWARD not in source.keys:
-            raise IncompatibleError(f"{dataset.path}: n steps need the column next/reward")
+            raise IncompatibleError(f"{source.dataset.path}: n steps need the column next/reward")
         self._reward = source.columns[source.keys.index(REWARD)]
 
     def layout(self, batch_size: int) -> Layout:
@@ -64,7 +51,7 @@ class NStep(Sampler):
         return {**self.source.layout(batch_size), DISCOUNT: one}
 
     def fill(self, block: Block, batch_size: int) -> None:
-        rows = self._rows.rows(batch_size)
+        rows = uniform_rows(self, batch_size)
         self.batches += 1
         self.complete(rows, block)
 
@@ -84,10 +71,3 @@ class NStep(Sampler):
         powers = config.gamma ** np.arange(config.n)
         arrays[REWARD][:] = np.einsum("bk...,k->b...", window, powers, dtype=np.float64, casting="unsafe")
         arrays[DISCOUNT][:, 0] = config.gamma**steps
-
-    def state(self) -> State:
-        return {**super().state(), "rows": self._rows.state()}
-
-    def load_state(self, state: State) -> None:
-        super().load_state(state)
-        self._rows.load_state(state["rows"])

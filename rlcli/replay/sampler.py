@@ -7,19 +7,23 @@ earlier batches: not of the process, the number of threads, or whether the run w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlcli import _native
 from rlcli.errors import IncompatibleError
+from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
 from rlcli.replay.block import Batch, Block, Layout
 from rlcli.replay.source import Source
 
 _NO_GAPS = np.zeros(0, np.int64)
 
 State = dict[str, Any]  # nested dicts of numbers, text, lists of them, and arrays
+C = TypeVar("C")
 
 
 class Sampler(ABC):
@@ -91,13 +95,44 @@ class Sampler(ABC):
         return out
 
 
-@runtime_checkable
-class DrawsRows(Protocol):
+class DatasetSampler(Sampler, Generic[C]):
+    """A sampler of one dataset, with options: the frozen dataclass `CONFIG`, of which `config` is one.
+
+    See `Source` for `keys` and `capacity`. Raises `IncompatibleError` if the dataset lacks a column.
+    """
+
+    CONFIG: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        keys: Sequence[Key] | None = None,
+        capacity: int | None = None,
+        *,
+        config: C | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(Source(dataset, keys, capacity), seed)
+        self.config: C = self.CONFIG() if config is None else config
+        self.prepare()
+
+    def prepare(self) -> None:
+        """What a kind keeps besides; called once, when the source and the options are there."""
+
+    def layout(self, batch_size: int) -> Layout:
+        """The columns `[B, …]`; a kind that adds leaves puts them behind."""
+        return self.source.layout(batch_size)
+
+
+class RowSampler(DatasetSampler[C]):
     """A sampler whose batches are nothing but rows of the dataset."""
 
+    @abstractmethod
     def rows(self, batch_size: int) -> NDArray[np.int64]:
-        """The logical rows `[B]` of the next batch."""
-        ...
+        """The logical rows `[B]` of the next batch. Raises `IncompatibleError` if it cannot be drawn."""
+
+    def fill(self, block: Block, batch_size: int) -> None:
+        self.source.gather(self.rows(batch_size), block)
 
 
 def below(unit: NDArray[np.float64], counts: NDArray[np.int64] | int) -> NDArray[np.int64]:

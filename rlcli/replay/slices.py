@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +9,10 @@ import numpy as np
 
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
-from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
 from rlcli.replay.block import Block, Layout
 from rlcli.replay.runs import Runs
-from rlcli.replay.sampler import Sampler, below
+from rlcli.replay.sampler import DatasetSampler, below
 from rlcli.replay.source import Source
 from rlcli.replay.streams import Rows
 
@@ -96,7 +94,7 @@ class Cutter:
         self.source.dataset.read_runs(first, count, at + offset, keys, flat)
 
 
-class Slices(Sampler):
+class Slices(DatasetSampler[Config]):
     """Batches of slices `[B, T, …]`, T = burn_in + length, drawn with replacement.
 
     `valid` is True where a row is one: what lies before the episode's beginning or, padded, after its end is
@@ -106,18 +104,9 @@ class Slices(Sampler):
 
     NAME = "slices"
     STREAM = 4
+    CONFIG = Config
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        keys: Sequence[Key] | None = None,
-        capacity: int | None = None,
-        *,
-        config: Config | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(Source(dataset, keys, capacity), seed)
-        self.config = config or Config()
+    def prepare(self) -> None:
         self.cutter = Cutter(self.source, self.config)
         self._sums: tuple[int, Rows] | None = None
 

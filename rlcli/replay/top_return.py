@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
-from rlcli.format.dataset import Dataset
-from rlcli.format.specs import Key
-from rlcli.replay.block import Block, Layout
 from rlcli.replay.runs import Runs
-from rlcli.replay.sampler import Sampler
-from rlcli.replay.source import Source
+from rlcli.replay.sampler import RowSampler
 from rlcli.replay.streams import Rows
 
 
@@ -25,23 +20,14 @@ class Config:
     share: float = opt(0.1, "Of the episodes, how many, best first, in (0, 1]; at least one.", gt=0, le=1)
 
 
-class TopReturn(Sampler):
+class TopReturn(RowSampler[Config]):
     """Rows drawn uniformly with replacement from whole episodes; of equal returns the earlier is better."""
 
     NAME = "top-return"
     STREAM = 8
+    CONFIG = Config
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        keys: Sequence[Key] | None = None,
-        capacity: int | None = None,
-        *,
-        config: Config | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(Source(dataset, keys, capacity), seed)
-        self.config = config or Config()
+    def prepare(self) -> None:
         self._found: tuple[int, Runs, Rows] | None = None
 
     def __len__(self) -> int:
@@ -60,16 +46,9 @@ class TopReturn(Sampler):
             self._found = (self.source.snapshot, chosen, np.cumsum(chosen.length))
         return self._found[1], self._found[2]
 
-    def layout(self, batch_size: int) -> Layout:
-        return self.source.layout(batch_size)
-
     def rows(self, batch_size: int) -> Rows:
-        """The logical rows `[B]` of the next batch."""
         runs, sums = self.best()
         drawn = self.below(int(sums[-1]), batch_size)
         self.batches += 1
         chosen = np.searchsorted(sums, drawn, side="right")
         return runs.stop[chosen] - (sums[chosen] - drawn)
-
-    def fill(self, block: Block, batch_size: int) -> None:
-        self.source.gather(self.rows(batch_size), block)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,7 @@ import numpy as np
 from rlcli import _native
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
-from rlcli.format.dataset import Dataset
-from rlcli.format.specs import Key
-from rlcli.replay.block import Block, Layout
-from rlcli.replay.sampler import Sampler, State
-from rlcli.replay.source import Source
+from rlcli.replay.sampler import RowSampler, State
 from rlcli.replay.streams import Rows
 
 
@@ -27,7 +22,7 @@ class Config:
     )
 
 
-class WithoutReplacement(Sampler):
+class WithoutReplacement(RowSampler[Config]):
     """Rows in the order of a pseudo-random permutation, a new one for each epoch.
 
     An epoch is over the rows that are there when it begins; rows that come later are in the next one.
@@ -36,27 +31,14 @@ class WithoutReplacement(Sampler):
 
     NAME = "without-replacement"
     STREAM = 1
+    CONFIG = Config
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        keys: Sequence[Key] | None = None,
-        capacity: int | None = None,
-        *,
-        config: Config | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(Source(dataset, keys, capacity), seed)
-        self.config = config or Config()
+    def prepare(self) -> None:
         self.epoch = 0
         self.given = 0  # rows of this epoch that were given out
         self._count = 0  # rows of this epoch
 
-    def layout(self, batch_size: int) -> Layout:
-        return self.source.layout(batch_size)
-
     def rows(self, batch_size: int) -> Rows:
-        """The logical rows `[B]` of the next batch."""
         eligible = self.source.some()
         if eligible.count < batch_size and self.config.drop_last:
             raise IncompatibleError(
@@ -78,9 +60,6 @@ class WithoutReplacement(Sampler):
             filled += taken
         self.batches += 1
         return eligible.row(rows)
-
-    def fill(self, block: Block, batch_size: int) -> None:
-        self.source.gather(self.rows(batch_size), block)
 
     def state(self) -> State:
         return {**super().state(), "epoch": self.epoch, "given": self.given, "count": self._count}

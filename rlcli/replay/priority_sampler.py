@@ -1,0 +1,72 @@
+"""What samplers that draw by priority share: the table of priorities, how it is told, saved and restored."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.format.specs import Key
+from rlcli.replay.block import Block, Layout
+from rlcli.replay.priority_table import PriorityTable
+from rlcli.replay.sampler import DatasetSampler, State
+from rlcli.replay.streams import Rows
+
+WEIGHT: Key = ("weight",)
+ROW: Key = ("row",)
+
+
+class Options(Protocol):
+    """What the options of every such sampler have."""
+
+    @property
+    def alpha(self) -> float: ...
+
+    @property
+    def epsilon(self) -> float: ...
+
+
+P = TypeVar("P", bound=Options)
+
+
+class PrioritySampler(DatasetSampler[P]):
+    """Batches with two leaves more: `row` int64 `[B]`, for `update`, and `weight` float32 `[B, 1]`."""
+
+    def prepare(self) -> None:
+        self.table = PriorityTable(
+            self.source, self.config.alpha, self.config.epsilon, unusable=self.unusable
+        )
+
+    def unusable(self) -> Rows:
+        """The logical rows that cannot be drawn for now, ascending: next observations that are unknown."""
+        return self.source.unknown()
+
+    def weighted(self, columns: Layout, batch_size: int) -> Layout:
+        """These leaves, `row` and `weight`."""
+        row, weight = (np.dtype(np.int64), (batch_size,)), (np.dtype(np.float32), (batch_size, 1))
+        return {**columns, ROW: row, WEIGHT: weight}
+
+    def drawn(self, block: Block) -> tuple[Rows, NDArray[np.float32]]:
+        """The memory of a block's `row` and `weight`, `[B]` each, to be drawn into."""
+        return block.arrays[ROW], block.arrays[WEIGHT].reshape(-1)
+
+    def update(self, rows: Rows, priorities: Any) -> None:
+        """Gives rows (a batch's `row`) new priorities, at least 0; rows that were evicted are passed over.
+
+        Raises `ValueError` for a negative, infinite or undefined priority; nothing is changed then.
+        """
+        self.table.update(rows, np.ascontiguousarray(priorities, np.float64).reshape(-1))
+
+    def position(self) -> State:
+        return super().state()
+
+    def seek(self, position: State) -> None:
+        super().load_state(position)
+
+    def state(self) -> State:
+        return {**super().state(), "table": self.table.state()}
+
+    def load_state(self, state: State) -> None:
+        super().load_state(state)
+        self.table.load_state(state["table"])
