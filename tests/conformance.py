@@ -38,7 +38,7 @@ def cases() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def ask(command: list[str], dataset: Path) -> dict[str, Any]:
     """What an implementation answers."""
-    ended = subprocess.run([*command, str(dataset)], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([*command, str(dataset)], capture_output=True, text=True, timeout=300)
     try:
         answer = json.loads(ended.stdout)
     except ValueError:

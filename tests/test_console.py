@@ -249,7 +249,7 @@ def started(command: list[str]) -> subprocess.Popen[str]:
 def test_the_first_signal_finishes_the_step(launcher: list[str], signum: signal.Signals, code: int) -> None:
     process = started([*launcher, "probe", "wait"])
     process.send_signal(signum)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (code, "")
     assert err.splitlines()[-1] == "error: stopped at step 5 (resume with --resume)"
 
@@ -261,7 +261,7 @@ def test_the_second_signal_stops_at_once(launcher: list[str], signum: signal.Sig
     assert process.stderr is not None
     assert "once more" in process.stderr.readline()
     process.send_signal(signum)
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     assert process.returncode == -signum
 
 

@@ -350,7 +350,7 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path: Path, signum
     )
     _wait_for_rows(tmp_path / "ds", 50)
     process.send_signal(signum)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (128 + signum, ""), err
     assert "Traceback" not in err
     _check_counting(tmp_path / "ds")
@@ -376,7 +376,7 @@ def test_a_second_signal_stops_at_once_and_the_last_commit_holds(tmp_path: Path)
     assert process.stderr is not None
     assert "once more" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     assert process.returncode == -signal.SIGTERM
     with Dataset.open(tmp_path / "ds") as dataset:
         assert dataset.num_rows >= 2
@@ -434,7 +434,7 @@ def test_the_bar_shows_only_on_a_terminal(tmp_path: Path) -> None:
         stderr=child,
         env=environment,
     )
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=300)
     os.close(child)
     shown = b""
     while True:

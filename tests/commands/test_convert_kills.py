@@ -106,7 +106,7 @@ def test_ctrl_c_stops_all_and_resume_goes_on(source, started, tmp_path, monkeypa
     children = workers(started)
     assert children
     started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=300)
     assert (started.returncode, out) == (ExitCode.INTERRUPTED, "")
     assert "--resume" in err
     assert not any(map(is_alive, children))
@@ -119,7 +119,7 @@ def test_a_killed_worker_stops_the_conversion_and_finished_parts_stay(source, st
         for worker in workers(started):
             os.kill(worker, signal.SIGKILL)
         time.sleep(0.001)
-    _, err = started.communicate(timeout=60)
+    _, err = started.communicate(timeout=300)
     assert started.returncode == ExitCode.RESOURCE
     assert "killed by signal 9" in err
     assert "--resume" in err

@@ -109,7 +109,7 @@ def test_a_trainer_that_waits_for_rows_stops_when_it_is_told_to(tmp_path: Path) 
     trainer = start(*options, *QUICK, "-o", str(run))
     until(lambda: (run / "metrics.jsonl").exists() or (run / "run.json").exists(), trainer)
     trainer.send_signal(signal.SIGTERM)
-    assert "resumable" in trainer.communicate(timeout=30)[1]
+    assert "resumable" in trainer.communicate(timeout=300)[1]
     assert trainer.returncode == 143
     said = rl("train", "dqn", "--resume", "-o", str(run), "--quiet", "--wait-seconds", "0.1", code=5)
     assert "100 rows after 0.1 s, fewer than --min-rows 1,000" in said

@@ -137,7 +137,7 @@ def test_sigterm_leaves_a_resumable_run_and_143(tmp_path: Path) -> None:
         time.sleep(0.01)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert out == ""
     assert "rl train dqn --resume -o" in err
@@ -209,7 +209,7 @@ def test_the_replay_of_online_training_is_a_sound_dataset_of_all_steps(tmp_path:
             "must be ≤ 1024",
         ),
         (
-            ["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--hidden", "1e7,1e7"],
+            ["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--hidden", "1e12"],
             7,
             "out of memory",
         ),
@@ -228,7 +228,7 @@ def test_a_mistake_is_one_line_with_its_code(
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, "-m", "rlcli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=300)
     assert done.returncode == code, done.stderr
     assert said.lower() in done.stderr.lower()
     assert done.stderr.startswith("error: ")
@@ -275,7 +275,7 @@ def test_an_environment_that_fails_is_named_and_no_bug_of_rl(
     command = [sys.executable, "-m", "rlcli", "train", algorithm, "--env", "broken_env:Env", "--steps", "100"]
     options = ["--env-arg", f"fault={fault}", "--compile", "off", "--quiet", "-o", "run"]
     done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=60
+        [*command, *options], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=300
     )
     assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("error: broken_env:Env")

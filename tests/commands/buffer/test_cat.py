@@ -168,7 +168,7 @@ def test_a_closed_pipe_is_quiet(large: Path, start: Callable[..., Any], format: 
     assert ended.stderr is not None
     assert ended.stdout.buffer.read(10)
     ended.stdout.close()
-    assert ended.wait(timeout=30) == 141
+    assert ended.wait(timeout=300) == 141
     assert ended.stderr.read() == ""
     ended.stderr.close()
 

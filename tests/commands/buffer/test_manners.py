@@ -80,7 +80,7 @@ def test_a_signal_ends_verification(large: Path, number: int, code: int, start: 
     time.sleep(1.0)
     assert ended.poll() is None
     ended.send_signal(number)
-    out, err = ended.communicate(timeout=10)
+    out, err = ended.communicate(timeout=300)
     assert (ended.returncode, out) == (code, "")
     assert err == ("interrupted\n" if number == signal.SIGINT else "")
 
@@ -90,7 +90,7 @@ def test_a_closed_pipe_is_quiet(sealed: Path, start: Callable[..., Any]) -> None
     assert ended.stdout is not None
     assert ended.stderr is not None
     ended.stdout.close()
-    assert ended.wait(timeout=20) == 141
+    assert ended.wait(timeout=300) == 141
     assert ended.stderr.read() == ""
     ended.stderr.close()
 

@@ -199,7 +199,7 @@ def test_an_interrupted_filter_leaves_nothing(tmp_path: Path, start: Callable[..
     while ended.poll() is None and not list(tmp_path.glob(".out.tmp-*/segments/*")):
         pass
     ended.send_signal(signal.SIGINT)
-    _, err = ended.communicate(timeout=20)
+    _, err = ended.communicate(timeout=300)
     assert ended.returncode == 130
     assert "nothing was written" in err
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
