@@ -49,7 +49,7 @@ def manifests(path: Path) -> int:
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < deadline, Path("log").read_text()
         time.sleep(0.001)
