@@ -17,7 +17,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 
 QUICK = ["--hidden", "8", "--compile", "off", "--eval-every", "0", "--no-tensorboard", "--quiet"]
-LIMIT = 60.0
+LIMIT = 300.0
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
