@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -321,6 +322,19 @@ class Writer:
         except BaseException:
             self._state = "failed"
             raise
+
+    def describe(self, lineage: dict[str, Any], extra: Mapping[str, Any]) -> None:
+        """What is only known at the end: this session's lineage entry, and what is added to `extra`.
+
+        Both stand in the next generation. Raises `ValueError` where others write too.
+        """
+        self._check_usable()
+        if not self._lock.is_exclusive:
+            raise ValueError(f"{self.path}: others write there too, and may publish before")
+        newest = self._publisher.manifest
+        self._publisher.manifest = replace(
+            newest, lineage=[*newest.lineage[:-1], lineage], extra={**newest.extra, **extra}
+        )
 
     def commit(self, tag: int = 0, *, sync: bool = False) -> None:
         """Makes everything written visible, in all streams; with `sync` all open segments reach the disk.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,29 @@ def parents(src: Path, files: Sequence[Path], check: Callable[[], None]) -> list
     digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     entry = {"folder": str(base.absolute()), "files": len(files), "bytes": sum(sizes), "sha256": digest}
     return [entry]
+
+
+@contextmanager
+def hashing(
+    src: Path, files: Sequence[Path], check: Callable[[], None]
+) -> Iterator[Future[list[dict[str, Any]]]]:
+    """What `parents` returns, found out while the block reads the same files; given up if it ends early."""
+    is_over = False
+
+    def stop_early() -> None:
+        check()
+        if is_over:
+            raise _NobodyWaits
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(parents, src, files, stop_early)
+        finally:
+            is_over = True
+
+
+class _NobodyWaits(Exception):
+    """The hashes are of no use any more."""
 
 
 class Fingerprint:

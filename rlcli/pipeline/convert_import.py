@@ -93,16 +93,24 @@ def _at_once(
         bar.advance(count)
 
     files = convert_files.Fingerprint(source.files)
-    parents = convert_files.parents(job.path, source.files, check)
     report = Report()
-    with console.progress(sum(piece.num_bytes for piece in source.pieces), "convert", "B") as bar:
+    with (
+        convert_files.hashing(job.path, source.files, check) as hashes,
+        console.progress(sum(piece.num_bytes for piece in source.pieces), "convert", "B") as bar,
+    ):
         writer = Writer.create(
             temporary,
             source.schema,
             spec=source.spec,
-            lineage=lineage_of(job, parents),
+            lineage={"op": "convert"},
+            durability="process",
             segment_rows=segment_rows(source.pieces, source.schema),
-            extra=description(job, source, parents),
         )
-        write(writer, selected(source, source.pieces, job.selection, report, advance), report, check)
-    return report, parents, files
+
+        def tell_origin() -> None:
+            parents = hashes.result()
+            writer.describe(lineage_of(job, parents), description(job, source, parents))
+
+        parts = selected(source, source.pieces, job.selection, report, advance)
+        write(writer, parts, report, check, before_close=tell_origin)
+        return report, hashes.result(), files

@@ -12,18 +12,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlcli import console
-from rlcli.datasets.contract import Advance, LayoutMismatch, Piece, Report, Source
+from rlcli.datasets.contract import Advance, Piece, Report, Source
 from rlcli.errors import BusyError, Interrupted, ResourceError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.merge import merge
 from rlcli.pipeline import convert_files
+from rlcli.pipeline.convert_disk import sync_dataset
 from rlcli.pipeline.convert_job import Job, description, lineage_of
 from rlcli.pipeline.convert_rows import Selection
 from rlcli.pipeline.convert_workers import Task, in_processes, make_part
@@ -96,7 +96,7 @@ def convert(
 
     with (
         _folder(folder, job, groups, files, resume) as (job, finished),
-        _hashing(job, source, check) as hashes,
+        convert_files.hashing(job.path, source.files, check) as hashes,
     ):
         try:
             reports = _make_all(job, source, groups, folder, finished, jobs, check)
@@ -109,7 +109,8 @@ def convert(
                 datasets = [stack.enter_context(Dataset.open(part)) for part in parts]
                 if datasets:
                     extra = description(job, source, parents)
-                    merge(datasets, temporary, lineage=lineage_of(job, parents), extra=extra)
+                    merge(datasets, temporary, lineage=lineage_of(job, parents), extra=extra, durable=False)
+                    sync_dataset(temporary)
         except (Interrupted, ResourceError) as err:
             if any(folder.glob("part-*.json")):
                 resume = True  # hours of work are not thrown away
@@ -225,20 +226,3 @@ def _clean(folder: Path, *, keep: bool) -> None:
     for path in folder.glob("part-*"):
         if path.is_dir() and not path.with_name(f"{path.name}.json").exists():
             shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _hashing(job: Job, source: Source, check: Callable[[], None]) -> Iterator[Future[list[dict[str, Any]]]]:
-    """The hashes of all files, computed while the parts are made."""
-    is_over = False
-
-    def stop_early() -> None:
-        check()
-        if is_over:
-            raise LayoutMismatch  # nobody waits for the result any more
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield pool.submit(convert_files.parents, job.path, source.files, stop_early)
-        finally:
-            is_over = True

@@ -15,6 +15,7 @@ from rlcli.errors import InputError, ResourceError, UsageError
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Schema
 from rlcli.format.writer import Writer
+from rlcli.pipeline.convert_disk import ToDisk
 
 _CHUNK_BYTES = 8 << 20  # rows gathered before one write
 _SEGMENT_BYTES = 1 << 30
@@ -69,19 +70,32 @@ def parse_episodes(text: str) -> tuple[int, int | None]:
     return low, high
 
 
-def write(writer: Writer, parts: Iterator[Part], report: Report, check: Callable[[], None]) -> None:
+def write(
+    writer: Writer,
+    parts: Iterator[Part],
+    report: Report,
+    check: Callable[[], None],
+    before_close: Callable[[], None] = lambda: None,
+) -> None:
     """Writes all parts to stream 0, counts them in `report` and closes the writer; aborts it on an error.
 
-    `check` is called before each part and may raise.
+    All of it is on the disk then. `check` is called before each part, `before_close` after the last; both
+    may raise.
     """
     heaps = [column.key for column in writer.schema.heaps]
+    row_bytes = writer.schema.row_bytes
     waiting = 0  # bytes of heap values that were not written yet
-    with EpisodeWriter(writer, chunk_rows=_chunk_rows(writer.schema)) as episodes:
+    with (
+        ToDisk(writer.path) as disk,
+        EpisodeWriter(writer, chunk_rows=_chunk_rows(writer.schema)) as episodes,
+    ):
         for part in counted(parts, writer.schema, report):
             check()
             end = part.end
             episodes.add_rows(0, part.columns)
-            waiting += sum(_size(value) for key in heaps for value in part.columns[key])
+            values = sum(_size(value) for key in heaps for value in part.columns[key])
+            waiting += values
+            disk.wrote(part_rows(part) * row_bytes + values)
             if end is not None:
                 if end.seed is not None:
                     episodes.begin(0, end.seed)
@@ -91,6 +105,7 @@ def write(writer: Writer, parts: Iterator[Part], report: Report, check: Callable
                 if waiting > _CHUNK_BYTES:  # only here: a flushed row can no longer be an episode's last
                     episodes.flush()
                     waiting = 0
+        before_close()
 
 
 def selected(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,12 @@ def make_part(task: Task, source: Source, advance: Advance, check: Callable[[], 
     shutil.rmtree(temporary, ignore_errors=True)
     rows = segment_rows(pieces, source.schema)
     writer = Writer.create(
-        temporary, source.schema, spec=source.spec, lineage={"op": "convert"}, segment_rows=rows
+        temporary,
+        source.schema,
+        spec=source.spec,
+        lineage={"op": "convert"},
+        durability="process",
+        segment_rows=rows,
     )
     write(writer, selected(source, pieces, task.selection, report, advance), report, check)
     os.rename(temporary, task.path)
@@ -116,7 +122,7 @@ class _Worker:
             start_new_session=True,  # a terminal's Ctrl-C is for the parent, which stops its workers
         )
         assert self._process.stdin is not None
-        with self._process.stdin as stream:
+        with suppress(BrokenPipeError), self._process.stdin as stream:  # killed already: `finish` says so
             stream.write(json.dumps(task.to_json()))
         self._reader = threading.Thread(target=self._listen, args=(told,), daemon=True)
         self._reader.start()
