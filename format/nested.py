@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from rlcli.format.keys import Key
 Array = np.ndarray[Any, Any]
 
 
-def nest(keys: Sequence[Key], arrays: Sequence[Array]) -> dict[str, Any]:
-    """A nested dict with each array at its key."""
+def nest(keys: Iterable[Key], arrays: Iterable[Any]) -> dict[str, Any]:
+    """A nested dict with each array, or tensor, at its key."""
     nested: dict[str, Any] = {}
     for key, array in zip(keys, arrays, strict=True):
         node = nested

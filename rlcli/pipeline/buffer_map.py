@@ -47,7 +47,8 @@ def map_dataset(path: Location, out: Path, options: Options) -> dict[str, Any]:
     """Write the episodes of `path`, after all steps in order, to a new dataset at `out`; return a report.
 
     Next values that are derived stay so where they still are the next row's, which is checked bit by bit;
-    else they are stored, and last rows whose next value is unknown are left out (`dropped_rows`).
+    else they are stored, and last rows whose next value is unknown are left out (`dropped_unknown_next`;
+    `dropped_rows` counts these and what `--apply` left out).
 
     Raises `UsageError` for steps that do not fit, `InputError` for values that do not, `Interrupted`.
     """
@@ -72,6 +73,7 @@ def map_dataset(path: Location, out: Path, options: Options) -> dict[str, Any]:
             ],
             "stored_next": now_stored,
             "dropped_rows": dropped,
+            "dropped_unknown_next": run.dropped_unknown_next,
             "fits_env": run.layout.fits_env,
         }
 
@@ -85,6 +87,7 @@ class _Run:
         self._source, self._table, self._work = source, table, work
         self._options = options
         self._done: list[Step] = []
+        self.dropped_unknown_next = 0  # rows, of the last pass
         self.layout = Layout.of(source)
         self.layout.extra = {name: value for name, value in source.extra.items() if name != "segment_rows"}
         for step in _steps(options, source, work.advance):
@@ -97,9 +100,11 @@ class _Run:
         self._spec = self.layout.spec(source)
 
     def _blocks(self) -> Iterator[Block]:
+        self.dropped_unknown_next = 0
         for block in blocks(self._source, self._table):
             if self.layout.is_stored:
-                block = block.without_unknown()
+                whole, block = len(block), block.without_unknown()
+                self.dropped_unknown_next += whole - len(block)
             if len(block):
                 for step in self._done:
                     step.apply(block)
@@ -237,8 +242,11 @@ def remarks(report: dict[str, Any]) -> list[str]:
     lines = [f"{report['rows']:,} rows, {report['episodes']:,} episodes, {report['seconds']:.2f} s"]
     if report["stored_next"]:
         lines.append(f"stored, as they are no longer the next row's: {', '.join(report['stored_next'])}")
-    if report["dropped_rows"]:
-        lines.append(f"{report['dropped_rows']:,} rows were left out")
+    if unknown := report["dropped_unknown_next"]:
+        rows = "1 last row" if unknown == 1 else f"{unknown:,} last rows"
+        lines.append(f"{rows} left out: next values are stored, and what follows there is unknown")
+    if others := report["dropped_rows"] - unknown:
+        lines.append(f"{others:,} row{'s' if others > 1 else ''} left out by --apply")
     if not report["fits_env"]:
         lines.append("observations or actions are not the environment's any more; spec.env is empty")
     return lines

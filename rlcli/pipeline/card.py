@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location
-from rlcli.format.schema import Column
+from rlcli.format.nested import pick
 from rlcli.pipeline import card_page, card_text
 from rlcli.pipeline.buffer import info
 from rlcli.pipeline.buffer_stats import stats
@@ -108,7 +107,7 @@ def _action_histograms(dataset: Dataset) -> list[dict[str, Any]]:
     for column in dataset.schema.plain:
         if column.key[0] != "action" or not np.issubdtype(column.numpy, np.floating) or not len(rows):
             continue
-        values = _at(dataset.gather(rows, [column.key]), column).reshape(len(rows), -1)
+        values = pick(dataset.gather(rows, [column.key]), column.key).reshape(len(rows), -1)
         for dimension in range(min(values.shape[1], SHOWN_DIMENSIONS)):
             drawn = histogram(values[:, dimension])
             if drawn is not None:
@@ -131,7 +130,7 @@ def _frames(dataset: Dataset) -> dict[str, list[Array]]:
             else:
                 continue
         elif column.dtype == "uint8" and len(column.shape) in (2, 3):
-            values = list(_at(dataset.gather(rows, [column.key]), column))
+            values = list(pick(dataset.gather(rows, [column.key]), column.key))
         else:
             continue
         pictures = [picture for value in values if (picture := as_picture(value)) is not None]
@@ -154,10 +153,3 @@ def as_picture(value: Array) -> Array | None:
     if value.shape[0] in (1, 3):
         return np.asarray(value[0] if value.shape[0] == 1 else np.moveaxis(value, 0, -1))
     return np.asarray(value[-1])
-
-
-def _at(batch: Mapping[str, Any], column: Column) -> Array:
-    value: Any = batch
-    for part in column.key:
-        value = value[part]
-    return np.asarray(value)

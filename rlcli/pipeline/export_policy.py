@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rlcli.config import opt
 from rlcli.errors import UsageError, nearest
+from rlcli.format.nested import nest
 from rlcli.format.specs import Box, Discrete, Key, Leaf, leaves, spec_from_json
 from rlcli.pipeline import provenance
 from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
@@ -104,15 +105,7 @@ class PolicyModule(nn.Module):
 
 def _nested(paths: Sequence[Key], values: Sequence[Tensor]) -> Any:
     """Leaves at their places in a nested dict; the one leaf of a flat observation as it is."""
-    if list(paths) == [()]:
-        return values[0]
-    tree: dict[str, Any] = {}
-    for path, value in zip(paths, values, strict=True):
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree
+    return values[0] if list(paths) == [()] else nest(paths, values)
 
 
 class _Watched(dict[str, Any]):

@@ -49,11 +49,6 @@ class Block:
         """The row after each episode's last `[E]`."""
         return np.cumsum(self.length, dtype=np.int64)
 
-    @property
-    def last(self) -> Rows:
-        """The last row of the episode of each row `[rows]`."""
-        return np.repeat(self.stop - 1, self.length)
-
     def episodes(self) -> Iterator[dict[Key, Array]]:
         """The columns of each episode, views."""
         for stop, length in zip(self.stop.tolist(), self.length.tolist(), strict=True):

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rlcli import _native
 from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
 from rlcli.format.spans import Chunk, Spans, as_numbers
 from rlcli.pipeline.expressions import Expression
-from rlcli.pipeline.map_block import Block, Layout
+from rlcli.pipeline.map_block import Block, Layout, Mask
 from rlcli.pipeline.map_columns import Step, cast
 from rlcli.pipeline.map_functions import Function, call, load
 from rlcli.plugins import is_reference
@@ -101,12 +103,10 @@ class RewardToGo(Step):
         layout.columns[TO_GO] = Column(TO_GO, self._column.dtype, self._column.shape)
 
     def apply(self, block: Block) -> None:
-        found = as_numbers(self._column, block.columns[REWARD]).astype(np.float64)
-        stop, length = block.stop, block.length
-        for back in range(2, int(length.max(initial=0)) + 1):
-            rows = (stop - back)[length >= back]
-            found[rows] += self.gamma * found[rows + 1]
-        block.columns[TO_GO] = cast(found, self._column.dtype, "reward_to_go")
+        reward, nowhere, at_ends = _rewards(self._column, block)
+        found = _native.td_lambda(reward, None, nowhere, at_ends, gamma=self.gamma, lam=1.0, threads=1)
+        shape = block.columns[REWARD].shape
+        block.columns[TO_GO] = cast(found.reshape(shape), self._column.dtype, "reward_to_go")
 
 
 @dataclass
@@ -140,19 +140,16 @@ class NStep(Step):
         layout.columns[DISCOUNT] = Column(DISCOUNT, "float32", (1,))
 
     def apply(self, block: Block) -> None:
-        rows, last = np.arange(len(block)), block.last
-        end = np.minimum(rows + self.n - 1, last)
-        reward = as_numbers(self._column, block.columns[REWARD]).astype(np.float64)
-        found = reward.copy()
-        for k in range(1, min(self.n, int(block.length.max(initial=1)))):
-            inside = np.flatnonzero(rows + k <= last)
-            found[inside] += self.gamma**k * reward[inside + k]
+        reward, nowhere, at_ends = _rewards(self._column, block)
+        found, discount, last = _native.n_step(
+            reward, nowhere, at_ends, gamma=self.gamma, n=min(self.n, len(block)), threads=1
+        )
         if self.n > 1:
-            block.columns[REWARD] = cast(found, self._column.dtype, "next/reward")
+            shape = block.columns[REWARD].shape
+            block.columns[REWARD] = cast(found.reshape(shape), self._column.dtype, "next/reward")
         for key in self._following:
-            block.columns[key] = block.columns[key][end]
-        discount = np.power(self.gamma, (end - rows + 1).astype(np.float64))
-        block.columns[DISCOUNT] = discount.astype(np.float32).reshape(-1, 1)
+            block.columns[key] = block.columns[key][last[:, 0] // reward.shape[1]]
+        block.columns[DISCOUNT] = discount[:, :1].astype(np.float32)
 
 
 def _reward(layout: Layout, flag: str) -> Column:
@@ -160,6 +157,14 @@ def _reward(layout: Layout, flag: str) -> Column:
     if column is None or column.encoding != "plain":
         raise UsageError(f"{flag}: there is no column 'next/reward'")
     return column
+
+
+def _rewards(column: Column, block: Block) -> tuple[NDArray[np.float64], Mask, Mask]:
+    """Rewards `[rows, size]`, and flags for a scan over them: none terminates, episodes end at last rows."""
+    reward = as_numbers(column, block.columns[REWARD]).astype(np.float64).reshape(len(block), -1)
+    at_ends = np.zeros(reward.shape, np.bool_)
+    at_ends[block.stop - 1] = True
+    return reward, np.zeros_like(at_ends), at_ends
 
 
 def _check_gamma(gamma: float, flag: str) -> None:

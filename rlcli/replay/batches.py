@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rlcli.format.nested import nest
 from rlcli.format.specs import Key
 from rlcli.replay.block import Block
 from rlcli.replay.sampler import Sampler, State
@@ -74,14 +75,11 @@ def as_tensors(block: Block, bfloat16: frozenset[Key] = frozenset()) -> dict[str
     """Tensors over a block's memory, nested as the batch is."""
     import torch
 
-    nested: dict[str, Any] = {}
-    for key, array in block.arrays.items():
-        tensor = torch.from_numpy(array)
-        node = nested
-        for name in key[:-1]:
-            node = node.setdefault(name, {})
-        node[key[-1]] = tensor.view(torch.bfloat16) if key in bfloat16 else tensor
-    return nested
+    def tensor(key: Key) -> torch.Tensor:
+        found = torch.from_numpy(block.arrays[key])
+        return found.view(torch.bfloat16) if key in bfloat16 else found
+
+    return nest(block.arrays, map(tensor, block.arrays))
 
 
 def pinned_memory(layout: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.format.nested import nest
 from rlcli.format.specs import Key
 
 Batch = dict[str, Any]  # nested dicts with arrays [B, …] at the leaves
@@ -43,12 +44,7 @@ class Block:
         self.arrays = arrays
         self.columns = list(arrays.values())
         self.views: dict[str, list[NDArray[Any]]] = {}  # that samplers keep, of the same memory
-        self.nested: Batch = {}
-        for key, array in arrays.items():
-            node = self.nested
-            for name in key[:-1]:
-                node = node.setdefault(name, {})
-            node[key[-1]] = array
+        self.nested: Batch = nest(arrays, self.columns)
 
 
 def size_of(layout: Layout) -> int:

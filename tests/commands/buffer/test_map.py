@@ -129,7 +129,8 @@ def test_n_step_equals_the_definition(n: int, rl: Callable[..., Any], source: Pa
     expected = slow_n_step(source, n, 0.9)
     found = rows_of(tmp_path / "out")
     assert report["rows"] == len(expected) == len(found[REWARD])
-    assert report["dropped_rows"] == 3  # one each of the cut, the lost, and the cut one of a single row
+    # one each of the cut, the lost, and the cut one of a single row
+    assert (report["dropped_rows"], report["dropped_unknown_next"]) == (3, 3)
     assert report["stored_next"] == ["next/observation"]
     for row, values in enumerate(expected):
         np.testing.assert_array_equal(found[OBSERVATION][row], values["observation"])
@@ -143,6 +144,14 @@ def test_n_step_equals_the_definition(n: int, rl: Callable[..., Any], source: Pa
         assert dataset.extra["n_step"] == {"n": n, "gamma": 0.9}
         assert list(check_semantics(dataset).errors) == []
     assert verify(tmp_path / "out", deep=True) == []
+
+
+def test_rows_that_are_left_out_are_counted_and_explained(
+    rl: Callable[..., Any], source: Path, tmp_path: Path
+) -> None:
+    said = rl("map", source, "-o", tmp_path / "a", "--n-step", 2, "--gamma", 0.9).err
+    assert "3 last rows left out: next values are stored, and what follows there is unknown" in said
+    assert "left out" not in rl("map", source, "-o", tmp_path / "b", "--n-step", 1, "--gamma", 0.9).err
 
 
 def test_n_step_of_a_terminal_in_three_rows(rl: Callable[..., Any], tmp_path: Path) -> None:
