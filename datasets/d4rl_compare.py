@@ -171,7 +171,14 @@ def _compare_others(file: h5py.File, record: dict[str, Any]) -> Iterator[str]:
 def _value(item: h5py.Dataset) -> tuple[Any, ...]:
     """A whole dataset as something to compare: dtype, shape and bytes, or objects where it has such."""
     value = np.asarray(item[()])
-    return item.dtype, item.shape, value.tolist() if value.dtype.kind == "O" else value.tobytes()
+    return item.dtype, item.shape, _comparable(value.tolist()) if value.dtype.hasobject else value.tobytes()
+
+
+def _comparable(value: Any) -> Any:
+    """Objects of HDF5 with their arrays, which ragged values are, as bytes."""
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes()
+    return [_comparable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ Anything else, `info/speed` say, is carried along under that key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rlcli.datasets.contract import AmbiguousMapping
@@ -54,11 +54,6 @@ _NAMES = {
 }
 _ROLE_OF = {name: role for role, names in _NAMES.items() for name in names}
 _NESTED = ("observation", "action", "next/observation")
-_OURS: dict[str, Key] = {
-    "reward": ("next", "reward"),
-    "terminated": ("next", "terminated"),
-    "truncated": ("next", "truncated"),
-}
 
 
 @dataclass
@@ -81,12 +76,13 @@ def roles_of(
     confirmed: bool,
     where: object,
     replay_buffer: bool = False,
+    texts: Collection[str] = (),
 ) -> Roles:
     """The meaning of all `names`, paths with slashes below the file's root.
 
     `given` wins over recognised names; in a `replay_buffer` every other array below `data/` is an
-    observation. Raises `UsageError` for a source key that is not there, `AmbiguousMapping` where a meaning
-    had to be guessed and nobody `confirmed` it.
+    observation, but for `texts`. Raises `UsageError` for a source key that is not there, `AmbiguousMapping`
+    where a meaning had to be guessed and nobody `confirmed` it.
     """
     names = list(names)
     for name in given:
@@ -94,7 +90,8 @@ def roles_of(
             raise UsageError(f"{where}: no key {name!r} to map; {nearest(name, names)}", path=where)
     prefix = _prefix(names)
     mapping = {
-        name: given[name] if name in given else _meaning(name, prefix, replay_buffer) for name in names
+        name: given[name] if name in given else _meaning(name, prefix, replay_buffer and name not in texts)
+        for name in names
     }
     if replay_buffer and len(only := [n for n, to in mapping.items() if to.startswith("observation/")]) == 1:
         mapping[only[0]] = given.get(only[0], "observation")
@@ -104,10 +101,13 @@ def roles_of(
     told = {
         name: to for name, to in mapping.items() if name in given or not to.startswith(("info/", "source/"))
     }
-    for role, top in (("observation", ("observation",)), ("action", ("action",))):
-        if not inferred.below(*top):
-            listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-            raise AmbiguousMapping(f"{where}: nothing is known as {role} (found {listed or 'nothing'})", told)
+    listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    if not inferred.below("observation"):
+        raise AmbiguousMapping(
+            f"{where}: nothing is known as observation (found {listed or 'nothing'})", told
+        )
+    if not inferred.below("action"):
+        guesses.append(f"nothing is known as action (found {listed}), so that rows have none")
     if "done" in single and "done" not in given.values() and "truncated" not in single:
         guesses.append(f"{single['done']} may mean terminated, or terminated or truncated")
     ends = ("episode", "episode_ends", "terminated", "truncated", "done")
@@ -116,11 +116,6 @@ def roles_of(
     if guesses and not confirmed:
         raise AmbiguousMapping(f"{where}: the meaning of its keys is a guess: {'; '.join(guesses)}", told)
     return inferred
-
-
-def our_name(role: str) -> Key | None:
-    """The key of our column for a role of its own, None for roles that have none."""
-    return _OURS.get(role)
 
 
 def storable(name: str) -> Key:

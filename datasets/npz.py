@@ -22,10 +22,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from rlcli.config import opt
+from rlcli.datasets import zip_archives
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
-from rlcli.datasets.plain import SLICE_BYTES, Arrays, Field, PlainSource, Table
+from rlcli.datasets.opened import SLICE_BYTES
+from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
-from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
 
 _MAX_MEMBERS = 10_000
@@ -44,7 +46,7 @@ def detect(path: Path) -> Seen:
     """Whether `path` is a zip archive of `.npy` members."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return Seen(False, "not a zip archive of arrays")
-    with _archive(path) as archive:
+    with zip_archives.opened(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
     if not names:
         return Seen(False, "not a zip archive of arrays")
@@ -54,7 +56,7 @@ def detect(path: Path) -> Seen:
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
     """The archive, looked through once. Raises `CorruptError` for damage, `IncompatibleError` for pickles."""
-    with _archive(path) as archive:
+    with zip_archives.opened(path) as archive:
         table = NpzTable(path, archive)
         try:
             yield PlainSource(table, request)
@@ -275,15 +277,3 @@ def _metadata(member: _Member) -> dict[str, Any]:
             return {}
         return found if isinstance(found, dict) else {}
     return {}
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    if not path.is_file():
-        raise InputError(f"{path}: not a file", path=path)
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as err:
-        raise CorruptError(f"{path}: damaged archive: {err}", path=path) from err
-    with archive:
-        yield archive

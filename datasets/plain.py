@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import roles_of, storable
+from rlcli.datasets.opened import SLICE_BYTES, env_of, nest
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
 from rlcli.errors import InputError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
 
-SLICE_BYTES = 32 << 20  # decoded bytes of all columns that are in memory at once
 _PIECE_BYTES = 64 << 20
 Arrays = dict[str, NDArray[Any]]
 
@@ -98,6 +98,7 @@ class PlainSource:
             confirmed=request.confirmed,
             where=table.path,
             replay_buffer=table.replay_buffer,
+            texts=[name for name, found in table.fields.items() if found.dtype.kind == "O"],
         )
         self.num_rows = self._count_rows()
         self._leave_out_other_lengths(kept)
@@ -114,7 +115,7 @@ class PlainSource:
             observation, action, extra=self._extra(), next_observation="derived" if self.derived else "plain"
         )
         self.spec: dict[str, Any] = {
-            "env": _env_of(request.env_id),
+            "env": env_of(request.env_id),
             "observation": observation.to_json(),
             "action": action.to_json(),
             **(told if request.env_id is None else {}),
@@ -208,7 +209,7 @@ class PlainSource:
                 for name in [*self.roles.columns, *singles.values()]
             },
             "episode_ends": self.scan.rule,
-            "absent": [] if "reward" in singles else ["reward"],
+            "absent": ["reward"] * ("reward" not in singles) + ["action"] * (not self.roles.below("action")),
             "other": dict(self.table.others),
         }
 
@@ -218,6 +219,10 @@ class PlainSource:
             report.lossy.append(f"{', '.join(self.roles.left_out)}: left out, as asked")
         if "reward" not in self.roles.single:
             report.remarks.append("the source has no rewards; they are 0")
+        if not self.roles.below("action"):
+            report.remarks.append("the source has no actions")
+        if self.scan.empty:
+            report.remarks.append(f"{self.scan.empty:,} episodes have no steps")
         if self.next_names and not self.derived:
             report.remarks.append(
                 "next observations differ from the following rows inside episodes; all are stored"
@@ -297,16 +302,7 @@ class PlainSource:
             yield Part({key: value[first:] for key, value in values.items()}, None)
 
     def _final(self, arrays: Arrays, at: int) -> Any:
-        nested: dict[str, Any] = {}
-        for name, key in self.next_names.items():
-            value = arrays[name][at]
-            if len(key) == 2:
-                return value
-            node = nested
-            for part in key[2:-1]:
-                node = node.setdefault(part, {})
-            node[key[-1]] = value
-        return nested
+        return nest({key: arrays[name][at] for name, key in self.next_names.items()}, 2)
 
     def _check_shift(self, arrays: Arrays, ends: NDArray[np.int64], pending: Arrays | None) -> Arrays | None:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""
@@ -332,14 +328,6 @@ def _columns_of(table: Table, given: Mapping[str, str]) -> _Kept:
         elif name not in given:
             kept.lossy.append(f"{name} has {found.dtype} values, which cannot be stored; it is left out")
     return kept
-
-
-def _env_of(env_id: str | None) -> dict[str, Any] | None:
-    if env_id is None:
-        return None
-    library, separator, id_ = env_id.partition(":")
-    library, id_ = (library, id_) if separator else ("gymnasium", env_id)
-    return {"library": library, "id": id_, "kwargs": {}, "max_episode_steps": None}
 
 
 def _bits(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ class Scan:
 
     `last_rows[e]` is the last row of episode e; `terminated`, `truncated` `[E]` its flags; `cut` has the
     unfinished episodes. `inexact` names columns that ours cannot give back bit for bit; `repaired`
-    counts ends without a flag, `rule` names what ends episodes.
+    counts ends without a flag, `empty` episodes without rows; `rule` names what ends episodes.
     """
 
     last_rows: NDArray[np.int64]
@@ -34,6 +34,7 @@ class Scan:
     repaired: int = 0
     inexact: set[str] = field(default_factory=set)
     action_range: dict[str, tuple[int, int]] = field(default_factory=dict)
+    empty: int = 0
 
     def ends_within(self, start: int, stop: int) -> NDArray[np.int64]:
         """The rows in `start … stop - 1` that end an episode."""
@@ -89,7 +90,7 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
         told["terminated"] = done & ~told["truncated"] if "truncated" in told else done
     no_flag = np.zeros(num_rows, np.bool_)
     terminals, timeouts = told.get("terminated", no_flag), told.get("truncated", no_flag)
-    last_rows, rule, unfinished = _ends(table, roles, num_rows, changes, terminals | timeouts)
+    last_rows, rule, unfinished, empty = _ends(table, roles, num_rows, changes, terminals | timeouts)
     told_cut = table.metadata.get("cut")
     cut = {n for n in told_cut if isinstance(n, int)} if isinstance(told_cut, list) else set()
     cut |= {len(last_rows) - 1} if unfinished else set()
@@ -99,13 +100,13 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
     if flags:
         inexact |= _inexact_flags(roles, told, last_rows, terminated, truncated)
     repaired = int((~flagged[last_rows]).sum()) if flags else 0
-    return Scan(last_rows, terminated, truncated, cut, rule, repaired, inexact, ranges)
+    return Scan(last_rows, terminated, truncated, cut, rule, repaired, inexact, ranges, empty)
 
 
 def _ends(
     table: Table, roles: Roles, num_rows: int, changes: list[Flags], flagged: Flags
-) -> tuple[NDArray[np.int64], list[str], bool]:
-    """The last row of every episode, what told so, and whether the last one is unfinished."""
+) -> tuple[NDArray[np.int64], list[str], bool, int]:
+    """The last row of every episode, what told so, whether the last one is unfinished, how many are empty."""
     single = roles.single
     last = np.array([num_rows - 1], np.int64)
     if "episode_ends" in single:
@@ -114,17 +115,18 @@ def _ends(
         if ends.dtype.kind not in "iu" or not len(ends):
             raise InputError(f"{table.path}: {name} holds no whole numbers", path=table.path)
         ends = ends.astype(np.int64)
-        if ends[0] < 1 or (np.diff(ends) < 1).any() or ends[-1] > num_rows:
+        if ends[0] < 0 or (np.diff(ends) < 0).any() or not 0 < ends[-1] <= num_rows:
             raise InputError(
-                f"{table.path}: {name} does not rise from 1 to at most the {num_rows:,} rows", path=table.path
+                f"{table.path}: {name} does not rise from 0 to at most the {num_rows:,} rows", path=table.path
             )
-        return np.union1d(ends - 1, last), [name], bool(ends[-1] < num_rows)
+        filled = np.unique(ends[ends > 0])
+        return np.union1d(filled - 1, last), [name], bool(ends[-1] < num_rows), len(ends) - len(filled)
     if "episode" in single:
-        return np.union1d(np.flatnonzero(np.concatenate(changes)), last), [single["episode"]], False
+        return np.union1d(np.flatnonzero(np.concatenate(changes)), last), [single["episode"]], False, 0
     used = [single[role] for role in ("terminated", "truncated", "done") if role in single]
     if not used:
-        return last, ["the end of the rows"], True
-    return np.union1d(np.flatnonzero(flagged), last), used, not bool(flagged[-1])
+        return last, ["the end of the rows"], True, 0
+    return np.union1d(np.flatnonzero(flagged), last), used, not bool(flagged[-1]), 0
 
 
 def _inexact_flags(

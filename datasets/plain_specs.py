@@ -50,7 +50,7 @@ def _spec_of(table: Table, roles: Roles, scan: Scan, top: str) -> Spec:
         spec: Spec = node
         return spec
 
-    return build(nested[top])
+    return build(nested.get(top, {}))
 
 
 def _leaf(table: Table, scan: Scan, name: str, top: str) -> Spec:

@@ -6,6 +6,8 @@ word in zarr; here they are counted and the report says so.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import math
 import warnings
@@ -19,11 +21,12 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli.config import opt
+from rlcli.datasets import zip_archives
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.zarr_chunks import missing_chunks
-from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.errors import CorruptError, IncompatibleError, InputError, MissingExtraError
 from rlcli.format.dataset import Dataset
 
 _MAX_CHUNKS = 50_000_000
@@ -45,7 +48,7 @@ def detect(path: Path) -> Seen:
         names = [name for name in _SIGNS if (path / name).is_file()]
         is_buffer = (path / "meta" / "episode_ends").is_dir()
     elif path.is_file() and zipfile.is_zipfile(path):
-        with _archive(path) as archive:
+        with zip_archives.opened(path) as archive:
             held = set(archive.namelist())
         names = [name for name in _SIGNS if name in held]
         is_buffer = any(name.startswith("meta/episode_ends/") for name in held)
@@ -63,10 +66,12 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
     """The group, looked through once. Raises `CorruptError` for damage."""
     import zarr
 
+    if importlib.util.find_spec("imagecodecs"):  # UMI keeps its pictures as JPEG XL
+        importlib.import_module("imagecodecs.numcodecs").register_codecs(verbose=False)
     if path.is_dir():
         store: Any = zarr.storage.LocalStore(path, read_only=True)
     else:
-        with _archive(path):
+        with zip_archives.opened(path):
             store = zarr.storage.ZipStore(path, mode="r")
     try:
         with _damage(path):
@@ -133,7 +138,7 @@ class ZarrTable(Table):
                 self.others[name] = f"{array.dtype}{list(array.shape)}"
                 continue
             self._arrays[name] = array
-            self.fields[name] = Field(array.dtype.newbyteorder("="), tuple(array.shape[1:]), array.shape[0])
+            self.fields[name] = Field(_dtype(array), tuple(array.shape[1:]), array.shape[0])
         self.replay_buffer = "meta/episode_ends" in self.fields and any(
             name.startswith("data/") for name in self.fields
         )
@@ -157,17 +162,32 @@ class ZarrTable(Table):
         for name in names:
             with _damage(self.path, f"{name} rows {start}..{stop - 1}: "):
                 values = np.asarray(self._arrays[name][start:stop])
+                if self.fields[name].dtype.kind == "O":
+                    values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+                    arrays[name] = np.array(values.tolist(), object)
+                    continue
             arrays[name] = np.ascontiguousarray(values.astype(self.fields[name].dtype, copy=False))
         return arrays
 
     def _check(self, name: str, array: Any) -> None:
-        """Refuses shapes and chunks that no file of ours would have."""
+        """Refuses shapes and chunks that no file of ours would have, and codecs that run code."""
+        told = array.metadata.to_dict()
+        codecs = [told.get(part) for part in ("filters", "compressor", "codecs")]
+        if "pickle" in json.dumps(codecs, default=str).lower():
+            raise IncompatibleError(f"{self.path}: {name} holds pickles, which may run code", path=self.path)
         chunk = math.prod(array.chunks) * array.dtype.itemsize
         if chunk > _MAX_CHUNK_BYTES or math.prod(array_chunks(array)) > _MAX_CHUNKS:
             raise CorruptError(
                 f"{self.path}: {name} declares {list(array.shape)} values in chunks of {chunk:,} bytes",
                 path=self.path,
             )
+
+
+def _dtype(array: Any) -> np.dtype[Any]:
+    """What a table gives of an array: numbers native-endian, text as objects, void for other objects."""
+    if array.dtype.kind in "TUS" and array.ndim == 1:
+        return np.dtype(object)
+    return np.dtype("V1") if array.dtype.kind in "TO" else array.dtype.newbyteorder("=")
 
 
 def array_chunks(array: Any) -> list[int]:
@@ -193,16 +213,6 @@ def _metadata(root: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as err:
-        raise CorruptError(f"{path}: damaged archive: {err}", path=path) from err
-    with archive:
-        yield archive
-
-
-@contextmanager
 def _damage(path: Path, what: str = "") -> Iterator[None]:
     """Turns what zarr and its codecs say about broken bytes into errors that name the array."""
     try:
@@ -213,8 +223,10 @@ def _damage(path: Path, what: str = "") -> Iterator[None]:
         raise CorruptError(f"{path}: {what}damaged zarr: {err}", path=path) from err
     except (ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as err:
         if "codec not available" in str(err):
-            raise IncompatibleError(
-                f"{path}: {what}{err}", hint="the package imagecodecs has more codecs", path=path
-            ) from err
+            if "imagecodecs" in str(err):
+                raise MissingExtraError(
+                    "imagecodecs", "imagecodecs", needed_for=f"reading {path}, whose arrays it encoded"
+                ) from err
+            raise IncompatibleError(f"{path}: {what}{err}", path=path) from err
         reason = " ".join(str(err).split())[:200]
         raise CorruptError(f"{path}: {what}damaged zarr: {type(err).__name__}: {reason}", path=path) from err

@@ -307,6 +307,8 @@ def test_everything_else_in_the_file_comes_back(d4rl_values, tmp_path, same_hdf5
         file["alias"] = h5py.SoftLink("/actions")
         file.create_dataset("big_endian", data=np.arange(16, dtype=">i4"))
         file.create_group("metadata/empty")
+        ragged = file.create_dataset("infos/ragged", (16,), h5py.vlen_dtype(np.int32))
+        ragged[3] = np.arange(5)
     convert(path, tmp_path / "ds", check=True)
     with Dataset.open(tmp_path / "ds") as dataset:
         assert dataset.read(("source", "mc_returns")).tolist() == list(range(16))

@@ -1,0 +1,145 @@
+"""Zarr groups that are legal and unusual: text, shards, filters, odd bytes, empty episodes, no actions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from numcodecs import Blosc, Delta
+
+from rlcli.errors import ExitCode, IncompatibleError, InputError, MissingExtraError
+from rlcli.format.dataset import Dataset
+from rlcli.main import run
+from rlcli.pipeline.convert import convert
+
+ROWS = 10
+RNG = np.random.default_rng(3)
+STATE = RNG.normal(size=(ROWS, 3))
+ACTION = RNG.normal(size=(ROWS, 2)).astype("f4")
+PICTURES = RNG.integers(0, 256, (ROWS, 4, 4, 3)).astype("u1")
+
+
+def group(path: Path, version: int = 2, ends: Any = (4, ROWS), **arrays: Any) -> Path:
+    """A replay buffer of `arrays`, which are values or arguments of `create_array`."""
+    root = zarr.open_group(path, mode="w", zarr_format=version)
+    for name, told in {**arrays, "meta/episode_ends": np.array(ends)}.items():
+        told = told if isinstance(told, dict) else {"data": told}
+        values = told.pop("data")
+        array = root.create_array(name, shape=values.shape, dtype=told.pop("dtype", values.dtype), **told)
+        array[:] = values
+    return path
+
+
+def columns(path: Path, out: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report, and all rows by key."""
+    report = convert(path, out, check=True, **options)
+    with Dataset.open(out) as dataset:
+        keys = [column.key for column in dataset.schema.columns if column.encoding != "derived"]
+        return report, {"/".join(key): dataset.read(key, 0, dataset.num_rows) for key in keys}
+
+
+def test_version_2_in_any_byte_order_with_filters_comes_as_it_is(tmp_path):
+    told = {
+        "data/state": {"data": STATE, "dtype": ">f8", "chunks": (3, 2), "compressors": Blosc("zstd")},
+        "data/action": {"data": ACTION, "chunks": (7, 2), "compressors": None},
+        "data/count": {
+            "data": np.arange(ROWS, dtype="i4"),
+            "filters": [Delta("i4", "i8")],  # wider on disk
+            "compressors": Blosc("lz4"),
+        },
+    }
+    _, found = columns(group(tmp_path / "x.zarr", **told), tmp_path / "ds")
+    assert found["observation/state"].tolist() == STATE.tolist()
+    assert found["action"].tolist() == ACTION.tolist()
+    assert found["observation/count"].tolist() == list(range(ROWS))
+
+
+def test_shards_of_version_3_are_read(tmp_path):
+    told = {
+        "data/cam/rgb": {"data": PICTURES, "chunks": (1, 4, 4, 3), "shards": (5, 4, 4, 3)},
+        "data/state": {"data": STATE.astype("f2"), "chunks": (2, 3), "shards": (4, 3)},
+        "data/action": ACTION,
+    }
+    _, found = columns(group(tmp_path / "x.zarr", 3, **told), tmp_path / "ds")
+    assert (found["observation/cam/rgb"] == PICTURES).all()
+    assert found["observation/state"].tolist() == STATE.astype("f2").tolist()
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("version", [2, 3])
+def test_text_of_a_replay_buffer_is_no_observation(version, tmp_path):
+    words = [f"öffne {n}" * (n % 3) for n in range(ROWS)]
+    arrays = {"data/obs": STATE, "data/action": ACTION, "data/said": np.array(words)}
+    if version == 3:
+        arrays["data/said"] = {"data": np.array(words), "dtype": "str"}
+    _, found = columns(group(tmp_path / "x.zarr", version, **arrays), tmp_path / "ds")
+    assert list(found["info/said"]) == words
+    assert found["observation"].shape == (ROWS, 3)
+
+
+def test_empty_episodes_are_counted_and_take_no_row(tmp_path):
+    path = group(tmp_path / "x.zarr", ends=[0, 4, 4, ROWS], **{"data/obs": STATE, "data/action": ACTION})
+    report, found = columns(path, tmp_path / "ds")
+    assert found["episode"].tolist() == [0] * 4 + [1] * 6
+    assert "2 episodes have no steps" in report["remarks"]
+    falling = group(tmp_path / "y.zarr", ends=[6, 4], **{"data/obs": STATE, "data/action": ACTION})
+    with pytest.raises(InputError, match="does not rise"):
+        convert(falling, tmp_path / "other")
+
+
+def test_a_replay_buffer_without_actions_is_taken_if_the_user_says_so(tmp_path, capsys):
+    """UMI's buffers have poses and pictures only; what the action is, the learner decides."""
+    path = group(tmp_path / "x.zarr", **{"data/pose": STATE, "data/camera": PICTURES})
+    assert run(["convert", str(path), str(tmp_path / "ds")]) == ExitCode.USAGE
+    told = capsys.readouterr()
+    assert '"data/pose" = "observation/pose"' in told.out
+    assert "nothing is known as action" in told.err
+    report, found = columns(path, tmp_path / "ds", yes=True)
+    assert "the source has no actions" in report["remarks"]
+    assert (found["observation/camera"] == PICTURES).all()
+    assert not [key for key in found if key.startswith("action")]
+
+
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+def test_a_pickle_behind_text_is_refused_before_it_is_read(place, tmp_path):
+    """zarr takes the first codec of objects for the type and still runs the others."""
+    path = group(tmp_path / "x.zarr", **{"data/obs": STATE, "data/action": ACTION})
+    (header,) = (path / "data" / "obs").glob(".zarray")
+    told = json.loads(header.read_text()) | {"dtype": "|O", "fill_value": "", "compressor": None}
+    told["filters"] = [{"id": "vlen-utf8"}]
+    codec = {"id": "pickle", "protocol": 4}
+    told[place] = [*told["filters"], codec] if place == "filters" else codec
+    header.write_text(json.dumps(told))
+    mark = tmp_path / "ran"
+    for chunk in header.parent.glob("[0-9]*"):
+        chunk.write_bytes(pickle.dumps(_Runs(str(mark))))
+    with pytest.raises(IncompatibleError, match="pickles"):
+        convert(path, tmp_path / "ds", yes=True)
+    assert not mark.exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
+def test_a_codec_of_imagecodecs_names_the_extra(tmp_path):
+    path = group(tmp_path / "x.zarr", **{"data/obs": PICTURES, "data/action": ACTION})
+    header = path / "data" / "obs" / ".zarray"
+    told = json.loads(header.read_text()) | {"compressor": {"id": "imagecodecs_jpegxl", "level": 99}}
+    header.write_text(json.dumps(told))
+    with pytest.raises(MissingExtraError, match="imagecodecs"):
+        convert(path, tmp_path / "ds")
+
+
+class _Runs:
+    """Makes the file that it is given when it is unpickled."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.mark,)
