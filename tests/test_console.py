@@ -196,7 +196,7 @@ def test_a_closed_pipe_ends_quietly(launcher: list[str]) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(30) == 141
+    assert process.wait(300) == 141
 
 
 def test_a_full_disk_behind_stdout_is_a_resource_error(launcher: list[str]) -> None:
@@ -231,7 +231,7 @@ def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
             break
         shown += part
     os.close(master)
-    assert process.wait(30) == 0
+    assert process.wait(300) == 0
     return shown.decode()
 
 
