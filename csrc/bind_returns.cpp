@@ -11,13 +11,6 @@
 #include <thread>
 #include <vector>
 
-// Each kernel is compiled for the baseline and for wider vector units; the loader picks one.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define RL_VECTOR_CLONES __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
-#else
-#define RL_VECTOR_CLONES
-#endif
-
 namespace {
 
 using rl::Rollout;
@@ -26,22 +19,6 @@ using rl::Transitions;
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;  // no forcecast: a wrong dtype is an error, not a copy
 using Flags = Array<bool>;
-
-#define RL_KERNELS(Real)                                                                                               \
-  RL_VECTOR_CLONES void gae(const Rollout &rollout, const Transitions<Real> &in, Real *advantage, Real gamma,          \
-                            Real lam) {                                                                                \
-    rl::gae<Real>(rollout, in, advantage, gamma, lam);                                                                 \
-  }                                                                                                                    \
-  RL_VECTOR_CLONES void td_lambda(const Rollout &rollout, const Transitions<Real> &in, Real *return_, Real gamma,      \
-                                  Real lam) {                                                                          \
-    rl::td_lambda<Real>(rollout, in, return_, gamma, lam);                                                             \
-  }                                                                                                                    \
-  RL_VECTOR_CLONES void vtrace(const Rollout &rollout, const Transitions<Real> &in, const Real *ratio, Real *target,   \
-                               Real *advantage, Real gamma, Real lam, Real rho_bar, Real c_bar) {                      \
-    rl::vtrace<Real>(rollout, in, ratio, target, advantage, gamma, lam, rho_bar, c_bar);                               \
-  }
-RL_KERNELS(float)
-RL_KERNELS(double)
 
 // [T, E] or [T] of the first array; the others must have its shape.
 Rollout shape_of(std::initializer_list<const py::array *> arrays) {
@@ -62,9 +39,11 @@ template <typename Real> Array<Real> like(const Array<Real> &other) {
 
 const std::uint8_t *bytes(const Flags &flags) { return reinterpret_cast<const std::uint8_t *>(flags.data()); }
 
+constexpr std::size_t kFewest = 64;  // environments that a thread should have: columns of a few cache lines
+
 // Shares the environments among threads; each computes its own columns.
 void share(const Rollout &rollout, std::size_t threads, const std::function<void(const Rollout &)> &part) {
-  const std::size_t count = std::max<std::size_t>(1, std::min(threads, rollout.num_envs));
+  const std::size_t count = std::max<std::size_t>(1, std::min(threads, rollout.num_envs / kFewest));
   std::vector<std::thread> others;
   for (std::size_t k = 1; k < count; ++k) {
     const Rollout own{rollout.num_steps, rollout.num_envs, rollout.num_envs * k / count,
@@ -84,7 +63,7 @@ Array<Real> bound_gae(const Array<Real> &reward, const Array<Real> &value, const
   const Transitions<Real> in{reward.data(), value.data(), next_value.data(), bytes(terminated), bytes(truncated)};
   Real *out = advantage.mutable_data();
   py::gil_scoped_release nogil;
-  share(rollout, threads, [&](const Rollout &part) { gae(part, in, out, gamma, lam); });
+  share(rollout, threads, [&](const Rollout &part) { rl::gae<Real>(part, in, out, gamma, lam); });
   return advantage;
 }
 
@@ -98,7 +77,7 @@ Array<Real> bound_td_lambda(const Array<Real> &reward, const std::optional<Array
                              bytes(truncated)};
   Real *out = return_.mutable_data();
   py::gil_scoped_release nogil;
-  share(rollout, threads, [&](const Rollout &part) { td_lambda(part, in, out, gamma, lam); });
+  share(rollout, threads, [&](const Rollout &part) { rl::td_lambda<Real>(part, in, out, gamma, lam); });
   return return_;
 }
 
@@ -114,8 +93,9 @@ std::pair<Array<Real>, Array<Real>> bound_vtrace(const Array<Real> &reward, cons
   Real *targets = target.mutable_data(), *advantages = advantage.mutable_data();
   {
     py::gil_scoped_release nogil;
-    share(rollout, threads,
-          [&](const Rollout &part) { vtrace(part, in, ratios, targets, advantages, gamma, lam, rho_bar, c_bar); });
+    share(rollout, threads, [&](const Rollout &part) {
+      rl::vtrace<Real>(part, in, ratios, targets, advantages, gamma, lam, rho_bar, c_bar);
+    });
   }
   return {std::move(target), std::move(advantage)};
 }

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #define RL_INLINE __attribute__((always_inline))
 
@@ -25,18 +27,123 @@ template <typename Real> struct Transitions {
   const std::uint8_t *terminated, *truncated;
 };
 
-// For each environment, from the last row to the first: carry = step(row, carry). The carry begins at 0.
-template <typename Real, typename Step> RL_INLINE inline void scan_back(const Rollout &rollout, Step step) {
-  constexpr std::size_t kBlock = 1024;
-  Real carry[kBlock];
-  for (std::size_t first = rollout.begin; first < rollout.end; first += kBlock) {
-    const std::size_t width = std::min(kBlock, rollout.end - first);
-    std::fill_n(carry, width, Real(0));
-    for (std::size_t t = rollout.num_steps; t-- > 0;) {
-      const std::size_t row = t * rollout.num_envs + first;
-#pragma GCC ivdep
-      for (std::size_t e = 0; e < width; ++e)
-        carry[e] = step(row + e, carry[e]);
+// All bits, or none: what becomes of a number where a flag is not set, or is.
+template <typename Real> using Mask = std::conditional_t<sizeof(Real) == 4, std::uint32_t, std::uint64_t>;
+
+// All bits if the flag is 0: the sign of flag - 1. A comparison would become a branch.
+template <typename Real> RL_INLINE inline Mask<Real> unless(std::uint8_t flag) {
+  using Signed = std::make_signed_t<Mask<Real>>;
+  return static_cast<Mask<Real>>((static_cast<Signed>(flag) - 1) >> (8 * sizeof(Real) - 1));
+}
+
+// How many transitions that lie side by side a step takes: one, or as many as fill a register of any processor.
+template <typename Real> struct Alone {
+  using Values = Real;
+  using Masks = Mask<Real>;
+};
+template <typename Real> struct Abreast {
+  typedef Real Values __attribute__((vector_size(16)));
+  typedef Mask<Real> Masks __attribute__((vector_size(16)));
+};
+
+// The transitions from i on: a recursion that is written with it does the same arithmetic in both forms.
+template <typename Real, template <typename> class Form> struct At {
+  using Values = typename Form<Real>::Values;
+  using Masks = typename Form<Real>::Masks;
+  static constexpr std::size_t count = sizeof(Values) / sizeof(Real);
+
+  std::size_t i;
+  Masks bootstraps, goes_on;
+
+  template <typename To, typename From> static RL_INLINE To load(const From *from) {
+    To values;
+    std::memcpy(&values, from, sizeof(values));
+    return values;
+  }
+  // x, and 0 where the mask is, whatever x is.
+  static RL_INLINE Values masked(Values x, Masks mask) {
+    Masks bits;
+    std::memcpy(&bits, &x, sizeof(x));
+    bits &= mask;
+    std::memcpy(&x, &bits, sizeof(x));
+    return x;
+  }
+
+  // Of the rows themselves, or of rows `back` before them.
+  RL_INLINE Values operator()(const Real *column, std::size_t back = 0) const {
+    return load<Values>(column + (i - back));
+  }
+  RL_INLINE Values kept(Values carry) const { return masked(carry, goes_on); }
+  RL_INLINE Values bootstrap(const Real *next_value) const { return masked((*this)(next_value), bootstraps); }
+  RL_INLINE Values put(Real *column, Values values) const {
+    std::memcpy(column + i, &values, sizeof(values));
+    return values;
+  }
+};
+
+// Some environments whose carries and masks stay in the first cache.
+template <typename Real> struct Scan {
+  static constexpr std::size_t kMost = 8192 / sizeof(Real);
+  Real carry[kMost] = {};
+  Mask<Real> bootstraps[kMost], goes_on[kMost];
+
+  // The masks of transitions that lie side by side. A loop of its own, of the kind that compilers vectorise.
+  RL_INLINE void read(const std::uint8_t *terminated, const std::uint8_t *truncated, std::size_t count) {
+    for (std::size_t k = 0; k < count; ++k) {
+      bootstraps[k] = unless<Real>(terminated[k]);
+      goes_on[k] = unless<Real>(terminated[k] | truncated[k]);
+    }
+  }
+
+  // Environments from e on, Count of them with their carries in registers at a time, through `rows` rows of which the
+  // first begins at i and with the first masks. Returns the first environment that is left.
+  template <template <typename> class Form, std::size_t Count, typename Step>
+  RL_INLINE std::size_t columns(std::size_t rows, std::size_t i, std::size_t stride, std::size_t e, std::size_t width,
+                                Step step) {
+    using Here = At<Real, Form>;
+    using Masks = typename Here::Masks;
+    constexpr std::size_t kParts = Count / Here::count;
+    for (; e + Count <= width; e += Count) {
+      typename Here::Values own[kParts];
+      std::memcpy(own, carry + e, sizeof(own));
+      for (std::size_t t = rows; t-- > 0;) {
+        for (std::size_t part = 0; part < kParts; ++part) {
+          const std::size_t column = e + part * Here::count, k = t * width + column;
+          const Here at{i + t * stride + column, Here::template load<Masks>(bootstraps + k),
+                        Here::template load<Masks>(goes_on + k)};
+          own[part] = step(at, own[part]);
+        }
+      }
+      std::memcpy(carry + e, own, sizeof(own));
+    }
+    return e;
+  }
+
+  // All `width` environments through `rows` rows, the last one first.
+  template <typename Step>
+  RL_INLINE void back(std::size_t rows, std::size_t i, std::size_t stride, std::size_t width, Step step) {
+    constexpr std::size_t kLanes = At<Real, Abreast>::count;
+    std::size_t e = columns<Abreast, 4 * kLanes>(rows, i, stride, 0, width, step);
+    e = columns<Abreast, 2 * kLanes>(rows, i, stride, e, width, step);
+    e = columns<Abreast, kLanes>(rows, i, stride, e, width, step);
+    e = columns<Alone, 2>(rows, i, stride, e, width, step);
+    columns<Alone, 1>(rows, i, stride, e, width, step);
+  }
+};
+
+// For each environment, from the last row to the first: carry = step(at, carry). The carry begins at 0.
+template <typename Real, typename Step>
+RL_INLINE inline void scan_back(const Rollout &rollout, const Transitions<Real> &in, Step step) {
+  const std::size_t stride = rollout.num_envs;
+  for (std::size_t first = rollout.begin, width; first < rollout.end; first += width) {
+    Scan<Real> scan;
+    width = std::min(scan.kMost, rollout.end - first);
+    const std::size_t at_once = width == stride ? scan.kMost / width : 1;  // rows that lie side by side
+    for (std::size_t stop = rollout.num_steps, count; stop > 0; stop -= count) {
+      count = std::min(stop, at_once);
+      const std::size_t top = (stop - count) * stride + first;
+      scan.read(in.terminated + top, in.truncated + top, count * width);
+      scan.back(count, top, stride, width, step);
     }
   }
 }
@@ -46,10 +153,9 @@ template <typename Real>
 RL_INLINE inline void gae(const Rollout &rollout, const Transitions<Real> &in, Real *advantage, Real gamma, Real lam) {
   const Transitions<Real> x = in;
   const Real decay = gamma * lam;
-  scan_back<Real>(rollout, [=](std::size_t i, Real carry) RL_INLINE {
-    const Real bootstrap = x.terminated[i] ? Real(0) : x.next_value[i];
-    const Real kept = (x.terminated[i] | x.truncated[i]) ? Real(0) : carry;
-    return advantage[i] = x.reward[i] + gamma * bootstrap - x.value[i] + decay * kept;
+  scan_back<Real>(rollout, x, [=](auto at, auto carry) RL_INLINE {
+    const auto delta = at(x.reward) + gamma * at.bootstrap(x.next_value) - at(x.value);
+    return at.put(advantage, delta + decay * at.kept(carry));
   });
 }
 
@@ -60,21 +166,17 @@ RL_INLINE inline void td_lambda(const Rollout &rollout, const Transitions<Real> 
                                 Real lam) {
   const Transitions<Real> x = in;
   if (x.next_value == nullptr) {
-    scan_back<Real>(rollout, [=](std::size_t i, Real carry) RL_INLINE {
-      const Real kept = (x.terminated[i] | x.truncated[i]) ? Real(0) : carry;
-      return return_[i] = x.reward[i] + gamma * lam * kept;
+    scan_back<Real>(rollout, x, [=](auto at, auto carry) RL_INLINE {
+      return at.put(return_, at(x.reward) + gamma * lam * at.kept(carry));
     });
     return;
   }
   // The carry is G - V(s) of the row after, with V(s) = V(s') of this row: where nothing follows it is 0, and so it is
   // after the last row.
   const std::size_t num_envs = rollout.num_envs;
-  scan_back<Real>(rollout, [=](std::size_t i, Real carry) RL_INLINE {
-    const Real bootstrap = x.terminated[i] ? Real(0) : x.next_value[i];
-    const Real kept = (x.terminated[i] | x.truncated[i]) ? Real(0) : carry;
-    const Real found = x.reward[i] + gamma * (bootstrap + lam * kept);
-    return_[i] = found;
-    return found - (i < num_envs ? Real(0) : x.next_value[i - num_envs]);
+  scan_back<Real>(rollout, x, [=](auto at, auto carry) RL_INLINE {
+    const auto found = at.put(return_, at(x.reward) + gamma * (at.bootstrap(x.next_value) + lam * at.kept(carry)));
+    return at.i < num_envs ? found : found - at(x.next_value, num_envs);  // before the first row is none
   });
 }
 
@@ -84,15 +186,13 @@ template <typename Real>
 RL_INLINE inline void vtrace(const Rollout &rollout, const Transitions<Real> &in, const Real *ratio, Real *target,
                              Real *advantage, Real gamma, Real lam, Real rho_bar, Real c_bar) {
   const Transitions<Real> x = in;
-  scan_back<Real>(rollout, [=](std::size_t i, Real carry) RL_INLINE {
-    const Real rho = ratio[i] < rho_bar ? ratio[i] : rho_bar;
-    const Real trace = lam * (ratio[i] < c_bar ? ratio[i] : c_bar);
-    const Real bootstrap = x.terminated[i] ? Real(0) : x.next_value[i];
-    const Real kept = (x.terminated[i] | x.truncated[i]) ? Real(0) : carry;
-    const Real difference = x.reward[i] + gamma * bootstrap - x.value[i];
-    const Real moved = rho * difference + gamma * trace * kept;
-    target[i] = x.value[i] + moved;
-    advantage[i] = rho * (difference + gamma * kept);  // vs of the row after is V(s') + kept
+  scan_back<Real>(rollout, x, [=](auto at, auto carry) RL_INLINE {
+    const auto found = at(ratio), value = at(x.value), kept = at.kept(carry);
+    const auto rho = found < rho_bar ? found : rho_bar, trace = lam * (found < c_bar ? found : c_bar);
+    const auto difference = at(x.reward) + gamma * at.bootstrap(x.next_value) - value;
+    const auto moved = rho * difference + gamma * trace * kept;
+    at.put(target, value + moved);
+    at.put(advantage, rho * (difference + gamma * kept));  // vs of the row after is V(s') + kept
     return moved;
   });
 }

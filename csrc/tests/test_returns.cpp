@@ -40,9 +40,49 @@ Row td_lambda(const Row &reward, const double *next_value, const Flags &terminat
   return found;
 }
 
+// Any number of environments side by side is each of them alone, whatever part of them a thread takes: vectors of every
+// length, with what is left over, and more rows than are taken at once.
+template <typename Real> void expect_columns(std::size_t num_steps, std::size_t num_envs) {
+  const std::size_t size = num_steps * num_envs;
+  std::vector<Real> x[4];
+  std::vector<std::uint8_t> flags[2];
+  std::uint32_t state = 1;
+  const auto next = [&] { return (state = state * 1664525u + 1013904223u) >> 16; };
+  for (auto &column : x)
+    for (std::size_t i = 0; i < size; ++i)
+      column.push_back(static_cast<Real>(next()) / Real(32768) - Real(1));
+  for (auto &column : flags)
+    for (std::size_t i = 0; i < size; ++i)
+      column.push_back(next() % 8 == 0);
+  const rl::Transitions<Real> in{x[0].data(), x[1].data(), x[2].data(), flags[0].data(), flags[1].data()};
+  std::vector<Real> whole[4], parts[4];
+  const auto run = [&](std::vector<Real>(&out)[4], std::size_t begin, std::size_t end) {
+    for (auto &column : out)
+      column.resize(size);
+    const rl::Rollout part{num_steps, num_envs, begin, end};
+    rl::gae<Real>(part, in, out[0].data(), Real(0.99), Real(0.95));
+    rl::td_lambda<Real>(part, in, out[1].data(), Real(0.99), Real(0.95));
+    rl::vtrace<Real>(part, in, x[3].data(), out[2].data(), out[3].data(), Real(0.99), Real(1), Real(0.5), Real(0.25));
+  };
+  run(whole, 0, num_envs);
+  for (std::size_t e = 0; e < num_envs; ++e)
+    run(parts, e, e + 1);
+  for (std::size_t k = 0; k < 4; ++k)
+    for (std::size_t i = 0; i < size; ++i)
+      if (!(std::fabs(whole[k][i] - parts[k][i]) <= Real(1e-5)))
+        expect_near(static_cast<double>(whole[k][i]), static_cast<double>(parts[k][i]), "columns do not mix");
+}
+
 }  // namespace
 
 int main() {
+  for (std::size_t num_envs = 1; num_envs <= 40; ++num_envs) {
+    expect_columns<float>(5, num_envs);
+    expect_columns<double>(5, num_envs);
+  }
+  expect_columns<float>(2500, 3);
+  expect_columns<double>(2, 2500);
+
   auto one = gae({1}, {0.5}, {10}, {0}, {1}, 1, 0.9, 1.0);
   expect_near(one[0], 9.5, "a truncated step bootstraps");
   one = gae({1}, {0.5}, {NAN}, {1}, {0}, 1, 0.9, 1.0);

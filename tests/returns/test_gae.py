@@ -42,7 +42,7 @@ def flags(*values: int) -> torch.Tensor:
 @given(
     seed=st.integers(0, 2**31),
     num_steps=st.integers(1, 12),
-    num_envs=st.integers(1, 4),
+    num_envs=st.sampled_from([1, 2, 3, 4, 7, 8, 13]),
     gamma=st.floats(0, 1),
     lam=st.floats(0, 1),
 )
