@@ -7,6 +7,7 @@ Numbers are float32 where that gives every written number back, else float64; wh
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,11 @@ def detect(path: Path) -> Seen:
         head = stream.read(1 << 16)
     if b"\0" in head or b"," not in head or b"\n" not in head:
         return Seen(False, "not a CSV file")
-    lines = head.decode("utf-8", "replace").splitlines()[:2]
-    rows = list(csv.reader(lines))
+    try:
+        lines = csv.reader(io.StringIO(head.decode("utf-8-sig", "replace"), newline=""))
+        rows = list(itertools.islice(filter(None, lines), 2))
+    except csv.Error:
+        return Seen(False, "not a CSV file")
     named = rows and all(re.search(r"[A-Za-z]", name) for name in rows[0])
     if not named or (len(rows) > 1 and len(rows[1]) != len(rows[0])):
         return Seen(False, "not a CSV file")

@@ -1,6 +1,7 @@
 """Parquet files, both ways (extra `arrow`): a row per step, vectors as lists; a file or a folder of them.
 
-Files of a folder follow each other by name. Lists of one length become vectors, nested ones matrices.
+Files of a folder follow each other by name. Lists of one length become vectors, nested ones matrices; the
+fields of a struct are columns by themselves, with slashes in their names.
 """
 
 from __future__ import annotations
@@ -86,10 +87,10 @@ class ParquetTable(Table):
         self._starts = [0]  # of row groups
         self._groups: list[tuple[int, int]] = []  # file, row group
         self._held: tuple[int, tuple[str, ...], Arrays] = (-1, (), {})
+        self._tops: dict[str, str] = {}  # path of a column or field -> the column it is in
         for number, file in enumerate(self.files):
             with self._damage(file):
                 opened = reading.ParquetFile(file)
-                self._names = list(opened.schema_arrow.names)
             self._opened.append(opened)
             if opened.schema_arrow.remove_metadata() != self._opened[0].schema_arrow.remove_metadata():
                 raise InputError(f"{file}: its columns differ from those of {self.files[0]}", path=file)
@@ -97,13 +98,14 @@ class ParquetTable(Table):
                 rows = opened.metadata.row_group(group).num_rows
                 if not 0 <= rows <= _MAX_ROWS:
                     raise CorruptError(f"{file}: a row group of {rows:,} rows", path=file)
-                self._groups.append((number, group))
-                self._starts.append(self._starts[-1] + rows)
+                if rows:
+                    self._groups.append((number, group))
+                    self._starts.append(self._starts[-1] + rows)
         self.metadata = _metadata(self._opened[0].schema_arrow)
         rows = self._starts[-1]
         if rows == 0:
             raise InputError(f"{path}: has no rows", path=path)
-        first = self._read_group(0, self._names, first_rows=1)
+        first = self._read_group(0, None)
         for name, values in first.items():
             self.fields[name] = Field(values.dtype, values.shape[1:], rows)
 
@@ -125,20 +127,25 @@ class ParquetTable(Table):
         for opened in self._opened:
             opened.close()
 
-    def _read_group(self, number: int, names: Sequence[str], first_rows: int | None = None) -> Arrays:
+    def _read_group(self, number: int, names: Sequence[str] | None) -> Arrays:
+        """The columns `names` of a row group; without names one row of all of them."""
         at, group = self._groups[number]
         file = self.files[at]
+        tops = None if names is None else sorted({self._tops[name] for name in names})
         with self._damage(file):
-            table = self._opened[at].read_row_group(group, columns=list(names), use_threads=False)
+            table = self._opened[at].read_row_group(group, columns=tops, use_threads=False)
         if len(table) != self._starts[number + 1] - self._starts[number]:
             raise CorruptError(
                 f"{file}: row group {group} has {len(table):,} rows, not as declared", path=file
             )
+        columns: dict[str, Any] = {}
+        for top in table.column_names:
+            found = dict(self._leaves(top, table.column(top).combine_chunks(), file))
+            columns |= found
+            self._tops |= dict.fromkeys(found, top)
         arrays: Arrays = {}
-        for name in names:
-            column = table.column(name).combine_chunks()
-            if first_rows is not None:
-                column = column.slice(0, first_rows)
+        for name in columns if names is None else names:
+            column = columns[name].slice(0, 1) if names is None else columns[name]
             with self._damage(file):
                 arrays[name] = self._values(column, f"{file}: {name}")
             known = self.fields.get(name)
@@ -149,6 +156,16 @@ class ParquetTable(Table):
                     path=file,
                 )
         return arrays
+
+    def _leaves(self, path: str, column: Any, file: Path) -> Iterator[tuple[str, Any]]:
+        """The column, or those of the fields of a struct."""
+        if not self._arrow.types.is_struct(column.type):
+            yield path, column
+            return
+        if column.null_count:
+            raise InputError(f"{file}: {path} has empty rows", path=file)
+        for field, child in zip(column.type, column.flatten(), strict=True):
+            yield from self._leaves(f"{path}/{field.name}", child, file)
 
     def _values(self, column: Any, what: str) -> NDArray[Any]:
         """An Arrow column as `[n, *shape]`, objects for text. Raises `InputError` for ragged lists."""
@@ -173,6 +190,8 @@ class ParquetTable(Table):
                 raise InputError(f"{what} has lists of different lengths")
             shape.append(int(lengths[0]))
             column = column.flatten()
+            if column.null_count and not kinds.is_floating(column.type):
+                raise InputError(f"{what} has lists with empty values")
         if kinds.is_boolean(column.type) or kinds.is_primitive(column.type):
             values = column.to_numpy(zero_copy_only=False)
         else:

@@ -391,6 +391,22 @@ def test_the_zarr_sample_gives_its_numbers(tmp_path):
         assert state == pytest.approx(288853.581198, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "obs,action,episode\n\n1,5,0\n\n2,6,0\n",
+        '\ufeff"obs","action","episode"\r\n1,5,0\r\n2,6,0\r\n',
+        'obs,action,episode,"a ""note"",\nin lines"\n1,5,0,x\n2,6,0,"y\n,"\n',
+    ],
+)
+def test_any_legal_csv_is_recognised(text, tmp_path):
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8", newline="")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("observation",), 0, 2).tolist() == [1, 2]
+        assert dataset.read(("action",), 0, 2).tolist() == [5, 6]
+
+
 @pytest.mark.parametrize("to", ["hdf5", "parquet", "csv"])
 def test_text_is_kept_and_comes_back(to, tmp_path):
     values = arrays()

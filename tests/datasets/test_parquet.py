@@ -1,0 +1,97 @@
+"""Parquet files that are legal and unusual, written with pyarrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcli.errors import InputError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert import convert
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+ROWS = 10
+OBSERVATIONS = np.random.default_rng(0).normal(size=(ROWS, 3)).astype("f4")
+
+
+def table(**more: Any) -> Any:
+    """Two episodes of five steps."""
+    told = {
+        "observation": pa.array(OBSERVATIONS.tolist(), pa.list_(pa.float32())),
+        "action": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(20.0, dtype="f4")), 2),
+        "reward": pa.array(np.arange(ROWS, dtype="f4")),
+        "episode_index": pa.array(np.repeat([0, 1], 5)),
+    }
+    return pa.table({name: values for name, values in {**told, **more}.items() if values is not None})
+
+
+def read(path: Path, *key: str) -> Any:
+    with Dataset.open(path) as dataset:
+        return dataset.read(key, 0, dataset.num_rows)
+
+
+def test_lists_of_any_kind_in_row_groups_of_any_size_are_vectors(tmp_path):
+    pq.write_table(
+        table(grid=pa.array(np.arange(60).reshape(ROWS, 2, 3).tolist())),
+        tmp_path / "x.parquet",
+        row_group_size=3,
+    )
+    convert(tmp_path / "x.parquet", tmp_path / "ds", check=True)
+    assert (read(tmp_path / "ds", "observation") == OBSERVATIONS).all()
+    assert read(tmp_path / "ds", "action").tolist() == np.arange(20.0).reshape(ROWS, 2).tolist()
+    assert read(tmp_path / "ds", "info", "grid").tolist() == np.arange(60).reshape(ROWS, 2, 3).tolist()
+
+
+def test_fields_of_structs_are_columns(tmp_path):
+    steps = [{"pose": {"xy": [float(n), 1.0]}, "door": n % 2 == 0} for n in range(ROWS)]
+    pq.write_table(table(observation=pa.array(steps)), tmp_path / "x.parquet", row_group_size=4)
+    convert(tmp_path / "x.parquet", tmp_path / "ds", check=True)
+    pose = read(tmp_path / "ds", "observation", "pose", "xy")
+    assert pose.tolist() == [[float(n), 1.0] for n in range(ROWS)]
+    assert read(tmp_path / "ds", "observation", "door").tolist() == [True, False] * 5
+
+
+def test_files_without_rows_are_passed_over(tmp_path):
+    (tmp_path / "x").mkdir()
+    for number, part in enumerate((table().slice(0, 4), table().slice(0, 0), table().slice(4))):
+        pq.write_table(part, tmp_path / "x" / f"part-{number}.parquet")
+    convert(tmp_path / "x", tmp_path / "ds", check=True)
+    assert (read(tmp_path / "ds", "observation") == OBSERVATIONS).all()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[1, 2]] * 7 + [[1, None]] + [[1, 2]] * 2,  # would become a number that nobody wrote
+        [True] * 8 + [None, True],
+        ["a"] * 9 + [None],
+        [{"a": 1}] * 9 + [None],
+    ],
+)
+def test_empty_values_that_no_number_stands_for_are_refused_unless_left_out(values, tmp_path):
+    pq.write_table(table(odd=pa.array(values)), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="odd has"):
+        convert(tmp_path / "x.parquet", tmp_path / "ds")
+    if not isinstance(values[0], dict):
+        report = convert(tmp_path / "x.parquet", tmp_path / "ds", mapping={"odd": "-"})
+        assert report["lossy"] == ["odd: left out, as asked"]
+
+
+def test_empty_floats_are_nan(tmp_path):
+    pq.write_table(table(x=pa.array([[1.0, None]] * ROWS)), tmp_path / "x.parquet")
+    report = convert(tmp_path / "x.parquet", tmp_path / "ds", check=True)
+    assert report["not_finite"] == {"info/x": ROWS}
+    assert np.isnan(read(tmp_path / "ds", "info", "x")[:, 1]).all()
+
+
+def test_whole_numbers_at_the_ends_of_their_types_are_kept(tmp_path):
+    big = pa.array(np.full(ROWS, 2**64 - 1, np.uint64))
+    pq.write_table(table(big=big, low=pa.array(np.full(ROWS, -(2**63)))), tmp_path / "x.parquet")
+    convert(tmp_path / "x.parquet", tmp_path / "ds", check=True)
+    assert read(tmp_path / "ds", "info", "big").tolist() == [2**64 - 1] * ROWS
+    assert read(tmp_path / "ds", "info", "low").tolist() == [-(2**63)] * ROWS
