@@ -1,10 +1,11 @@
 """LeRobot datasets v2.0, v2.1 and v3.0: Parquet rows and MP4 videos, read without the lerobot package.
 
 Rows of an `episode_index` are an episode, in the order of the files. Features keep their names, nested at the
-dots; `task_index` becomes the text of the task. The observation after an episode's last row is nowhere: that
-next observation is unknown. `next.success` at the last row means terminated; without it `next.done` does,
-unless it is true at the end of every episode, where it says no more than that the episode ended (`done` tells
-otherwise). Videos are decoded to uint8 pixels, the frame at an episode's first time and those after it.
+dots; `task_index` and `subtask_index` become the texts they stand for. The observation after an episode's
+last row is nowhere: that next observation is unknown. `next.success` at the last row means terminated;
+without it `next.done` does, unless it is true at the end of every episode, where it says no more than that
+the episode ended (`done` tells otherwise). Videos are decoded to uint8 pixels, the frame at an episode's first
+time and those after it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Comparison, End, Part, Piece, Report, Request, Seen
-from rlcli.datasets.lerobot_columns import REWARD, Stored, plan_columns
+from rlcli.datasets.lerobot_columns import REWARD, WORDS, Stored, plan_columns
 from rlcli.datasets.lerobot_compare import compare_output
 from rlcli.datasets.lerobot_export import ExportOptions, export
 from rlcli.datasets.lerobot_hints import HINTS, cut_of, hints_of
@@ -113,7 +114,7 @@ class LeRobotSource:
         hints = hints_of(meta.info)
         features = [name for name in meta.features if name not in meta.cameras or name in self.cameras]
         shapes = {camera: self._video_column(camera) for camera in self.cameras}
-        columns = plan_columns(features, self.scan, shapes, meta.tasks, request, hints)
+        columns = plan_columns(features, self.scan, shapes, meta.words, request, hints)
         self.stored, self.schema = columns.stored, columns.schema
         self.report.lossy += columns.lossy
         self.spec: dict[str, Any] = {
@@ -128,7 +129,11 @@ class LeRobotSource:
         self._compare_spans()
         self.record = {
             "info": {name: value for name, value in meta.info.items() if name != "rl"},
-            "tasks": [[number, task] for number, task in meta.tasks.items()],
+            **{
+                f"{key[-1]}s": [[number, text] for number, text in meta.words[name].items()]
+                for name, key in WORDS.items()
+                if name in meta.words
+            },
             "columns": {item.name: list(item.column.key) for item in self.stored},
             "done": self.meaning,
             "alignment": "same row: observation, the action applied to it, the reward for that",
@@ -277,7 +282,7 @@ class LeRobotSource:
             "version": self.meta.version,
             "fps": self.meta.fps,
             "cameras": self.cameras,
-            "tasks": len(self.meta.tasks),
+            "tasks": len(self.meta.words.get("task_index", ())),
             "terminated_by": self.meaning,
         }
 
@@ -321,7 +326,7 @@ class LeRobotSource:
                 else:
                     columns[item.column.key] = item.rows(
                         rows.column(item.name).combine_chunks(), self.tables, f"{where}: {item.name}",
-                        self.meta.root, self.meta.tasks,
+                        self.meta.root, self.meta.words,
                     )  # fmt: skip
             columns.setdefault(REWARD, np.zeros((stop - start, 1), np.float32))
             end = self._end(number, rows, stop - start - 1, where) if stop == length else None

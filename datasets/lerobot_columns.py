@@ -24,11 +24,14 @@ from rlcli.format.specs import Box, Composite, Spec
 
 REWARD: Key = ("next", "reward")
 TASK: Key = ("task",)
+SUBTASK: Key = ("subtask",)
+#: Columns of numbers whose texts are in a table of the metadata, and the keys of the texts.
+WORDS: dict[str, Key] = {"task_index": TASK, "subtask_index": SUBTASK}
 _OURS = {"next", "episode", "step", "is_init", "done", "terminated", "truncated", "source", "info"}
 _NUMBERING = ("episode_index", "frame_index", "index")
 _MAX_BYTES = 1 << 28
 
-Form = Literal["numbers", "lists", "text", "encoded", "pixels", "task", "video"]
+Form = Literal["numbers", "lists", "text", "encoded", "pixels", "words", "video"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Stored:
     column: Column
     form: Form
 
-    def rows(self, values: Any, tables: Tables, where: str, root: Path, tasks: Mapping[int, str]) -> Any:
+    def rows(
+        self, values: Any, tables: Tables, where: str, root: Path, words: Mapping[str, Mapping[int, str]]
+    ) -> Any:
         """The column's values for an Arrow column of the feature."""
         column = self.column
         if self.form == "text":
@@ -47,8 +52,9 @@ class Stored:
         if self.form in ("encoded", "pixels"):
             return self._pictures([picture_bytes(v, root, where) for v in values.to_pylist()], where)
         numbers = tables.values(values, where)
-        if self.form == "task":
-            return [tasks.get(number, f"task {number}") for number in np.asarray(numbers).tolist()]
+        if self.form == "words":
+            known, what = words.get(self.name, {}), column.key[-1]
+            return [known.get(number, f"{what} {number}") for number in np.asarray(numbers).tolist()]
         if self.form == "lists":
             found = [np.ascontiguousarray(row, column.numpy) for row in numbers]
             if any(row.shape[1:] != column.shape[1:] for row in found):
@@ -96,7 +102,7 @@ def plan_columns(
     features: Sequence[str],
     found: Scan,
     videos: Mapping[str, Column],
-    tasks: Mapping[int, str],
+    words: Mapping[str, Mapping[int, str]],
     request: Request,
     hints: Hints,
 ) -> Columns:
@@ -125,10 +131,10 @@ def plan_columns(
                     "video",
                 )
             )
-        elif name == "task_index" and name not in given:
-            repeated = len(set(tasks.values())) < len(tasks)
-            stored.append(Stored(name, heap_column(TASK, Heap("text")), "task"))
-            if repeated or not tasks:
+        elif name not in given and (name == "task_index" or (name in WORDS and words.get(name))):
+            texts = words.get(name, {})
+            stored.append(Stored(name, heap_column(WORDS[name], Heap("text")), "words"))
+            if len(set(texts.values())) < len(texts) or not texts:
                 stored.append(Stored(name, Column(("source", name), "int64", (1,)), "numbers"))
         elif name in _NUMBERING or name in FLAGS:
             if name in found.inexact or name in FLAGS[1:]:
@@ -171,6 +177,8 @@ def _key(name: str, names: Sequence[str]) -> Key:
     if parts[0].lower() in _OURS and not (
         parts[0] == "next" and len(parts) > 1 and parts[1] != "observation"
     ):
+        return ("info", *parts)
+    if parts in WORDS.values():
         return ("info", *parts)
     above = {".".join(name.split(".")[:n]) for n in range(1, name.count(".") + 1)}
     return ("info", *parts) if above & set(names) else parts

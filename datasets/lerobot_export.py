@@ -27,6 +27,7 @@ from rlcli.datasets.rlds_encode import png
 from rlcli.datasets.video import VideoWriter
 from rlcli.errors import InputError, ResourceError, RLError
 from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
 from rlcli.plugins import require
 
 _CHUNK = 1000  # files per folder
@@ -85,7 +86,7 @@ class _Writer:
         self.arrow = require("pyarrow", "lerobot", needed_for="writing LeRobot")
         self.parquet = require("pyarrow.parquet", "lerobot", needed_for="writing LeRobot")
         self.dataset, self.layout, self.out, self.options, self.fps = dataset, layout, out, options, fps
-        self.tasks: dict[str, int] = {}
+        self.words: dict[str, dict[str, int]] = {"task_index": {}}  # the number of each text
         self.stats: dict[str, list[lerobot_stats.Stats]] = {item.name: [] for item in layout.features}
         self.entries: list[dict[str, Any]] = []
         self.rows = 0
@@ -121,7 +122,8 @@ class _Writer:
                 stats[item.name] = lerobot_stats.of_numbers(values)
                 arrays.append(self._arrow_array(values))
         self._write_rows(arrays, entry)
-        entry["tasks"] = [task for task, number in self.tasks.items() if number in set(tasks.tolist())]
+        here = set(tasks.tolist())
+        entry["tasks"] = [task for task, number in self.words["task_index"].items() if number in here]
         entry |= {"dataset_from_index": self.rows, "dataset_to_index": self.rows + length}
         for name, found in stats.items():
             self.stats[name].append(found)
@@ -138,10 +140,11 @@ class _Writer:
         folder = self.out / "meta" / "episodes" / "chunk-000"
         folder.mkdir(parents=True)
         self.parquet.write_table(self.arrow.Table.from_pylist(self.entries), folder / "file-000.parquet")
-        names = list(self.tasks)
-        table = self.arrow.table({"task_index": list(range(len(names))), "__index_level_0__": names})
-        table = table.replace_schema_metadata({"pandas": json.dumps(_PANDAS)})
-        self.parquet.write_table(table, self.out / "meta" / "tasks.parquet")
+        for name, numbers in self.words.items():
+            texts = list(numbers)
+            table = self.arrow.table({name: list(range(len(texts))), "__index_level_0__": texts})
+            table = table.replace_schema_metadata({"pandas": json.dumps(_pandas(name))})
+            self.parquet.write_table(table, self.out / "meta" / f"{name.removesuffix('_index')}s.parquet")
 
     def abandon(self) -> None:
         """Closes what an error left open."""
@@ -176,7 +179,10 @@ class _Writer:
         self, item: Feature, index: int, start: int, length: int, tasks: NDArray[np.int64]
     ) -> NDArray[Any]:
         """The rows of a feature of numbers, `[n]` for a single one."""
-        if item.column is not None:
+        if item.form == "words":
+            assert item.column is not None
+            values = self._words(item.name, item.column.key, start, length)
+        elif item.column is not None:
             values = np.asarray(self._read(item, start, length))
         elif item.form == "flag":
             values = self._flags(item.name, start, length)
@@ -203,10 +209,15 @@ class _Writer:
     def _tasks(self, start: int, length: int) -> NDArray[np.int64]:
         """The number of each row's task."""
         if not self.has_task:
-            return np.full(length, self.tasks.setdefault(self.options.task, len(self.tasks)))
-        index, table = self.dataset.text(TASK, np.arange(start, start + length))
-        numbers = [self.tasks.setdefault(str(text), len(self.tasks)) for text in table]
-        return np.asarray(numbers, np.int64)[index]
+            tasks = self.words["task_index"]
+            return np.full(length, tasks.setdefault(self.options.task, len(tasks)))
+        return self._words("task_index", TASK, start, length)
+
+    def _words(self, name: str, key: Key, start: int, length: int) -> NDArray[np.int64]:
+        """The number of each row's text in the table for the feature `name`."""
+        known = self.words.setdefault(name, {})
+        index, table = self.dataset.text(key, np.arange(start, start + length))
+        return np.asarray([known.setdefault(str(text), len(known)) for text in table], np.int64)[index]
 
     def _arrow_array(self, values: NDArray[Any]) -> Any:
         arrow = self.arrow
@@ -309,7 +320,7 @@ def _write_info(
         "robot_type": options.robot_type or layout.told.get("robot_type"),
         "total_episodes": len(writer.entries),
         "total_frames": writer.rows,
-        "total_tasks": len(writer.tasks),
+        "total_tasks": len(writer.words["task_index"]),
         "chunks_size": _CHUNK,
         "data_files_size_in_mb": options.data_mb,
         "video_files_size_in_mb": options.video_mb,
@@ -349,18 +360,20 @@ def _tell(dataset: Dataset, layout: Layout, rows: int, report: Report) -> None:
     report.details["features"] = [item.name for item in layout.features]
 
 
-_PANDAS = {  # so that pandas makes the tasks the index of the table, as lerobot expects
-    "index_columns": ["__index_level_0__"],
-    "column_indexes": [
-        {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object",
-         "metadata": {"encoding": "UTF-8"}}
-    ],
-    "columns": [
-        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64",
-         "metadata": None},
-        {"name": None, "field_name": "__index_level_0__", "pandas_type": "unicode", "numpy_type": "object",
-         "metadata": None},
-    ],
-    "creator": {"library": "pyarrow", "version": ""},
-    "pandas_version": "2.0",
-}  # fmt: skip
+def _pandas(name: str) -> dict[str, Any]:
+    """So that pandas makes the texts the index of the table, as lerobot expects."""
+    return {
+        "index_columns": ["__index_level_0__"],
+        "column_indexes": [
+            {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object",
+             "metadata": {"encoding": "UTF-8"}}
+        ],
+        "columns": [
+            {"name": name, "field_name": name, "pandas_type": "int64", "numpy_type": "int64",
+             "metadata": None},
+            {"name": None, "field_name": "__index_level_0__", "pandas_type": "unicode",
+             "numpy_type": "object", "metadata": None},
+        ],
+        "creator": {"library": "pyarrow", "version": ""},
+        "pandas_version": "2.0",
+    }  # fmt: skip

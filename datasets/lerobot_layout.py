@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli.datasets.contract import Report
-from rlcli.datasets.lerobot_columns import REWARD, TASK
+from rlcli.datasets.lerobot_columns import REWARD, SUBTASK, TASK
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -24,12 +24,12 @@ _FLAGS = ("next.done", "next.terminated", "next.truncated")
 _PICTURE_SIDE = 8  # smaller uint8 arrays of three axes are no pictures
 _MAX_AXES = 5
 
-Form = Literal["numbers", "text", "image", "video", "flag", "default"]
+Form = Literal["numbers", "text", "words", "image", "video", "flag", "default"]
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature; `column` fills it, None for what is computed. `key` is what is read."""
+    """A feature; `column` fills it, None for what is computed. `words` are numbers of texts in a table."""
 
     name: str
     form: Form
@@ -75,7 +75,7 @@ def lay_out(dataset: Dataset, cameras: Literal["image", "video"], report: Report
             if key not in (("source", "next", "done"), ("source", "reward")):
                 report.lossy.append(f"{'/'.join(key)} is not written; rows are numbered anew")
             continue
-        name = names.get(key) or ".".join(key)
+        name = "subtask_index" if key == SUBTASK else names.get(key) or ".".join(key)
         if name in DEFAULTS or name in _FLAGS or "/" in name:
             raise IncompatibleError(f"{'/'.join(key)} would be LeRobot's own feature {name}")
         feature = _feature(name, column, cameras)
@@ -104,6 +104,8 @@ def _feature(name: str, column: Column, cameras: Literal["image", "video"]) -> F
     """The feature for a column, None if LeRobot has no place for it."""
     heap, shape = column.heap, column.shape
     if heap is not None and heap.value == "text":
+        if column.key == SUBTASK:
+            return Feature(name, "words", "int64", (1,), column)
         return Feature(name, "text", "string", (1,), column)
     if heap is not None and (heap.value == "bytes" or -1 in shape):
         return None

@@ -33,11 +33,13 @@ class Span:
 
 @dataclass
 class Meta:
-    """The metadata of a dataset. `lengths` and `spans` (by camera) are by episode, where they are told."""
+    """The metadata of a dataset. `lengths` and `spans` (by camera) are by episode, where they are told;
+    `words` are texts by number, of the column that has the numbers.
+    """
 
     root: Path
     info: dict[str, Any] = field(repr=False)
-    tasks: dict[int, str] = field(default_factory=dict)
+    words: dict[str, dict[int, str]] = field(default_factory=dict)
     lengths: dict[int, int] = field(default_factory=dict)
     spans: dict[str, dict[int, Span]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
@@ -104,13 +106,15 @@ def read_meta(root: Path, info: dict[str, Any], tables: Tables) -> Meta:
     """All metadata of the dataset at `root`."""
     meta = Meta(root, info, files=[root / INFO])
     if meta.version == "v3.0":
-        _read_tasks(meta, tables)
+        if not _read_words(meta, tables, "task"):
+            meta.remarks.append(f"{root}/meta/tasks.parquet is missing; tasks have numbers only")
+        _read_words(meta, tables, "subtask")
         for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
             meta.files.append(path)
             _read_episodes(meta, tables, path)
     else:
-        for told in _lines(meta, "tasks.jsonl"):
-            meta.tasks[int(told["task_index"])] = str(told["task"])
+        tasks = _lines(meta, "tasks.jsonl")
+        meta.words["task_index"] = {int(told["task_index"]): str(told["task"]) for told in tasks}
         for told in _lines(meta, "episodes.jsonl"):
             meta.lengths[int(told["episode_index"])] = int(told["length"])
     return meta
@@ -151,18 +155,19 @@ def _lines(meta: Meta, name: str) -> list[Mapping[str, Any]]:
         raise CorruptError(f"{path}: damaged JSON: {err}", path=path) from err
 
 
-def _read_tasks(meta: Meta, tables: Tables) -> None:
-    path = meta.root / "meta" / "tasks.parquet"
+def _read_words(meta: Meta, tables: Tables, what: str) -> bool:
+    """Tasks or subtasks; whether their file is there. pandas makes the texts the index of the table."""
+    path = meta.root / "meta" / f"{what}s.parquet"
     if not path.is_file():
-        meta.remarks.append(f"{path} is missing; tasks have numbers only")
-        return
+        return False
     meta.files.append(path)
     columns = tables.columns(path)
-    names = next((columns[n] for n in ("task", "__index_level_0__", "index") if n in columns), None)
-    if names is None or "task_index" not in columns:
-        raise CorruptError(f"{path}: no tasks and task_index, found {', '.join(columns)}", path=path)
-    numbers = tables.numbers(columns["task_index"], path).tolist()
-    meta.tasks = dict(zip(numbers, map(str, names.to_pylist()), strict=True))
+    names = next((columns[n] for n in (what, "__index_level_0__", "index") if n in columns), None)
+    if names is None or f"{what}_index" not in columns:
+        raise CorruptError(f"{path}: no {what}s and {what}_index, found {', '.join(columns)}", path=path)
+    numbers = tables.numbers(columns[f"{what}_index"], path).tolist()
+    meta.words[f"{what}_index"] = dict(zip(numbers, map(str, names.to_pylist()), strict=True))
+    return True
 
 
 def _read_episodes(meta: Meta, tables: Tables, path: Path) -> None:
