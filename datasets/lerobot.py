@@ -4,8 +4,8 @@ Rows of an `episode_index` are an episode, in the order of the files. Features k
 dots; `task_index` and `subtask_index` become the texts they stand for. The observation after an episode's
 last row is nowhere: that next observation is unknown. `next.success` at the last row means terminated;
 without it `next.done` does, unless it is true at the end of every episode, where it says no more than that
-the episode ended (`done` tells otherwise). Videos are decoded to uint8 pixels, the frame at an episode's first
-time and those after it.
+the episode ended (`done` tells otherwise). Videos are decoded to uint8 pixels, the frame at an episode's
+first time and those after it.
 """
 
 from __future__ import annotations
