@@ -66,6 +66,7 @@ class OffPolicy(Loop):
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """The replay is sealed at the end of the budget; before it stays as committed, for a resumed run."""
+        self.sampler.close()
         self.replay.close()
         if kind is None:
             self.writer.close({0: row(self.collector.observation, 0)})

@@ -51,6 +51,9 @@ class Offline(Loop):
         facts, arrays = split_state(self.sampler.state())
         return Position({"sampler": facts}, {"sampler": arrays})
 
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.sampler.close()
+
     def _source(self, dataset: Dataset, seed: int) -> Sampler:
         session = self.session
         keys = columns(dataset, session.algorithm, session.config, session.sampler)

@@ -90,6 +90,9 @@ class Follow(Sampler):
         told: Any = self.sampler
         told.update(rows, priorities)
 
+    def close(self) -> None:
+        self.sampler.close()
+
     def position(self) -> State:
         return {**super().state(), "drawn": self.drawn, "followed": self.sampler.position()}
 

@@ -64,6 +64,10 @@ class Mixture(Sampler):
                 told.update(rows[start : start + count], priorities[start : start + count])
             start += count
 
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
+
     def position(self) -> State:
         return {**super().state(), "sources": [source.position() for source in self.sources]}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
 from rlcli.replay.block import Block, Layout
-from rlcli.replay.priority_sampler import PrioritySampler
+from rlcli.replay.priority_sampler import KEPT, PrioritySampler
 from rlcli.replay.streams import Rows
 
 
@@ -19,6 +19,7 @@ class Config:
     beta: float = opt(0.4, "How far weights undo the bias at the beginning, in [0, 1].", ge=0, le=1)
     beta_batches: int = opt(0, "Batches over which beta rises linearly to 1; 0 keeps it.", ge=0)
     epsilon: float = opt(1e-6, "Added to a priority, so that none is 0.", gt=0)
+    persist: str | None = opt(None, KEPT)
     stratified: bool = opt(True, "One row from each of B equal parts of the sum, as in the paper's appendix.")
     distinct: bool = opt(False, "No row twice in a batch.")
 

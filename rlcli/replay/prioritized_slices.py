@@ -11,7 +11,7 @@ from rlcli.config import opt
 from rlcli.errors import IncompatibleError
 from rlcli.replay import slices
 from rlcli.replay.block import Block, Layout
-from rlcli.replay.priority_sampler import PrioritySampler
+from rlcli.replay.priority_sampler import KEPT, PrioritySampler
 from rlcli.replay.streams import Rows
 
 
@@ -25,6 +25,7 @@ class Config:
     alpha: float = opt(0.9, "How much priorities count; 0 is uniform.", ge=0, source="R2D2, table 2")
     beta: float = opt(0.6, "How far weights undo the bias, in [0, 1].", ge=0, le=1, source="R2D2, table 2")
     epsilon: float = opt(1e-6, "Added to a priority, so that none is 0.", gt=0)
+    persist: str | None = opt(None, KEPT)
 
 
 class PrioritizedSlices(PrioritySampler[Config]):

@@ -15,6 +15,7 @@ from rlcli.replay.streams import Rows
 
 WEIGHT: Key = ("weight",)
 ROW: Key = ("row",)
+KEPT = "Keep priorities beside the data under this name, for the next who samples it; one process at a time."
 
 
 class Options(Protocol):
@@ -26,16 +27,25 @@ class Options(Protocol):
     @property
     def epsilon(self) -> float: ...
 
+    @property
+    def persist(self) -> str | None: ...
+
 
 P = TypeVar("P", bound=Options)
 
 
 class PrioritySampler(DatasetSampler[P]):
-    """Batches with two leaves more: `row` int64 `[B]`, for `update`, and `weight` float32 `[B, 1]`."""
+    """Batches with two leaves more: `row` int64 `[B]`, for `update`, and `weight` float32 `[B, 1]`.
+
+    With `persist` priorities lie beside the data too, in the side column of that name, written as they are
+    told: they survive a kill, and a sampler that opens the dataset later, in any process, begins with them.
+    An exact resume does not: `load_state` goes on from what was saved and puts that there. Close the sampler.
+    """
 
     def prepare(self) -> None:
+        config = self.config
         self.table = PriorityTable(
-            self.source, self.config.alpha, self.config.epsilon, unusable=self.unusable
+            self.source, config.alpha, config.epsilon, unusable=self.unusable, keep=config.persist
         )
 
     def unusable(self) -> Rows:
@@ -57,6 +67,9 @@ class PrioritySampler(DatasetSampler[P]):
         Raises `ValueError` for a negative, infinite or undefined priority; nothing is changed then.
         """
         self.table.update(rows, np.ascontiguousarray(priorities, np.float64).reshape(-1))
+
+    def close(self) -> None:
+        self.table.close()
 
     def position(self) -> State:
         return super().state()

@@ -1,27 +1,22 @@
-"""Priorities of a source's rows: follows what is committed and evicted."""
+"""Priorities of a source's rows: follows what is committed and evicted, and may be kept beside the data."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlcli import _native
 from rlcli.errors import IncompatibleError
+from rlcli.format.mutable import SideColumn
 from rlcli.replay.source import Source
 from rlcli.replay.streams import ROW_BITS, Rows, Streams
 
 NONE = -1.0  # the priority of a row that cannot be drawn
-
-
-class Side(Protocol):
-    """Values beside the rows that outlive the process, by identity; a new row's is negative."""
-
-    def read(self, ids: NDArray[np.int64]) -> NDArray[Any]: ...
-
-    def write(self, ids: NDArray[np.int64], values: NDArray[np.float64]) -> None: ...
+MOST = 1e100  # the greatest there may be
 
 
 class PriorityTable:
@@ -29,7 +24,10 @@ class PriorityTable:
 
     `unusable()` gives the logical rows that cannot be drawn for now; by default those whose next observation
     is unknown.
-    With `side` priorities are read from there when a row is first seen, and every change is written through.
+
+    With `keep` priorities are also written to the side column of that name, and rows that are there at the
+    first `refresh` begin with those found in it. After `load_state` only the saved state counts: the side
+    column then has that, too. Raises `BusyError` while another has it.
     """
 
     def __init__(
@@ -39,17 +37,19 @@ class PriorityTable:
         epsilon: float,
         *,
         unusable: Callable[[], Rows] | None = None,
-        side: Side | None = None,
+        keep: str | None = None,
     ) -> None:
         self.source = source
         self.unusable = unusable or source.unknown
-        self.side = side
         self.tree = _native.RowPriorities(alpha, epsilon)
         self.greatest = 0.0  # priority ever given
         self._seen = -1
         self._covered: list[int] = []  # rows of each stream that were considered
         self._waiting: Rows = np.zeros(0, np.int64)  # identities of rows that could not be drawn
         self.streams = Streams([], [], [])
+        self._side = None if keep is None else SideColumn.open(source.dataset, keep, "float64", NONE)
+        self._finds = True  # what another process kept counts, until rows were taken in
+        self._turn = threading.Lock()  # a side column is for one thread at a time
 
     @property
     def newcomer(self) -> float:
@@ -63,6 +63,7 @@ class PriorityTable:
         self.streams = streams = Streams.of(self.source.dataset)
         unknown = streams.ids(self.unusable())
         low, begins = self.source.low, []
+        came: list[Rows] = []
         for number, (first, begin, end) in enumerate(
             zip(streams.first, streams.start, streams.stop, strict=True)
         ):
@@ -73,7 +74,9 @@ class PriorityTable:
             self.tree.evict(number, begin)
             new = max(self._covered[number], begin)
             if new < end:
-                self._cover(number, new, end)
+                self.tree.cover(number, new, end - new, self.newcomer)
+                if self._side is not None:
+                    came.append(np.arange(new, end) | (number << ROW_BITS))
                 self._covered[number] = end
         known = np.setdiff1d(self._waiting, unknown, assume_unique=True)
         for row in np.setdiff1d(unknown, self._waiting, assume_unique=True).tolist():
@@ -81,7 +84,9 @@ class PriorityTable:
         for row in known.tolist():
             stream, local = row >> ROW_BITS, row & ((1 << ROW_BITS) - 1)
             if local >= begins[stream]:
-                self._cover(stream, local, local + 1)
+                self.tree.cover(stream, local, 1, self.newcomer)
+        if self._side is not None:
+            self._keep(np.setdiff1d(np.concatenate([*came, known]), unknown))
         self._waiting = unknown
         self._seen = self.source.snapshot
 
@@ -92,8 +97,10 @@ class PriorityTable:
     def update(self, ids: Rows, priorities: NDArray[np.float64]) -> None:
         """New priorities; rows that are gone are passed over. Raises `ValueError` for one that cannot be."""
         self.greatest = max(self.greatest, self.tree.set(ids, priorities))
-        if self.side is not None:
-            self.side.write(ids, priorities)
+        if self._side is not None:
+            there = self.tree.get(ids) >= 0
+            with self._turn:
+                self._side.write(ids[there], priorities[there])
 
     def state(self) -> dict[str, Any]:
         """All of it, as numbers and arrays."""
@@ -120,15 +127,27 @@ class PriorityTable:
         self.greatest, self._covered = float(state["greatest"]), covered
         self._waiting = np.ascontiguousarray(state["waiting"], np.int64)
         self._seen = -1
+        self._finds = False
+        if self._side is not None:
+            owners, values = self.tree.owners(), self.tree.priorities()
+            ids = (owners[:, None] + np.arange(len(values) // max(len(owners), 1))).reshape(-1)
+            with self._turn:
+                self._side.write(ids[values >= 0], values[values >= 0])
 
-    def _cover(self, stream: int, start: int, stop: int) -> None:
-        self.tree.cover(stream, start, stop - start, self.newcomer)
-        if self.side is None:
-            return
-        ids = np.arange(start, stop, dtype=np.int64) | (stream << ROW_BITS)
-        kept = np.asarray(self.side.read(ids), np.float64)
-        stored = kept >= 0
-        if stored.any():
-            self.greatest = max(self.greatest, self.tree.set(ids[stored], kept[stored]))
-        new = ids[~stored]
-        self.side.write(new, np.full(len(new), self.newcomer))
+    def close(self) -> None:
+        """Lets go of the side column, for the next who wants it."""
+        if self._side is not None:
+            self._side.close()
+
+    def _keep(self, ids: Rows) -> None:
+        """Newcomers take the priorities that are found beside them; those of the others are kept there."""
+        assert self._side is not None
+        with self._turn:
+            if self._finds:
+                self._finds = False
+                found = self._side.read(ids)
+                known = (found >= 0) & (found <= MOST)
+                self.greatest = max(self.greatest, self.tree.set(ids[known], found[known]))
+                ids = ids[~known]
+                self.tree.set(ids, np.full(len(ids), self.newcomer))
+            self._side.write(ids, np.full(len(ids), self.newcomer))

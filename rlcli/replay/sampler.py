@@ -58,6 +58,9 @@ class Sampler(ABC):
         self.fill(block, batch_size)
         return block.nested
 
+    def close(self) -> None:  # noqa: B027 - most keep nothing
+        """Lets go of what is kept beside the data, if anything is; do not draw afterwards."""
+
     def state(self) -> State:
         """What `load_state` needs to go on as if nothing had happened between."""
         return {"sampler": self.NAME, "seed": self.seed, "batches": self.batches}

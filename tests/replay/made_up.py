@@ -81,3 +81,35 @@ def _state(achieved: int) -> dict[str, Any]:
 def flat(array: Any) -> list[float]:
     """A column of one number per row as a list."""
     return np.asarray(array).reshape(-1).tolist()
+
+
+class Growing:
+    """A dataset that is being written: observation and reward of the k-th row are k, episodes have 7 rows."""
+
+    def __init__(self, path: Path, *, window: int | None = None, segment_rows: int = 16) -> None:
+        spec = {"env": None, "observation": Box((1,)).to_json(), "action": Discrete(2).to_json()}
+        self.path = path
+        self.rows = 0
+        self.writer = EpisodeWriter(
+            Writer.create(
+                path, ted_schema(Box((1,)), Discrete(2)), spec=spec, lineage={"op": "test"}, window=window,
+                segment_rows=segment_rows, durability="process",
+            ),
+            chunk_rows=4,
+        )  # fmt: skip
+
+    def add(self, rows: int) -> None:
+        """More rows, committed."""
+        for value in range(self.rows, self.rows + rows):
+            last = value % 7 == 6
+            self.writer.add(
+                0,
+                observation=np.array([value], np.float32),
+                action=value % 2,
+                reward=float(value),
+                terminated=last,
+                truncated=False,
+                next_observation=np.array([value + 0.5], np.float32) if last else None,
+            )
+        self.rows += rows
+        self.writer.flush()
