@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 from pathlib import Path
@@ -11,7 +10,7 @@ from rlcli.datasets import download
 from rlcli.datasets.contract import Advance, Request
 from rlcli.errors import InputError, UsageError, nearest
 
-_SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 
 
 def fetch(name: str, request: Request, advance: Advance) -> Path:
@@ -21,7 +20,7 @@ def fetch(name: str, request: Request, advance: Advance) -> Path:
     D4RL's own are looked up in the d4rl package if it is installed. `RL_D4RL_SERVER` names a mirror. Raises
     `UsageError` with the nearest name for an unknown one, and what `download.fetch` raises.
     """
-    server = os.environ.get("RL_D4RL_SERVER", _SERVER).rstrip("/")
+    server = os.environ.get("RL_D4RL_SERVER", SERVER).rstrip("/")
     if name in ADDRESSES:
         url = f"{server}/{ADDRESSES[name]}"
     elif (known := _of_package(name)) is not None:
@@ -39,14 +38,23 @@ def fetch(name: str, request: Request, advance: Advance) -> Path:
 
 
 def _of_package(name: str) -> str | None:
-    """The address that an installed d4rl package has for `name`."""
-    if importlib.util.find_spec("d4rl") is None:
-        return None
-    try:
-        found = importlib.import_module("d4rl.infos").DATASET_URLS.get(name)
-    except Exception as err:
-        raise InputError(f"the d4rl package cannot be imported: {type(err).__name__}: {err}") from err
-    return None if found is None else str(found)
+    """The address that an installed d4rl package has for `name`.
+
+    Only its file of addresses is run: the package itself needs MuJoCo and more to be imported.
+    """
+    package = importlib.util.find_spec("d4rl")
+    for folder in (package.submodule_search_locations or []) if package is not None else []:
+        infos = importlib.util.spec_from_file_location("d4rl_infos", Path(folder) / "infos.py")
+        if infos is None or infos.loader is None:
+            continue
+        module = importlib.util.module_from_spec(infos)
+        try:
+            infos.loader.exec_module(module)
+            found = module.DATASET_URLS.get(name)
+        except Exception as err:
+            raise InputError(f"the d4rl package has no addresses: {type(err).__name__}: {err}") from err
+        return None if found is None else str(found)
+    return None
 
 
 def _addresses() -> dict[str, str]:

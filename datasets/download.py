@@ -104,6 +104,8 @@ def _download(url: str, part: Path, out: Any, advance: Advance) -> None:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             out.truncate(0)
             have = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise InputError(f"{url}: the server sends another range than was asked for")
         length = response.headers.get("Content-Length")
         size = None if length is None else have + int(length)
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from rlcli.datasets import d4rl_addresses, download
 from rlcli.datasets.d4rl_addresses import ADDRESSES
-from rlcli.datasets.d4rl_envs import from_file_name
+from rlcli.datasets.d4rl_envs import environment, from_file_name
 from rlcli.errors import CorruptError, ExitCode, IncompatibleError, InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.main import run
@@ -27,6 +29,8 @@ class Server(http.server.BaseHTTPRequestHandler):
     data = b""
     version = '"one"'
     stop_after: int | None = None
+    ranges = True
+    content_range: str | None = None
     asked: list[tuple[str, str | None]]
 
     def do_GET(self) -> None:
@@ -34,7 +38,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         cls.asked.append((self.path, wanted))
         start = 0
-        if wanted and self.headers.get("If-Range") == cls.version:
+        if cls.ranges and wanted and self.headers.get("If-Range") == cls.version:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= len(cls.data):
                 self.send_error(416)
@@ -42,6 +46,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(cls.data) - start))
         self.send_header("ETag", cls.version)
+        if start:
+            whole = f"bytes {start}-{len(cls.data) - 1}/{len(cls.data)}"
+            self.send_header("Content-Range", cls.content_range or whole)
         self.end_headers()
         body = cls.data[start:]
         self.wfile.write(body if cls.stop_after is None else body[: cls.stop_after])
@@ -106,6 +113,30 @@ def test_a_file_that_changed_on_the_server_is_begun_anew(server, tmp_path):
     assert (tmp_path / PLACE).read_bytes() == server.data
 
 
+def test_a_server_without_ranges_sends_all_again(server, tmp_path):
+    server.stop_after = 3000
+    with pytest.raises(InputError):
+        convert("d4rl:hopper-medium-v2", tmp_path / "ds")
+    server.stop_after, server.ranges = None, False
+    convert("d4rl:hopper-medium-v2", tmp_path / "ds", check=True)
+    assert server.asked[1][1] == "bytes=3000-"
+    assert (tmp_path / PLACE).read_bytes() == server.data
+
+
+@pytest.mark.parametrize("told", ["bytes 0-9999/10000", "bytes 2999-9999/10000", "nonsense"])
+def test_a_server_that_sends_another_range_is_not_believed(told, server, tmp_path):
+    server.stop_after = 3000
+    with pytest.raises(InputError):
+        convert("d4rl:hopper-medium-v2", tmp_path / "ds")
+    server.stop_after, server.content_range = None, told
+    with pytest.raises(InputError, match="range"):
+        convert("d4rl:hopper-medium-v2", tmp_path / "ds")
+    assert not (tmp_path / PLACE).exists()
+    server.content_range = None
+    convert("d4rl:hopper-medium-v2", tmp_path / "ds", check=True)
+    assert (tmp_path / PLACE).read_bytes() == server.data
+
+
 def test_damage_in_the_cache_is_noticed(server, tmp_path):
     convert("d4rl:hopper-medium-v2", tmp_path / "ds")
     data = bytearray((tmp_path / PLACE).read_bytes())
@@ -134,16 +165,47 @@ def test_files_of_the_d4rl_package_are_used(server, tmp_path):
     assert server.asked == []
 
 
-def test_names_of_an_installed_d4rl_package_are_known(server, tmp_path, monkeypatch):
-    package = tmp_path / "site" / "d4rl"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """An installed d4rl package, which cannot be imported where MuJoCo is missing."""
+    made = tmp_path / "site" / "d4rl"
+    made.mkdir(parents=True)
+    (made / "__init__.py").write_text("raise RuntimeError('no MuJoCo')\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "d4rl", raising=False)
+    return made
+
+
+def test_names_of_an_installed_d4rl_package_are_known(server, tmp_path, package):
     address = os.environ["RL_D4RL_SERVER"].replace("/d4rl", "/own/mine.hdf5")
     (package / "infos.py").write_text(f"DATASET_URLS = {{'mine-v9': {address!r}}}\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    for name in ("d4rl", "d4rl.infos"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
     assert convert("d4rl:mine-v9", tmp_path / "ds")["rows"] == 16
+    with pytest.raises(UsageError, match="did you mean 'hopper-medium-v2'"):
+        convert("d4rl:hoper-medium-v2", tmp_path / "other")
+
+
+def test_a_d4rl_package_without_addresses_is_one_line(server, tmp_path, package):
+    with pytest.raises(InputError, match="no addresses: FileNotFoundError"):
+        convert("d4rl:mine-v9", tmp_path / "ds")
+    assert server.asked == []
+
+
+@pytest.mark.skipif("RL_D4RL_PYTHON" not in os.environ, reason="RL_D4RL_PYTHON names no Python with d4rl")
+def test_addresses_and_scores_are_those_of_the_d4rl_package():
+    script = """
+import importlib.util, json, os
+(folder,) = importlib.util.find_spec("d4rl").submodule_search_locations
+spec = importlib.util.spec_from_file_location("infos", os.path.join(folder, "infos.py"))
+infos = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(infos)
+print(json.dumps([infos.DATASET_URLS, infos.REF_MIN_SCORE, infos.REF_MAX_SCORE]))
+"""
+    command = [os.environ["RL_D4RL_PYTHON"], "-c", script]
+    urls, low, high = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    server = d4rl_addresses.SERVER
+    assert urls == {name: f"{server}/{address}" for name, address in ADDRESSES.items()}
+    for name in low:
+        assert environment(name).reference == (low[name], high[name]), name
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
