@@ -2,7 +2,8 @@
 
 Which camera is which is from Octo's configuration of them (octo-models/octo,
 `octo/data/oxe/oxe_dataset_configs.py`, the datasets under their official names); which pictures are stored
-blue first is from huggingface/lerobot#435. A dataset that is not here is read as any other.
+blue first is from huggingface/lerobot#435. Those that Google converted have the instruction among the
+observations, the others beside them. A dataset that is not here is read as any other.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ _CAMERAS = {
     "bc_z": {"image": "primary"},
 }  # fmt: skip
 
+_INSTRUCTION = "steps/language_instruction"  # where it is in the sets that others converted
+
 _BLUE_FIRST = {
     "berkeley_autolab_ur5": "the wrist camera's pictures are",
     "berkeley_fanuc_manipulation": "pictures are",
@@ -56,17 +59,18 @@ _BLUE_FIRST = {
 }
 
 
-def cameras(name: str, features: Iterable[str], where: object) -> dict[str, str]:
-    """Feature -> key that says the camera's role: `observation/primary`, `secondary`, `wrist`, `depth_…`.
+def preset(name: str, features: Iterable[str], where: object) -> dict[str, str]:
+    """Feature -> key that says what it is, for a mapping.
 
-    Raises `UsageError` with the nearest name for a dataset whose cameras are not known.
+    Cameras become `observation/primary`, `secondary`, `wrist`, `depth_…`, the instruction
+    `language_instruction`. Raises `UsageError` with the nearest name for a dataset that is not known.
     """
     if name not in _CAMERAS:
-        raise UsageError(
-            f"{where}: the cameras of {name!r} are not known; {nearest(name, _CAMERAS)}", path=where
-        )
+        raise UsageError(f"{where}: no preset knows {name!r}; {nearest(name, _CAMERAS)}", path=where)
     there = set(features)
     told = {f"steps/observation/{camera}": f"observation/{role}" for camera, role in _CAMERAS[name].items()}
+    if _INSTRUCTION not in there:
+        told["steps/observation/natural_language_instruction"] = "language_instruction"
     return {feature: key for feature, key in told.items() if feature in there}
 
 

@@ -52,8 +52,10 @@ class Options:
     dct: Literal["accurate", "fast"] = opt(
         "accurate", "How JPEG is decoded; fast gives TensorFlow's pixels (needs --images decode)."
     )
-    cameras: Literal["source", "roles"] = opt(
-        "source", "Names of cameras: as they are, or primary, secondary, wrist for known Open X datasets."
+    preset: Literal["none", "openx"] = opt(
+        "none",
+        "Keys: as features are named, or what they are in well-known Open X datasets "
+        "(observation/primary, secondary, wrist, language_instruction).",
     )
 
 
@@ -117,7 +119,7 @@ class RLDSSource:
         self.drops = self._drops(options.last_step, hints)
         splits = list(dict.fromkeys(shard.split for shard in self.shards))
         names = [item.name for item in fields]
-        roles = openx.cameras(directory.name, names, directory.folder) if options.cameras == "roles" else {}
+        roles = openx.preset(directory.name, names, directory.folder) if options.preset == "openx" else {}
         self.columns = plan_columns(
             fields,
             self.scan,

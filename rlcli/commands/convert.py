@@ -41,6 +41,17 @@ def convert(
         list[str] | None,
         typer.Option("--map", metavar="SRC=KEY", help="A key of SRC and what it is here; repeatable."),
     ] = None,
+    observation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SRC[=NAME]",
+            help="A key of SRC that is the observation, or with NAME (or several) a part of it; repeatable.",
+        ),
+    ] = None,
+    action: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SRC[=NAME]", help="A key of SRC that is the action, or a part; repeatable."),
+    ] = None,
     mapping: Annotated[
         Path | None, typer.Option("--mapping", metavar="FILE", help="A TOML file of such pairs.")
     ] = None,
@@ -98,7 +109,7 @@ def convert(
             to=to,
             env_id=env_id,
             images=images,
-            mapping=_pairs(map_ or []),
+            mapping=_pairs(map_ or [], observation=observation or [], action=action or []),
             mapping_file=mapping,
             yes=yes,
             episodes=episodes,
@@ -119,7 +130,8 @@ def convert(
     console.result("conversion", report, str(out))
 
 
-def _pairs(texts: list[str]) -> dict[str, str] | None:
+def _pairs(texts: list[str], **parts: list[str]) -> dict[str, str] | None:
+    """Source key -> our key, of `source=key` and of `parts` (observation, action) as `source[=name]`."""
     from rlcli.errors import UsageError
 
     pairs = {}
@@ -128,6 +140,13 @@ def _pairs(texts: list[str]) -> dict[str, str] | None:
         if not separator or not key or not value:
             raise UsageError(f"--map {text!r} is not of the form source=key")
         pairs[key] = value
+    for top, chosen in parts.items():
+        for text in chosen:
+            key, _, name = text.partition("=")
+            name = name or (key.rsplit("/", 1)[-1] if len(chosen) > 1 else "")
+            if not key or key in pairs:
+                raise UsageError(f"--{top} {text!r}: {'mapped twice' if key else 'no key of the source'}")
+            pairs[key] = f"{top}/{name}" if name else top
     return pairs or None
 
 

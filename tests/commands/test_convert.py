@@ -336,3 +336,47 @@ def test_a_view_of_a_missing_file_is_refused_instead_of_read_as_zeros(source, ou
     assert run(["convert", str(source), str(out), "-q"]) == ExitCode.INPUT
     assert "/observations is a view of elsewhere.hdf5, which is missing" in one_error_line(capsys)
     assert left(out) == []
+
+
+# -- what is observed, what is done -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Arrays whose names tell nothing."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.npz"
+    arrays = {name: rng.normal(size=(4, size)) for name, size in (("pose", 3), ("speed", 2), ("torque", 1))}
+    np.savez(path, episode_id=np.array([0, 0, 1, 1]), reward=np.ones(4), **arrays)
+    return path
+
+
+def columns_of(path: Path) -> list[str]:
+    with Dataset.open(path) as dataset:
+        return [
+            "/".join(c.key) for c in dataset.schema.columns if c.key[0] in ("observation", "action", "info")
+        ]
+
+
+def test_one_observation_and_one_action_are_the_arrays_themselves(table, out):
+    assert run(["convert", str(table), str(out), "--observation", "pose", "--action", "torque", "-q"]) == 0
+    assert sorted(columns_of(out)) == ["action", "info/speed", "observation"]
+
+
+def test_several_or_named_ones_are_parts(table, out):
+    parts = ["--observation", "pose", "--observation", "speed=velocity", "--action", "torque=motor"]
+    assert run(["convert", str(table), str(out), *parts, "-q"]) == 0
+    assert sorted(columns_of(out)) == ["action/motor", "observation/pose", "observation/velocity"]
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (["--observation", "poze"], "did you mean 'pose'"),
+        (["--observation", "pose", "--action", "pose"], "mapped twice"),
+        (["--action", "=x"], "no key of the source"),
+    ],
+)
+def test_parts_that_cannot_be_are_usage_errors(told, says, table, out, capsys):
+    assert run(["convert", str(table), str(out), *told]) == ExitCode.USAGE
+    assert says in one_error_line(capsys)

@@ -321,19 +321,25 @@ def test_mappings_that_cannot_be_are_usage_errors(tmp_path: Path, mapping: dict[
         Found(toy(tmp_path, files.episode(2)), Request(mapping=mapping))
 
 
-def test_cameras_of_known_datasets_take_the_names_of_their_roles(tmp_path: Path) -> None:
+def test_a_preset_says_what_the_features_of_a_known_dataset_are(tmp_path: Path) -> None:
     steps = files.PLAIN | {
-        "observation": files.group(image=files.image(9, 12, 3), hand_image=files.image(9, 12, 3))
+        "observation": files.group(
+            image=files.image(9, 12, 3),
+            hand_image=files.image(9, 12, 3),
+            natural_language_instruction=files.text(),
+        )
     }
     pictures = [files.picture(pixels(9, 12, 3))] * 2
-    told = {"steps/observation/image": pictures, "steps/observation/hand_image": pictures}
+    told = {"steps/observation/image": pictures, "steps/observation/hand_image": pictures,
+            "steps/observation/natural_language_instruction": [b"pick", b"place"]}  # fmt: skip
     folder = toy(tmp_path, files.episode(2) | told, steps=steps, name="berkeley_autolab_ur5")
-    found = Found(folder, cameras="roles")
+    found = Found(folder, preset="openx")
     assert {"observation/primary", "observation/wrist"} <= found.rows.keys()
+    assert found.rows["language_instruction"] == ["pick", "place"]
     mine = Request(mapping={"observation/image": "observation/mine"})
-    assert {"observation/mine", "observation/wrist"} <= Found(folder, mine, cameras="roles").rows.keys()
-    with pytest.raises(UsageError, match="cameras of 'toy' are not known"):
-        Found(toy(tmp_path / "other", files.episode(2)), cameras="roles")
+    assert {"observation/mine", "observation/wrist"} <= Found(folder, mine, preset="openx").rows.keys()
+    with pytest.raises(UsageError, match="no preset knows 'toy'"):
+        Found(toy(tmp_path / "other", files.episode(2)), preset="openx")
 
 
 def test_known_datasets_with_blue_first_are_flagged(tmp_path: Path) -> None:
