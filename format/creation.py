@@ -63,6 +63,7 @@ def create(path: Path, first: Manifest, *, share: bool, durable: bool) -> tuple[
         files.remove_tree(temporary)
         if isinstance(err, FileExistsError):
             raise _exists(path) from err
+        files.tell_as(path, temporary, err)
         raise
     lock.moved(path)
     return first, lock

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rlcli.errors import CorruptError, ResourceError
+from rlcli.errors import CorruptError, ResourceError, RLError
 from rlcli.format import layer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -25,12 +25,40 @@ _WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextmanager
 def resources(path: object) -> Iterator[None]:
-    """Turns a full disk, a file size limit or exhausted descriptors into `ResourceError`."""
+    """Turns a full disk, a file size limit or exhausted descriptors into `ResourceError`; another error that
+    names no file is about this one.
+    """
     try:
         yield
     except OSError as err:
         raise_resource(err, path)
+        if err.filename is None:
+            err.filename = str(path)
         raise
+
+
+@contextmanager
+def told_as(path: Path, temporary: Path) -> Iterator[None]:
+    """Errors in the block about something in `temporary` are told as errors about `path`."""
+    try:
+        yield
+    except (OSError, RLError) as err:
+        tell_as(path, temporary, err)
+        raise
+
+
+def tell_as(path: Path, temporary: Path, err: BaseException) -> None:
+    """An error about something in `temporary` becomes one about `path`, which that was to be."""
+    if isinstance(err, OSError):
+        if temporary.name in str(err.filename):
+            err.filename = str(path)
+            err.filename2 = None
+    elif isinstance(err, RLError) and temporary.name in err.message:
+        if isinstance(err, ResourceError):
+            err.message = f"{path}: {err.message.rpartition(': ')[2]}"
+        err.message = err.message.replace(temporary.name, path.name)
+        err.path = str(path)
+        err.args = (err.message,)
 
 
 def raise_resource(err: OSError, path: object) -> None:
@@ -121,6 +149,18 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
     return data
 
 
+def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+    """Fills the buffer from `offset` on; returns how many bytes: fewer only at the end of the file."""
+    pread_into = layer.current().pread_into
+    got = pread_into(fd, buffer, offset)
+    while got < len(buffer):
+        more = pread_into(fd, buffer[got:], offset + got)
+        if not more:
+            break
+        got += more
+    return got
+
+
 def exists(path: Path) -> bool:
     """There is a name, of whatever kind."""
     try:
@@ -176,7 +216,8 @@ def sync_folder(path: Path) -> None:
     """Syncs a folder's entries; one that is not there has none."""
     if not path.exists():
         return
-    fd = layer.current().open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with resources(path):
+        fd = layer.current().open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         layer.current().sync(fd)
     finally:
@@ -191,9 +232,20 @@ def sync_path(path: Path) -> None:
         close(fd)
 
 
+def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` that does not pass over a folder that cannot be listed; one that is missing has nothing."""
+
+    def give_up(err: OSError) -> None:
+        if not isinstance(err, FileNotFoundError | NotADirectoryError):
+            raise_resource(err, path)
+            raise err
+
+    return os.walk(path, onerror=give_up)
+
+
 def sync_tree(path: Path, *, data: bool) -> None:
     """Syncs every folder under `path`, and with `data` every file. Nothing happens if it is missing."""
-    for folder, _, found in os.walk(path):
+    for folder, _, found in _walk(path):
         for name in found if data else ():
             sync_path(Path(folder) / name)
         sync_folder(Path(folder))
@@ -223,19 +275,22 @@ def replace(path: Path, data: bytes, *, durable: bool) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     write_new(temporary, data, durable=durable)
     try:
-        layer.current().rename(temporary, path)
-    except BaseException:
+        with resources(path):
+            layer.current().rename(temporary, path)
+    except BaseException as err:
+        tell_as(path, temporary, err)
         remove(temporary)
         raise
 
 
 def link_new(temporary: Path, path: Path) -> None:
     """Puts `temporary` at `path` if nothing is there; raises `FileExistsError` otherwise."""
-    layer.current().link(temporary, path)
+    with resources(path):
+        layer.current().link(temporary, path)
 
 
 def remove(path: Path) -> None:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), resources(path):
         layer.current().unlink(path)
 
 
@@ -267,7 +322,8 @@ def make_folder(path: Path) -> None:
 def rename_new(source: Path, target: Path) -> None:
     """Renames a folder to a name that is free; raises `FileExistsError` if something is there by now."""
     try:
-        layer.current().rename(source, target)
+        with resources(target):
+            layer.current().rename(source, target)
     except OSError as err:
         if err.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from err
@@ -277,14 +333,15 @@ def rename_new(source: Path, target: Path) -> None:
 def names(path: Path) -> list[str]:
     """Sorted names in a folder; none if it is missing, as an empty folder is in a clone or an archive."""
     try:
-        return sorted(layer.current().names(path))
+        with resources(path):
+            return sorted(layer.current().names(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def space(path: Path) -> int:
     """Bytes of disk that a file, or everything in a folder, takes; 0 if it is missing."""
-    found = [path, *(Path(folder) / name for folder, _, inside in os.walk(path) for name in inside)]
+    found = [path, *(Path(folder) / name for folder, _, inside in _walk(path) for name in inside)]
     total = 0
     for each in found:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -294,7 +351,7 @@ def space(path: Path) -> int:
 
 def newest_change(path: Path) -> float:
     """When the folder, or a file or folder in it, was last modified: seconds since 1970."""
-    found = [path, *(Path(folder) / name for folder, inside, names_ in os.walk(path)
+    found = [path, *(Path(folder) / name for folder, inside, names_ in _walk(path)
                      for name in (*inside, *names_))]  # fmt: skip
     newest = 0.0
     for each in found:
@@ -308,7 +365,7 @@ def linked_folders(path: Path) -> list[Path]:
     if path.is_symlink():
         return [path]
     found = []
-    for folder, inside, _ in os.walk(path):
+    for folder, inside, _ in _walk(path):
         inside[:] = [name for name in inside if not name.startswith(".")]
         found += [Path(folder) / name for name in inside if (Path(folder) / name).is_symlink()]
     return found

@@ -13,9 +13,10 @@ A layer subclasses `Layer` and overrides what it records or makes fail. Rules th
   `open` with `O_CREAT`, `link`, `rename`, `unlink`, `mkdir` and `rmdir`. `datasync` and `sync` of a file make
   its bytes and size durable, `sync` of a folder's descriptor its names. Nothing else is needed to replay a
   power cut.
-* `pread` and `pwrite` may do less than was asked for; the caller goes on. Everything may raise `OSError`; the
-  caller then closes what it opened. `close` must close even when it raises.
-* Maps of readers (`mmap`), `flock` and `stat` of names are calls like the others but change nothing.
+* `pread` and `pwrite` may do less than was asked for; the caller goes on. Everything may raise `OSError` that
+  names the file; the caller then closes what it opened. `close` must close even when it raises.
+* `flock` and `stat` of names are calls like the others but change nothing. Maps of readers and their reads of
+  many files at once, are native and pass a layer by; to make those fail takes more (tests/proof/failing.py).
 
 The layer in use is a context variable: threads that are started inside the block use the real one.
 """
@@ -23,14 +24,38 @@ The layer in use is a context variable: threads that are started inside the bloc
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlcli import _native
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _naming(call: Call) -> Call:
+    """The error of a call on a descriptor names its file, as that of a call on a path does."""
+
+    @functools.wraps(call)
+    def named(self: Layer, fd: int, *others: Any) -> Any:
+        try:
+            return call(self, fd, *others)
+        except OSError as err:
+            name(err, fd)
+            raise
+
+    return named  # type: ignore[return-value]
+
+
+def name(err: OSError, fd: int) -> None:
+    """Notes which file an error is about, where the system can tell."""
+    if err.filename is None:
+        with suppress(OSError):
+            err.filename = os.readlink(f"/proc/self/fd/{fd}")
 
 
 class Layer:
@@ -42,33 +67,52 @@ class Layer:
         return os.open(path, flags, mode)
 
     def close(self, fd: int) -> None:
-        os.close(fd)
+        where = None
+        with suppress(OSError):  # afterwards nothing is known of it
+            where = os.readlink(f"/proc/self/fd/{fd}")
+        try:
+            os.close(fd)
+        except OSError as err:
+            err.filename = where
+            raise
 
+    @_naming
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         return os.pread(fd, size, offset)
 
+    @_naming
+    def pread_into(self, fd: int, buffer: Any, offset: int) -> int:
+        return os.preadv(fd, [buffer], offset)
+
+    @_naming
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
         return os.pwrite(fd, data, offset)
 
+    @_naming
     def fallocate(self, fd: int, size: int) -> None:
         """Reserves the first `size` bytes, which read as zeros where nothing was written."""
         os.posix_fallocate(fd, 0, size)
 
+    @_naming
     def punch(self, fd: int, offset: int, size: int) -> None:
         """Makes a range zero and gives its space back; the size stays."""
         code = _native.punch_hole(fd, offset, size)
         if code:
             raise OSError(code, os.strerror(code))
 
+    @_naming
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
+    @_naming
     def datasync(self, fd: int) -> None:
         os.fdatasync(fd)
 
+    @_naming
     def sync(self, fd: int) -> None:
         os.fsync(fd)
 
+    @_naming
     def fstat(self, fd: int) -> os.stat_result:
         return os.fstat(fd)
 
@@ -96,6 +140,7 @@ class Layer:
     def rmdir(self, path: Path) -> None:
         os.rmdir(path)
 
+    @_naming
     def flock(self, fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)
 

@@ -198,19 +198,20 @@ def put(
     data = strictjson.dump_checked(value)
     temporary = root / "manifests" / f".tmp-{generation}-{uuids.uuid4().hex}"
     target = path_of(root, generation)
-    files.write_new(temporary, data, durable=durable)
-    if before_link is not None:
+    with files.told_as(target, temporary):
+        files.write_new(temporary, data, durable=durable)
+        if before_link is not None:
+            if durable:
+                files.sync_folder(root / "manifests")  # a seal record must not outlive what excuses it
+            before_link()
+        try:
+            files.link_new(temporary, target)
+        except FileExistsError as err:
+            files.remove(temporary)
+            raise GenerationTaken(f"{target}: exists already; two writers were at work", path=target) from err
         if durable:
-            files.sync_folder(root / "manifests")  # a seal record must not outlive what excuses it
-        before_link()
-    try:
-        files.link_new(temporary, target)
-    except FileExistsError as err:
+            files.sync_folder(root / "manifests")
         files.remove(temporary)
-        raise GenerationTaken(f"{target}: exists already; two writers were at work", path=target) from err
-    if durable:
-        files.sync_folder(root / "manifests")
-    files.remove(temporary)
     return data
 
 

@@ -183,7 +183,11 @@ class SegmentWriter:
     def _write_columns(self, arrays: Sequence[Array], rows: int) -> None:
         at = self.rows
         if layer.current().is_direct:
-            self._columns.write(arrays, rows, at)
+            try:
+                self._columns.write(arrays, rows, at)
+            except OSError as err:
+                err.filename = str(self.paths.columns)
+                raise
         else:
             for (fd, row_bytes), array in zip(self._plain, arrays, strict=True):
                 files.write_at(fd, array, at * row_bytes)
@@ -266,7 +270,11 @@ class SegmentWriter:
         if layer.current().is_direct:
             before = self._take_episodes() if self._pending else b""
             others = self._take_others() if self._others_changed else self._others
-            self._columns.commit(before, others, self.rows, tag, durable)
+            try:
+                self._columns.commit(before, others, self.rows, tag, durable)
+            except OSError as err:
+                layer.name(err, self._journal_fd)
+                raise
             if before:
                 self._commit_episodes()
         else:

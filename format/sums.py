@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,12 +65,9 @@ def of_file(fd: int, size: int, used: int) -> FileSum:
         if start >= used:
             blocks.append(_zeros(length))
             continue
-        got = os.preadv(fd, [buffer[:length]], start)
-        while got < length:
-            more = os.preadv(fd, [buffer[got:length]], start + got)
-            if not more:
-                raise CorruptError(f"a file ended at byte {start + got} of {size} while it was summed")
-            got += more
+        got = files.read_into(fd, buffer[:length], start)
+        if got < length:
+            raise CorruptError(f"a file ended at byte {start + got} of {size} while it was summed")
         blocks.append(xxhash.xxh3_64_hexdigest(buffer[:length]))
         content.update(buffer[: min(length, used - start)])
     return FileSum(size, tuple(blocks), content.hexdigest())

@@ -33,7 +33,10 @@ COMMANDS = {
     "algo": ("rlcli.commands.algo", "List algorithms and their options."),
 }
 
-_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EFBIG}
+_RESOURCE_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EFBIG,
+    errno.EIO, errno.ESTALE, errno.ENOLCK,  # a device or a server that fails
+}  # fmt: skip
 _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _PATH_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlcli.errors import InputError, UsageError
+from rlcli.format import files
 from rlcli.format.creation import stale_siblings
 from rlcli.format.gc import GRACE_SECONDS
 
@@ -39,7 +40,7 @@ def unfinished(out: Path) -> Iterator[Path]:
     """A free name beside `out` for the output while it grows, in a folder that is made if need be.
 
     What is left there at the end is removed, and made folders with it; so is what a process that was killed
-    left there more than an hour ago.
+    left there more than an hour ago. Errors about what is in it are told as errors about `out`.
     """
     temporary = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
     made = [folder for folder in out.absolute().parents if not folder.exists()]
@@ -49,12 +50,10 @@ def unfinished(out: Path) -> Iterator[Path]:
         raise InputError(f"{out}: {err.filename} is a file, expected a folder", path=out) from err
     _remove_stale(out.absolute())
     try:
-        yield temporary
+        with files.told_as(out, temporary):
+            yield temporary
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        files.remove_tree(temporary)
         for folder in made:
             with suppress(OSError):  # not empty: the output is there
                 folder.rmdir()

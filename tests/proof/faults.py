@@ -1,172 +1,129 @@
-"""Every call on files fails once, in a history that creates, seals, evicts, merges, dies and recovers.
+"""Every call on a file fails once, and at every fifth place all from then on, in every act.
 
-After each failure the system works again: what was promised must be there and the next writer must go on.
+`python faults.py` in the environment of `failing.environment`, which `run` sees to, prints a JSON object.
+After each failure calls work again: what was promised must be there, exactly, and the next writer goes on.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
+import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import known_rows
-from known_rows import KnownWriter, Violation, require
+import acts
+from acts import ACTS, Act, Stage
+from failing import FAULTS, Calls, Fault, build, environment
+from known_rows import Violation, require
 
-from rlcli.errors import ExitCode, RLError
-from rlcli.format import layer
-from rlcli.format.dataset import Dataset
-from rlcli.format.merge import merge
-from rlcli.format.recover import recover
-from rlcli.format.verify import verify
-from rlcli.format.writer import Writer
+from rlcli.errors import ExitCode, ResourceError, RLError
 
-CALLS = [name for name in vars(layer.Layer) if not name.startswith("_")]
 FULL = (errno.ENOSPC, errno.EMFILE)
+MOST = 40  # violations that are told
+LASTING_STEP = 5  # what lasts is like a disk that is gone: fewer places say as much
 
 
-class Failing(layer.Layer):
-    """The call number `at` fails with `error`; with None reads and writes from there on are short."""
-
-    def __init__(self, at: int, error: int | None) -> None:
-        self.at, self.error = at, error
-        self.count = 0
-        self.failed = ""
-
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        if name not in CALLS:
-            return found
-
-        def call(*args: Any) -> Any:
-            self.count += 1
-            if self.error is None and self.count > self.at:
-                return self._short(name, found, args)
-            if self.count == self.at + 1 and self.error is not None:
-                self.failed = name
-                if name == "close":
-                    os.close(args[0])
-                raise OSError(self.error, os.strerror(self.error))
-            return found(*args)
-
-        return call
-
-    @staticmethod
-    def _short(name: str, found: Any, args: tuple[Any, ...]) -> Any:
-        if name == "pwrite":
-            whole = memoryview(args[1]).cast("B")
-            return found(args[0], whole[: -(-len(whole) // 2)], args[2])
-        if name == "pread":
-            return found(args[0], -(-args[1] // 2), args[2])
-        return found(*args)
+def run(folder: Path, *, step: int, first: int = 0, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The proof in a process of its own, with every `step`-th call from the one numbered `first`."""
+    library = build(folder)
+    command = [sys.executable, __file__, str(folder), *names, "--step", str(step), "--first", str(first)]
+    done = subprocess.run(command, env=environment(library), stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-class History:
-    """What is done, and the rows per stream that were told to be committed."""
+class Proof:
+    """Counts how the acts ended, per fault, and keeps what was violated."""
 
-    def __init__(self, folder: Path, window: int | None) -> None:
-        self.path, self.out, self.window = folder / "ds", folder / "merged", window
-        self.told = [0, 0]
-        self.writer: KnownWriter | None = None
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls = Calls()
+        self.counts: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()  # which calls
+        self.violations: list[str] = []
 
-    def run(self) -> None:
-        self.writer = KnownWriter(
-            Writer.create(
-                self.path, known_rows.schema(heap=True), spec={}, lineage={"op": "test"}, num_streams=2,
-                segment_rows=8, window=self.window, durability="commit",
-            )
-        )  # fmt: skip
-        self._write(4)
-        self.writer.writer.abort()
-        self.writer = KnownWriter(Writer.append(self.path, lineage={"op": "again"}, durability="commit"))
-        self._write(3)
-        self.writer.close()
-        self.writer = KnownWriter(Writer.join(self.path, lineage={"op": "join"}, num_streams=2))
-        self._write(2)
-        self.writer.writer.abort()
-        recover(self.path)
-        with Dataset.open(self.path) as dataset:
-            known_rows.check(dataset)
-            merge([dataset], self.out, lineage={"op": "merge"})
+    def all_calls(self, act: Act, step: int, first: int) -> None:
+        prepared = Stage(self.folder / "prepared")
+        prepared.folder.mkdir()
+        act.prepare(prepared)
+        stage = self._stage(prepared)
+        with self.calls.counting(stage.folder):
+            act.run(stage)
+        found = [(fault, self.calls.count(fault)) for fault in FAULTS]
+        acts.check(stage, act, is_full=False)
+        for fault, calls in found:
+            self.counts["calls"] += calls
+            every = step * LASTING_STEP if fault.lasting else step
+            for at in range(first % max(1, min(every, calls)), calls, every):
+                self._attempt(self._stage(prepared), act, fault, at)
+        shutil.rmtree(prepared.folder)
 
-    def _write(self, commits: int) -> None:
-        assert self.writer is not None
-        for _ in range(commits):
-            for stream in range(2):
-                self.writer.write(stream, 4)
-            self.writer.commit()
-            self.told = [stream.committed for stream in self.writer.writer.streams]
+    def _stage(self, prepared: Stage) -> Stage:
+        folder = self.folder / "stage"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(prepared.folder, folder)
+        return Stage(folder, list(prepared.told))
 
-
-def attempt(folder: Path, failing: Failing, window: int | None) -> str:
-    """Runs the history over a failure and checks what is left; returns how it ended."""
-    history, ended = History(folder, window), "no error"
-    try:
-        with layer.use(failing):
+    def _attempt(self, stage: Stage, act: Act, fault: Fault, at: int) -> None:
+        ended = "went on"
+        try:
             try:
-                history.run()
-            finally:
-                if history.writer is not None:
-                    history.writer.writer.abort()
-    except RLError as err:
-        require(err.code in (ExitCode.RESOURCE, ExitCode.CORRUPT, ExitCode.INPUT), "wrong", repr(err))
-        require("\n" not in err.message, "wrong", err.message)
-        ended = type(err).__name__
-    except OSError as err:
-        require(err.errno == failing.error, "wrong", repr(err))
-        ended = "OSError"
-    if failing.error is None:
-        require(ended == "no error", "wrong", f"short calls: {ended}")
-    _check_after(history)
-    return ended
+                with self.calls.failing(stage.folder, fault, at):
+                    act.run(stage)
+            except RLError as err:
+                require("\n" not in err.message, "wrong", err.message)
+                codes = (ExitCode.RESOURCE, ExitCode.CORRUPT, ExitCode.INPUT)
+                require(err.code in codes, "wrong", repr(err))
+                require(fault.error not in FULL or isinstance(err, ResourceError), "wrong", repr(err))
+                ended = type(err).__name__
+            except OSError as err:
+                require(err.errno == fault.error and fault.error not in FULL, "wrong", repr(err))
+                require(err.filename is not None, "wrong", f"no path in {err!r}")
+                ended = "OSError"
+            if stage.code:
+                ended = f"exit {stage.code}"
+            require(fault.error or ended == "went on", "wrong", f"short calls: {ended} {stage.said}")
+            acts.check(stage, act, is_full=fault.error in FULL)
+        except (Violation, RLError, OSError, ValueError, AssertionError, TypeError) as err:
+            text = f"{act}: {fault.name} at call {at} ({self.calls.failed}): {type(err).__name__}: {err}"
+            self.violations.append(text)
+            print(text, file=sys.stderr, flush=True)
+            ended = "violation"
+        self.counts["cases"] += 1
+        self.counts[f"{fault.name}: {ended}"] += 1
+        self.failed[self.calls.failed] += 1
 
 
-def _check_after(history: History) -> None:
-    path = history.path
-    require(not history.out.exists() or verify(history.out, deep=True) == [], "wrong", "a merge is half made")
-    if not path.exists():
-        require(history.told == [0, 0], "hole", "the dataset is gone")
-        return
-    for again in range(2):
-        with Dataset.open(path) as dataset:
-            rows = dataset.stream_rows
-            require(
-                all(n >= t for n, t in zip(rows, history.told, strict=True)), "hole", (rows, history.told)
-            )
-            known_rows.check(dataset)
-        if not again:
-            known = KnownWriter(Writer.append(path, lineage={"op": "after"}, durability="process"))
-            known.write(0, 3)
-            known.close()
-            history.told = [rows[0] + 3, rows[1]]
-    require(verify(path, deep=True) == [], "wrong", "verify")
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="acts with such a word; default: all")
+    parser.add_argument("--step", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
+    options = parser.parse_args()
+    os.environ.pop("LD_PRELOAD")  # of this process only
+    proof = Proof(Path(tempfile.mkdtemp(prefix="faults-", dir=options.folder)))
+    for act in ACTS:
+        if not options.names or any(name in act.name for name in options.names):
+            try:
+                proof.all_calls(act, options.step, options.first)
+            except Violation as err:
+                proof.violations.append(f"{act}: without a failure: {err}")
+                shutil.rmtree(proof.folder / "prepared")
+            print(f"{act}: {proof.counts['cases']} cases so far", file=sys.stderr, flush=True)
+    shutil.rmtree(proof.folder)
+    found = {**dict(sorted(proof.counts.items())), "failed calls": dict(sorted(proof.failed.items()))}
+    print(json.dumps({**found, "violations": proof.violations[:MOST], "violated": len(proof.violations)}))
+    return 0
 
 
-def all_calls(folder: Path, errors: list[int | None], step: int) -> tuple[Counter[str], list[str]]:
-    """Every `step`-th call fails with each error, for a log and a window; how it ended, and violations."""
-    counts: Counter[str] = Counter()
-    violations = []
-    for window in (None, 10):
-        whole = Failing(1 << 60, errno.EIO)
-        attempt(_fresh(folder), whole, window)
-        counts["calls"] += whole.count
-        for error in errors:
-            for at in range(error or 0, whole.count, step) if error is not None else (0,):
-                counts["cases"] += 1
-                failing = Failing(at, error)
-                try:
-                    counts[attempt(_fresh(folder), failing, window)] += 1
-                except (Violation, RLError, OSError, ValueError, AssertionError) as err:
-                    text = f"window {window}, error {error}, call {at} ({failing.failed})"
-                    violations.append(f"{text}: {type(err).__name__}: {err}")
-    return counts, violations
-
-
-def _fresh(folder: Path) -> Path:
-    place = folder / "case"
-    if place.exists():
-        shutil.rmtree(place)
-    place.mkdir()
-    return place
+if __name__ == "__main__":
+    sys.exit(main())

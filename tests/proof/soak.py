@@ -2,7 +2,7 @@
 
 * kills --kills 10000: kill -9 over several writers, a follower compares every row
 * power --cuts 6000: cuts of power at every call, with torn and lost writes
-* faults --step 40: every 40th call fails with EIO, ENOSPC and EMFILE
+* faults --step 1: every call of the C library fails, in acts of the API and of the command line
 * fuzz --cases 20000: datasets changed at will (`coverage_guided.py` does it with atheris)
 * window --rows 12000000: a window sampled while it is overwritten
 """
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import random
 import shutil
@@ -24,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import mutations
 import window_race
-from faults import all_calls
+from faults import run as every_call
 from kills import Kills
 from known_rows import Violation
 from power_cuts import Cuts
@@ -56,9 +55,7 @@ def window(folder: Path, seed: int, options: argparse.Namespace) -> Report:
 
 
 def faults(folder: Path, seed: int, options: argparse.Namespace) -> Report:
-    errors = [errno.EIO, errno.ENOSPC, errno.EMFILE, None]
-    counts, violations = all_calls(folder, errors, options.step)
-    return {**dict(sorted(counts.items())), "violations": violations}
+    return every_call(folder, step=options.step, first=seed)
 
 
 def fuzz(folder: Path, seed: int, options: argparse.Namespace) -> Report:
@@ -85,7 +82,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--cuts", type=int, default=6_000)
     parser.add_argument("--rows", type=int, default=12_000_000)
-    parser.add_argument("--step", type=int, default=40)
+    parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--cases", type=int, default=20_000)
     options = parser.parse_args()
     if unknown := set(options.proofs) - PROOFS.keys():
