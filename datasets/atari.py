@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets.atari_logs import NEEDED, GzArray, Log, Span, find_logs, read_all, read_indices, spans_of
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
+from rlcli.datasets.mapping import no_mapping
 from rlcli.datasets.opened import Opened, env_of, is_exact
 from rlcli.errors import CorruptError, InputError, UsageError
 from rlcli.format.keys import Key
@@ -73,6 +74,7 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[Atar
     for log in logs:
         if missing := [name for name in NEEDED if name not in log.files]:
             raise InputError(f"{path}: log {log.number} has no {', '.join(missing)}", path=path)
+    no_mapping(request, path)
     yield AtariSource(path, logs, request, options)
 
 

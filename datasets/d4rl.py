@@ -53,6 +53,7 @@ from rlcli.datasets.d4rl_folder import D4RLFolder, files_of
 from rlcli.datasets.d4rl_layout import Layout, NotD4RL, find_layout
 from rlcli.datasets.d4rl_scan import ends_of, look_through
 from rlcli.datasets.d4rl_specs import nested, specs_of
+from rlcli.datasets.mapping import no_mapping
 from rlcli.datasets.plain_export import METADATA
 from rlcli.errors import IncompatibleError, InputError, UsageError
 from rlcli.format.dataset import Dataset
@@ -102,6 +103,7 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[D4RL
     Raises `InputError` for missing keys or lengths that disagree, `CorruptError` for damage, `UsageError`
     for an unknown environment.
     """
+    no_mapping(request, path, "--from hdf5 reads it as plain arrays")
     if not path.is_dir():
         with _opened(path, request, options) as source:
             yield source

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets import safe_pickle
 from rlcli.datasets.contract import Advance, End, NoOptions, Part, Piece, Report, Request, Seen
-from rlcli.datasets.mapping import storable
+from rlcli.datasets.mapping import no_mapping, storable
 from rlcli.datasets.opened import Opened, env_of
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 from rlcli.format.keys import DTYPES, Key
@@ -58,6 +58,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Ge
     """
     if not path.is_file() or not tarfile.is_tarfile(path):
         raise InputError(f"{path}: not a tar archive", path=path)
+    no_mapping(request, path)
     yield GenDGRLSource(path, request)
 
 

@@ -11,16 +11,18 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli.datasets.contract import Request
+from rlcli.datasets.lerobot_meta import INFO
 from rlcli.datasets.lerobot_scan import FLAGS, Scan, picture_bytes
 from rlcli.datasets.lerobot_tables import Tables
-from rlcli.datasets.mapping import LEFT_OUT, storable
+from rlcli.datasets.mapping import keys_for, room_for, storable
+from rlcli.datasets.opened import nested_spec
 from rlcli.datasets.rlds_hints import Hints
 from rlcli.datasets.rlds_images import decode
-from rlcli.errors import CorruptError, IncompatibleError, UsageError, nearest
+from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.heap import check_size
-from rlcli.format.keys import Key, check_key
+from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
-from rlcli.format.specs import Box, Composite, Spec
+from rlcli.format.specs import Box, Spec
 
 REWARD: Key = ("next", "reward")
 TASK: Key = ("task",)
@@ -109,7 +111,7 @@ def plan_columns(
     """The columns for `features`, of which `videos` are decoded ones. Raises `UsageError` for a mapping that
     cannot be, `IncompatibleError` for keys that clash.
     """
-    given = _given(request.mapping, features)
+    given = keys_for(request.mapping, features, INFO, _OURS - {"info"})
     stored: list[Stored] = []
     lossy: list[str] = []
     names = [name for name in features if name in found.columns or name in videos]
@@ -122,6 +124,8 @@ def plan_columns(
                 lossy.append(f"{name} is left out, as asked")
                 continue
             keys[name] = given[name] or ()
+        else:
+            keys[name] = room_for(given, name, keys[name])
         if name in videos:
             column = videos[name]
             stored.append(
@@ -184,23 +188,8 @@ def _key(name: str, names: Sequence[str]) -> Key:
     return ("info", *parts) if above & set(names) else parts
 
 
-def _given(mapping: Mapping[str, str], names: Sequence[str]) -> dict[str, Key | None]:
-    found: dict[str, Key | None] = {}
-    for name, to in mapping.items():
-        if name not in names:
-            raise UsageError(f"no feature {name!r} to map; {nearest(name, names)}")
-        try:
-            found[name] = None if to == LEFT_OUT else check_key(tuple(to.split("/")))
-        except IncompatibleError as err:
-            raise UsageError(f"{name} cannot become {to!r}: {err.message}") from err
-        if (found[name] or ("",))[0] in _OURS - {"info"}:
-            raise UsageError(f"{name} cannot become {to!r}; that follows from the rows")
-    return found
-
-
 def _assembled(stored: Sequence[Stored], lossy: Sequence[str]) -> Columns:
-    trees: dict[str, dict[str, Any]] = {"observation": {}, "action": {}}
-    whole: dict[str, Spec] = {}
+    specs: dict[str, dict[Key, Spec]] = {"observation": {}, "action": {}}
     heaps: dict[Key, Heap] = {}
     extra: list[Column] = []
     for item in stored:
@@ -208,24 +197,13 @@ def _assembled(stored: Sequence[Stored], lossy: Sequence[str]) -> Columns:
         if column.key == REWARD:
             continue
         is_picture = column.heap is not None and column.heap.codec in ("png", "jpeg")
-        if top not in trees or not (column.heap is None or is_picture):
+        if top not in specs or not (column.heap is None or is_picture):
             extra.append(column)
             continue
         is_image = item.form in ("video", "encoded", "pixels") and column.dtype == "uint8"
-        spec = Box(column.shape, column.dtype, *((0.0, 255.0) if is_image else ()))
+        specs[top][column.key] = Box(column.shape, column.dtype, *((0.0, 255.0) if is_image else ()))
         if column.heap is not None:
             heaps[column.key] = column.heap
-        if len(column.key) == 1:
-            whole[top] = spec
-            continue
-        node = trees[top]
-        for name in column.key[1:-1]:
-            node = node.setdefault(name, {})
-        node[column.key[-1]] = spec
-    observation, action = (whole.get(top) or _composite(trees[top]) for top in ("observation", "action"))
+    observation, action = (nested_spec(specs[top]) for top in ("observation", "action"))
     schema = ted_schema(observation, action, extra=extra, heaps=heaps)
     return Columns(schema, observation, action, tuple(stored), tuple(lossy))
-
-
-def _composite(tree: dict[str, Any]) -> Composite:
-    return Composite({name: _composite(x) if isinstance(x, dict) else x for name, x in tree.items()})

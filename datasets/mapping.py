@@ -19,7 +19,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rlcli.datasets.contract import AmbiguousMapping
+from rlcli.datasets.contract import AmbiguousMapping, Request
 from rlcli.errors import IncompatibleError, UsageError, nearest
 from rlcli.format.keys import Key, check_key
 
@@ -116,6 +116,47 @@ def roles_of(
     if guesses and not confirmed:
         raise AmbiguousMapping(f"{where}: the meaning of its keys is a guess: {'; '.join(guesses)}", told)
     return inferred
+
+
+def keys_for(
+    given: Mapping[str, str], names: Collection[str], where: object, ours: Collection[str] = ()
+) -> dict[str, Key | None]:
+    """Source key -> the key that the user gave it, None for what is left out.
+
+    Raises `UsageError` for a source key that is not there, for what is no key, and for keys that begin with
+    one of `ours`, which only we may write.
+    """
+    found: dict[str, Key | None] = {}
+    for name, to in given.items():
+        if name not in names:
+            raise UsageError(f"{where}: no key {name!r} to map; {nearest(name, names)}", path=where)
+        try:
+            found[name] = key = None if to == LEFT_OUT else check_key(tuple(to.split("/")))
+        except IncompatibleError as err:
+            raise UsageError(f"{where}: {name} cannot become {to!r}: {err.message}", path=where) from err
+        if key is not None and key[0] in ours:
+            raise UsageError(f"{where}: {name} cannot become {to!r}; that follows from the rows", path=where)
+    return found
+
+
+def room_for(given: Mapping[str, Key | None], name: str, key: Key) -> Key:
+    """`key`, below `info` if the user gave it, or one above or below it, to another name than `name`."""
+    taken = (other for told, other in given.items() if told != name and other is not None)
+    return ("info", *key) if any(clash(key, other) for other in taken) else key
+
+
+def clash(a: Key, b: Key) -> bool:
+    """Whether two keys are equal or one is the parent of the other."""
+    size = min(len(a), len(b))
+    return a[:size] == b[:size]
+
+
+def no_mapping(request: Request, where: object, hint: str | None = None) -> None:
+    """Raises `UsageError` if the user maps keys of a format whose keys have fixed meanings."""
+    if request.mapping:
+        raise UsageError(
+            f"{where}: the keys of this format have fixed meanings; --map is not for it", hint=hint
+        )
 
 
 def storable(name: str) -> Key:

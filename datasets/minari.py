@@ -27,6 +27,7 @@ from rlcli.datasets.minari_files import MAIN_FILE, METADATA, ArrowStorage, HDF5S
 from rlcli.datasets.minari_metadata import HINTS, Found, cut_of, find, hints_of, local_names, spec_of
 from rlcli.datasets.minari_scan import FLAGS, Scan, extra_attributes, scan, seed_of
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, read_space, text_space, without_bounds
+from rlcli.datasets.opened import nest
 from rlcli.errors import IncompatibleError, InputError, UsageError, nearest
 from rlcli.format.keys import Key
 
@@ -199,19 +200,13 @@ class MinariSource:
 
     def _final(self, episode: int, row: int) -> Any:
         """The observation after the last step, as `End.final` takes it."""
-        nested: dict[str, Any] = {}
-        for item in self.columns.stored:
-            key = item.column.key
-            if key[0] != "observation" or not item.path.startswith("observations"):
-                continue
-            value = item.rows(self.storage, episode, row, row + 1)[0]
-            if len(key) == 1:
-                return value
-            node = nested
-            for name in key[1:-1]:
-                node = node.setdefault(name, {})
-            node[key[-1]] = value
-        return nested
+        return nest(
+            {
+                item.column.key: item.rows(self.storage, episode, row, row + 1)[0]
+                for item in self.columns.stored
+                if item.column.key[0] == "observation" and item.path.startswith("observations")
+            }
+        )
 
 
 def spaces_in(found: Found) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Request
-from rlcli.datasets.mapping import LEFT_OUT, storable
-from rlcli.datasets.minari_files import Storage
+from rlcli.datasets.mapping import keys_for, storable
+from rlcli.datasets.minari_files import METADATA, Storage
 from rlcli.datasets.minari_scan import FLAGS, Scan, Values
 from rlcli.datasets.minari_spaces import Leaf
+from rlcli.datasets.opened import nested_spec
 from rlcli.datasets.rlds_hints import Hints
 from rlcli.datasets.rlds_images import decode
-from rlcli.errors import CorruptError, IncompatibleError, UsageError, nearest
+from rlcli.errors import CorruptError, IncompatibleError, UsageError
 from rlcli.format.heap import check_size, missing
-from rlcli.format.keys import Key, check_key
+from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, shift_column, ted_schema
-from rlcli.format.specs import Composite, Spec
+from rlcli.format.specs import Spec
 
 REWARD: Key = ("next", "reward")
 ATTRIBUTES: Key = ("info", "episode", "attributes")  # JSON of what has no column of its own
@@ -116,11 +117,10 @@ def plan_columns(leaves: Mapping[str, Leaf], found: Scan, request: Request, hint
     """The columns for what was found. Raises `UsageError` for a mapping that cannot be, `IncompatibleError`
     for keys that clash.
     """
-    given = _given(request.mapping, [*leaves, *found.infos])
+    given = keys_for(request.mapping, [*leaves, *found.infos], METADATA, _OURS)
     lossy = [f"{path} is left out, as asked" for path, key in given.items() if key is None]
     stored: list[Stored] = []
-    trees: dict[str, dict[str, Any]] = {"observation": {}, "action": {}}
-    whole: dict[str, Spec] = {}
+    specs: dict[str, dict[Key, Spec]] = {"observation": {}, "action": {}}
     heaps: dict[Key, Heap] = {}
     extra: list[Column] = []
     for path, leaf in leaves.items():
@@ -141,14 +141,7 @@ def plan_columns(leaves: Mapping[str, Leaf], found: Scan, request: Request, hint
             continue
         if item.column.heap is not None:
             heaps[item.column.key] = item.column.heap
-        spec = leaf.spec(item.column.dtype, item.column.shape)
-        if not leaf.key:
-            whole[top] = spec
-            continue
-        node = trees[top]
-        for name in leaf.key[:-1]:
-            node = node.setdefault(name, {})
-        node[leaf.key[-1]] = spec
+        specs[top][item.column.key] = leaf.spec(item.column.dtype, item.column.shape)
     for path, values in sorted(found.infos.items()):
         if given.get(path, ()) is not None:
             stored += _info(path, values, given.get(path), hints)
@@ -165,7 +158,7 @@ def plan_columns(leaves: Mapping[str, Leaf], found: Scan, request: Request, hint
     extra += attributes.values()
     if found.has_others:
         extra.append(heap_column(ATTRIBUTES, Heap("text")))
-    observation, action = (whole.get(top) or _composite(trees[top]) for top in ("observation", "action"))
+    observation, action = (nested_spec(specs[top]) for top in ("observation", "action"))
     schema = ted_schema(observation, action, extra=extra, heaps=heaps)
     return Columns(schema, observation, action, tuple(stored), attributes, tuple(lossy))
 
@@ -194,21 +187,6 @@ def _told(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return {"dtype": str(value.dtype), "values": value.tolist()}
     return value
-
-
-def _given(mapping: Mapping[str, str], paths: Sequence[str]) -> dict[str, Key | None]:
-    """Path -> key for what the user said, None for what is left out."""
-    found: dict[str, Key | None] = {}
-    for path, to in mapping.items():
-        if path not in paths:
-            raise UsageError(f"no array {path!r} to map; {nearest(path, paths)}")
-        try:
-            found[path] = None if to == LEFT_OUT else check_key(tuple(to.split("/")))
-        except IncompatibleError as err:
-            raise UsageError(f"{path} cannot become {to!r}: {err.message}") from err
-        if (found[path] or ("",))[0] in _OURS:
-            raise UsageError(f"{path} cannot become {to!r}; that follows from the episodes")
-    return found
 
 
 def _leaf(path: str, key: Key, values: Values, request: Request) -> Stored:
@@ -245,7 +223,3 @@ def _info(path: str, values: Values, given: Key | None, hints: Hints) -> list[St
     if values.align == "both":
         return [Stored(path, column(key), form), Stored(path, column(("next", *key)), form, shift=1)]
     return [Stored(path, column(key), form)]
-
-
-def _composite(tree: dict[str, Any]) -> Composite:
-    return Composite({name: _composite(x) if isinstance(x, dict) else x for name, x in tree.items()})

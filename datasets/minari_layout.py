@@ -15,6 +15,7 @@ from rlcli.datasets.mapping import storable
 from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, TOPS
 from rlcli.datasets.minari_scan import FLAGS
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, space_of, text_space, with_bounds
+from rlcli.datasets.opened import nested_spec
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -114,19 +115,7 @@ def _spec(dataset: Dataset, top: str, found: Mapping[Key, Column]) -> Spec:
     }
     if told == {key: (column.dtype, column.shape) for key, column in boxes.items()}:
         return spec
-    if () in boxes:
-        return Box(boxes[()].shape, boxes[()].dtype)
-    tree: dict[str, Any] = {}
-    for key, column in boxes.items():
-        node = tree
-        for name in key[:-1]:
-            node = node.setdefault(name, {})
-        node[key[-1]] = Box(column.shape, column.dtype)
-    return _composite(tree)
-
-
-def _composite(tree: dict[str, Any]) -> Composite:
-    return Composite({name: _composite(x) if isinstance(x, dict) else x for name, x in tree.items()})
+    return nested_spec({key: Box(column.shape, column.dtype) for key, column in boxes.items()}, 0)
 
 
 def _fits(leaf: Leaf, column: Column) -> bool:

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Piece, Report
-from rlcli.errors import UsageError, nearest
-from rlcli.format.keys import Key, check_key
+from rlcli.datasets.mapping import keys_for
+from rlcli.errors import IncompatibleError, UsageError
+from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
 from rlcli.format.specs import Box, Composite, Spec
 
 SLICE_BYTES = 32 << 20  # decoded bytes of one part
-LEFT_OUT = "-"
 
 
 @dataclass(kw_only=True)
@@ -50,8 +50,11 @@ def nest(values: Mapping[Key, Any], depth: int = 1) -> Any:
     return nested
 
 
-def box_spec(columns: Iterable[Column], top: str) -> Spec:
-    """The spec of all columns below `top` whose values have one size, without bounds."""
+def nested_spec(specs: Mapping[Key, Spec], depth: int = 1) -> Spec:
+    """A composite of `specs` by what follows `depth` parts of their keys; the spec alone where nothing does.
+
+    Raises `IncompatibleError` where one key is the parent of another.
+    """
 
     def build(node: Any) -> Spec:
         if isinstance(node, dict):
@@ -59,7 +62,15 @@ def box_spec(columns: Iterable[Column], top: str) -> Spec:
         spec: Spec = node
         return spec
 
-    return build(nest({c.key: Box(c.shape, c.dtype) for c in columns if c.key[0] == top and c.is_sized}))
+    for key in specs:
+        if above := next((key[:size] for size in range(depth, len(key)) if key[:size] in specs), None):
+            raise IncompatibleError(f"{'/'.join(above)} is a column itself, and has a part {'/'.join(key)}")
+    return build(nest(specs, depth))
+
+
+def box_spec(columns: Iterable[Column], top: str) -> Spec:
+    """The spec of all columns below `top` whose values have one size, without bounds."""
+    return nested_spec({c.key: Box(c.shape, c.dtype) for c in columns if c.key[0] == top and c.is_sized})
 
 
 def spec_of(columns: Iterable[Column], env: Mapping[str, Any] | None, env_id: str | None) -> dict[str, Any]:
@@ -86,18 +97,12 @@ def renamed(keys: Mapping[str, Key], given: Mapping[str, str], where: object) ->
 
     Raises `UsageError` for unknown names, and for keys of another kind: an observation stays one.
     """
-    found: dict[str, Key | None] = dict(keys)
-    for name, to in given.items():
-        if name not in keys:
-            raise UsageError(f"{where}: no key {name!r} to map; {nearest(name, keys)}", path=where)
-        if to == LEFT_OUT:
-            found[name] = None
-            continue
-        key = check_key(tuple(to.split("/")))
-        if key[0] != keys[name][0]:
+    chosen = keys_for(given, keys, where)
+    for name, key in chosen.items():
+        if key is not None and key[0] != keys[name][0]:
+            to = "/".join(key)
             raise UsageError(f"{where}: {name} is below {keys[name][0]} and cannot become {to!r}", path=where)
-        found[name] = key
-    return found
+    return {**keys, **chosen}
 
 
 def equal_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:

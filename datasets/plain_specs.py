@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlcli.datasets.mapping import Roles
+from rlcli.datasets.opened import nested_spec
 from rlcli.datasets.plain_scan import Scan
 from rlcli.errors import IncompatibleError
 from rlcli.format.keys import Key
-from rlcli.format.specs import Box, Composite, Discrete, Spec, leaves, spec_from_json
+from rlcli.format.specs import Box, Discrete, Spec, leaves, spec_from_json
 
 if TYPE_CHECKING:
     from rlcli.datasets.plain import Table
@@ -37,20 +38,9 @@ def specs_of(table: Table, roles: Roles, scan: Scan) -> tuple[Spec, Spec, dict[s
 
 
 def _spec_of(table: Table, roles: Roles, scan: Scan, top: str) -> Spec:
-    nested: dict[str, Any] = {}
-    for name, key in sorted(roles.below(top).items(), key=lambda pair: pair[1]):
-        node = nested
-        for part in key[:-1]:
-            node = node.setdefault(part, {})
-        node[key[-1]] = _leaf(table, scan, name, top)
-
-    def build(node: Any) -> Spec:
-        if isinstance(node, dict):
-            return Composite({name: build(child) for name, child in node.items()})
-        spec: Spec = node
-        return spec
-
-    return build(nested.get(top, {}))
+    found = roles.below(top)
+    named = sorted(found.items(), key=lambda pair: pair[1])
+    return nested_spec({key: _leaf(table, scan, name, top) for name, key in named})
 
 
 def _leaf(table: Table, scan: Scan, name: str, top: str) -> Spec:

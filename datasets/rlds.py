@@ -26,6 +26,7 @@ from rlcli.datasets import openx
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
 from rlcli.datasets.example import Values, decode
 from rlcli.datasets.features import Field, label_names, read_features
+from rlcli.datasets.opened import nest
 from rlcli.datasets.rlds_columns import REWARD, SPLIT, mapped_keys, plan_columns
 from rlcli.datasets.rlds_directory import Directory, Shard, find_folder, read_directory
 from rlcli.datasets.rlds_export import ExportOptions, export
@@ -261,18 +262,13 @@ class RLDSSource:
     def _final(self, example: Mapping[str, Values], row: int) -> Any:
         """The observation of one step, as `End.final` takes it."""
         followed = {column.of for column in self.schema.shifts}
-        nested: dict[str, Any] = {}
-        for item in self.columns.stored:
-            key = item.column.key
-            if key in followed:
-                value = item.rows(example, row, row + 1, self.dct)[0]
-                if len(key) == 1:
-                    return value
-                node = nested
-                for name in key[1:-1]:
-                    node = node.setdefault(name, {})
-                node[key[-1]] = value
-        return nested
+        return nest(
+            {
+                item.column.key: item.rows(example, row, row + 1, self.dct)[0]
+                for item in self.columns.stored
+                if item.column.key in followed
+            }
+        )
 
 
 def _has_steps(fields: tuple[Field, ...]) -> bool:

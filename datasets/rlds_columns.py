@@ -20,16 +20,17 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.example import Values
 from rlcli.datasets.features import MAX_ELEMENT_BYTES, Field, show_shape
-from rlcli.datasets.mapping import LEFT_OUT, storable
+from rlcli.datasets.mapping import clash, keys_for, storable
+from rlcli.datasets.opened import nested_spec
 from rlcli.datasets.rlds_hints import Hints
 from rlcli.datasets.rlds_images import Dct, decode
 from rlcli.datasets.rlds_scan import FLAGS, Scan
 from rlcli.datasets.rlds_values import Ragged, count, read
-from rlcli.errors import CorruptError, IncompatibleError, UsageError, nearest
+from rlcli.errors import CorruptError, IncompatibleError, UsageError
 from rlcli.format.heap import missing
-from rlcli.format.keys import Key, check_key
+from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
-from rlcli.format.specs import Box, Composite, Discrete, Spec
+from rlcli.format.specs import Box, Discrete, Spec
 
 REWARD: Key = ("next", "reward")
 _MAX_BYTES = 1 << 28  # one value of a heap whose size nobody tells
@@ -171,23 +172,12 @@ def mapped_keys(
     """
     names = {item.name: item.name for item in fields}
     names |= {name.removeprefix("steps/"): name for name in names if name.startswith("steps/")}
-    found: dict[str, tuple[Key, ...]] = {}
-    for name, to in given.items():
-        if name not in names:
-            raise UsageError(f"{where}: no feature {name!r} to map; {nearest(name, names)}", path=where)
-        if to == LEFT_OUT:
-            found[names[name]] = ()
-            continue
-        key = REWARD if to == "reward" else tuple(to.split("/"))
-        if key != REWARD and key[0] in _OURS - {"info", "source"}:
-            raise UsageError(
-                f"{where}: {name} cannot become {to!r}; that follows from the records", path=where
-            )
-        try:
-            found[names[name]] = (check_key(key),)
-        except IncompatibleError as err:
-            raise UsageError(f"{where}: {name} cannot become {to!r}: {err.message}", path=where) from err
-    return found
+    told = {name: "/".join(REWARD) if to == "reward" else to for name, to in given.items()}
+    keys = keys_for(told, names, where, _OURS - {"info", "source", "next"})
+    for name, key in keys.items():
+        if key is not None and key[0] == "next" and key != REWARD:
+            raise UsageError(f"{where}: {name} cannot become {given[name]!r}; that follows from the records")
+    return {names[name]: () if key is None else (key,) for name, key in keys.items()}
 
 
 class _NotKept(Exception):
@@ -209,13 +199,7 @@ def _own_keys(item: Field, found: Scan, mapping: Mapping[str, tuple[Key, ...]]) 
         key = storable("/".join(path))
         keys = [("info", *key) if key[0].lower() in _OURS or key[0] == "reward" else key]
     taken = [key for told in mapping.values() for key in told]
-    return [("info", *key) if any(_clash(key, other) for other in taken) else key for key in keys]
-
-
-def _clash(a: Key, b: Key) -> bool:
-    """Whether two keys are equal or one is the parent of the other."""
-    size = min(len(a), len(b))
-    return a[:size] == b[:size]
+    return [("info", *key) if any(clash(key, other) for other in taken) else key for key in keys]
 
 
 def _stored(
@@ -306,10 +290,9 @@ def _limit(shape: tuple[int, int, int], dtype: str) -> int:
 def _assembled(
     stored: list[Stored], lossy: list[str], remarks: list[str], hints: Hints, derive: bool, with_split: bool
 ) -> Plan:
-    specs: dict[str, dict[str, Any]] = {"observation": {}, "action": {}}
+    specs: dict[str, dict[Key, Spec]] = {"observation": {}, "action": {}}
     heaps: dict[Key, Heap] = {}
     extra: list[Column] = []
-    whole: dict[str, Spec] = {}
     for item in stored:
         column, top = item.column, item.column.key[0]
         is_image = column.heap is not None and column.heap.codec in ("jpeg", "png")
@@ -318,28 +301,19 @@ def _assembled(
             and not item.per_episode
             and (column.heap is None or (is_image and top == "observation"))
         ):
-            spec = _spec(item)
-            if len(column.key) == 1:
-                whole[top] = spec
-            else:
-                node = specs[top]
-                for name in column.key[1:-1]:
-                    node = node.setdefault(name, {})
-                node[column.key[-1]] = spec
+            specs[top][column.key] = _spec(item)
             if column.heap is not None:
                 heaps[column.key] = column.heap
         elif column.key != REWARD:
             extra.append(column)
-    observation, action = (
-        hints.spec_of(top, whole.get(top) or _composite(specs[top])) for top in ("observation", "action")
-    )
+    observation, action = (hints.spec_of(top, nested_spec(specs[top])) for top in ("observation", "action"))
     if with_split:
         extra.append(heap_column(SPLIT, Heap("text")))
     following: Literal["derived", "plain"] = "derived" if derive else "plain"
     schema = ted_schema(observation, action, extra=extra, heaps=heaps, next_observation=following)
     for what, there in (("reward", any(item.column.key == REWARD for item in stored)),
-                        ("observation", bool(whole.get("observation") or specs["observation"])),
-                        ("action", bool(whole.get("action") or specs["action"]))):  # fmt: skip
+                        ("observation", bool(specs["observation"])),
+                        ("action", bool(specs["action"]))):  # fmt: skip
         if not there:
             zero = "; next/reward is 0 in every row" if what == "reward" else ""
             remarks.append(f"the source has no {what} that is one column{zero}")
@@ -356,7 +330,3 @@ def _spec(item: Stored) -> Spec:
     if item.field.kind == "image" and column.dtype == "uint8":
         return Box(column.shape, column.dtype, 0, 255)
     return Box(column.shape, column.dtype)
-
-
-def _composite(tree: dict[str, Any]) -> Composite:
-    return Composite({name: _composite(x) if isinstance(x, dict) else x for name, x in tree.items()})

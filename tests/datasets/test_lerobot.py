@@ -264,6 +264,14 @@ def test_features_are_renamed_and_left_out_as_asked(tmp_path: Path) -> None:
         convert(path, tmp_path / "bad", mapping={"observation.stat": "-"})
 
 
+def test_a_feature_that_becomes_the_observation_makes_the_others_room(tmp_path: Path) -> None:
+    convert(make(tmp_path / "src"), tmp_path / "ds", mapping={"observation.state": "observation"}, check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        keys = {column.key for column in dataset.schema.columns}
+        assert dataset.read(("observation",), 0, 1).tolist() == [state(0, 0)]
+    assert ("info", "observation", "images", "wrist") in keys
+
+
 def test_parts_by_several_processes_give_the_same_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
