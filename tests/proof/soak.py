@@ -4,6 +4,7 @@
 * power --cuts 6000: cuts of power at every call, with torn and lost writes
 * faults --step 1: every call of the C library fails, in acts of the API and of the command line
 * fuzz --cases 20000: datasets changed at will (`coverage_guided.py` does it with atheris)
+* bounded: a dataset of ten times the memory that the sampling process may have
 * window --rows 12000000: a window sampled while it is overwritten
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import bounded as memory
 import mutations
 import window_race
 from faults import run as every_call
@@ -54,6 +56,15 @@ def window(folder: Path, seed: int, options: argparse.Namespace) -> Report:
     return found
 
 
+def bounded(folder: Path, seed: int, options: argparse.Namespace) -> Report:
+    with tempfile.TemporaryDirectory() as disk:  # files in memory could not make room
+        found: Report = {}
+        for check in ("none", "touch"):
+            found[check] = memory.sample(Path(disk) / check, limit=200 << 20, batches=500, check=check)
+    wrong = [name for name, one in found.items() if one["wrong"] or one["growth"] > 4 << 20]
+    return {**found, "violations": wrong}
+
+
 def faults(folder: Path, seed: int, options: argparse.Namespace) -> Report:
     return every_call(folder, step=options.step, first=seed)
 
@@ -71,6 +82,7 @@ PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {
     "power": power,
     "faults": faults,
     "fuzz": fuzz,
+    "bounded": bounded,
     "window": window,
 }
 
@@ -87,10 +99,10 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.proofs) - PROOFS.keys():
         parser.error(f"no proof {sorted(unknown)}; there are {', '.join(PROOFS)}")
-    memory = Path("/dev/shm")
+    shared = Path("/dev/shm")
     failed = False
     for name in options.proofs or PROOFS:
-        folder = Path(tempfile.mkdtemp(prefix="soak-", dir=memory if memory.is_dir() else None))
+        folder = Path(tempfile.mkdtemp(prefix="soak-", dir=shared if shared.is_dir() else None))
         begun = time.monotonic()
         report = PROOFS[name](folder, options.seed, options)
         seconds = round(time.monotonic() - begun, 1)

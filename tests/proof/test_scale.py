@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+import bounded
 import sparse
 import window_race
 
@@ -45,6 +46,15 @@ def test_a_terabyte_in_four_thousand_segments_opens_at_once(memory_path: Path) -
     assert found["zero"]
     assert found["opened"] < 1  # of the processor; half of that is the manifest
     assert found["resident"] < 10**9
+
+
+def test_sampling_needs_no_more_memory_than_there_is(tmp_path: Path) -> None:
+    """Not in memory: files there could not make room. Without a control group only private memory is seen."""
+    found = bounded.sample(tmp_path, limit=52 << 20, batches=20)
+    assert found["bytes"] >= 10 * (52 << 20)
+    assert found["wrong"] == 0
+    assert found["growth"] < 4 << 20
+    assert found["private"] < 48 << 20
 
 
 def test_the_synthetic_dataset_is_a_sound_one(memory_path: Path) -> None:
