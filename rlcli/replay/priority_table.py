@@ -62,6 +62,7 @@ class PriorityTable:
             return
         self.streams = streams = Streams.of(self.source.dataset)
         unknown = streams.ids(self.unusable())
+        newcomer = self.newcomer  # once: another thread may tell a greater one meanwhile
         low, begins = self.source.low, []
         came: list[Rows] = []
         for number, (first, begin, end) in enumerate(
@@ -74,7 +75,7 @@ class PriorityTable:
             self.tree.evict(number, begin)
             new = max(self._covered[number], begin)
             if new < end:
-                self.tree.cover(number, new, end - new, self.newcomer)
+                self.tree.cover(number, new, end - new, newcomer)
                 if self._side is not None:
                     came.append(np.arange(new, end) | (number << ROW_BITS))
                 self._covered[number] = end
@@ -84,9 +85,9 @@ class PriorityTable:
         for row in known.tolist():
             stream, local = row >> ROW_BITS, row & ((1 << ROW_BITS) - 1)
             if local >= begins[stream]:
-                self.tree.cover(stream, local, 1, self.newcomer)
+                self.tree.cover(stream, local, 1, newcomer)
         if self._side is not None:
-            self._keep(np.setdiff1d(np.concatenate([*came, known]), unknown))
+            self._keep(np.setdiff1d(np.concatenate([*came, known]), unknown), newcomer)
         self._waiting = unknown
         self._seen = self.source.snapshot
 
@@ -139,8 +140,8 @@ class PriorityTable:
         if self._side is not None:
             self._side.close()
 
-    def _keep(self, ids: Rows) -> None:
-        """Newcomers take the priorities that are found beside them; those of the others are kept there."""
+    def _keep(self, ids: Rows, newcomer: float) -> None:
+        """Newcomers take the priorities that are found beside them; that of the others is kept there."""
         assert self._side is not None
         with self._turn:
             if self._finds:
@@ -148,6 +149,6 @@ class PriorityTable:
                 found = self._side.read(ids)
                 known = (found >= 0) & (found <= MOST)
                 self.greatest = max(self.greatest, self.tree.set(ids[known], found[known]))
-                ids = ids[~known]
-                self.tree.set(ids, np.full(len(ids), self.newcomer))
-            self._side.write(ids, np.full(len(ids), self.newcomer))
+                ids, newcomer = ids[~known], self.newcomer
+                self.tree.set(ids, np.full(len(ids), newcomer))
+            self._side.write(ids, np.full(len(ids), newcomer))

@@ -26,7 +26,7 @@ def counting(
     schema = ted_schema(Box((1,)), Discrete(2))
     lineage = {"op": "test"}
     with EpisodeWriter(
-        Writer.create(path, schema, spec=spec, lineage=lineage, num_streams=streams)
+        Writer.create(path, schema, spec=spec, lineage=lineage, num_streams=streams, durability="process")
     ) as writer:
         value = 0
         for number, length in enumerate(lengths):
@@ -47,34 +47,43 @@ def counting(
     return Dataset.open(path)
 
 
-def goals(path: Path, lengths: Sequence[int]) -> Dataset:
-    """Episodes that reach goal `1000 * episode + step + 1` in each step; they ask for goal -1."""
+def goals(
+    path: Path, lengths: Sequence[int], *, numbers: Sequence[int] = (), width: int = 1, **options: Any
+) -> Dataset:
+    """Episodes that reach goal `1000 * number + step + 1` in each step; they ask for goal -1.
+
+    `numbers` are those of the episodes, 0 and on by default, which come in turn over the streams. `options`
+    are the writer's.
+    """
     one = Box((1,))
-    observation = Composite({"achieved_goal": one, "desired_goal": one, "observation": one})
+    observation = Composite({"achieved_goal": one, "desired_goal": one, "observation": Box((width,))})
     spec = {"env": None, "observation": observation.to_json(), "action": Discrete(2).to_json()}
     schema = ted_schema(observation, Discrete(2))
-    with EpisodeWriter(Writer.create(path, schema, spec=spec, lineage={"op": "test"})) as writer:
-        for number, length in enumerate(lengths):
-            writer.begin(0, number)
+    with EpisodeWriter(
+        Writer.create(path, schema, spec=spec, lineage={"op": "test"}, durability="process", **options)
+    ) as writer:
+        for turn, (number, length) in enumerate(zip(numbers or range(len(lengths)), lengths, strict=True)):
+            stream = turn % len(writer.writer.streams)
+            writer.begin(stream, number)
             for step in range(length):
                 last = step == length - 1
                 writer.add(
-                    0,
-                    observation=_state(1000 * number + step),
+                    stream,
+                    observation=_state(1000 * number + step, width),
                     action=0,
-                    reward=-1.0,
+                    reward=-1.0 - number,
                     terminated=False,
                     truncated=last,
-                    next_observation=_state(1000 * number + step + 1) if last else None,
+                    next_observation=_state(1000 * number + step + 1, width) if last else None,
                 )
     return Dataset.open(path)
 
 
-def _state(achieved: int) -> dict[str, Any]:
+def _state(achieved: int, width: int = 1) -> dict[str, Any]:
     return {
         "achieved_goal": np.array([achieved], np.float32),
         "desired_goal": np.array([-1], np.float32),
-        "observation": np.array([achieved], np.float32),
+        "observation": np.arange(achieved, achieved + width, dtype=np.float32),
     }
 
 
@@ -84,15 +93,17 @@ def flat(array: Any) -> list[float]:
 
 
 class Growing:
-    """A dataset that is being written: observation and reward of the k-th row are k, episodes have 7 rows."""
+    """A dataset that is being written: the k-th row has state and reward k, episodes have 7 rows."""
 
     def __init__(self, path: Path, *, window: int | None = None, segment_rows: int = 16) -> None:
-        spec = {"env": None, "observation": Box((1,)).to_json(), "action": Discrete(2).to_json()}
+        one = Box((1,))
+        observation = Composite({"achieved_goal": one, "desired_goal": one, "observation": one})
+        spec = {"env": None, "observation": observation.to_json(), "action": Discrete(2).to_json()}
         self.path = path
         self.rows = 0
         self.writer = EpisodeWriter(
             Writer.create(
-                path, ted_schema(Box((1,)), Discrete(2)), spec=spec, lineage={"op": "test"}, window=window,
+                path, ted_schema(observation, Discrete(2)), spec=spec, lineage={"op": "test"}, window=window,
                 segment_rows=segment_rows, durability="process",
             ),
             chunk_rows=4,
@@ -104,12 +115,12 @@ class Growing:
             last = value % 7 == 6
             self.writer.add(
                 0,
-                observation=np.array([value], np.float32),
+                observation=_state(value),
                 action=value % 2,
                 reward=float(value),
                 terminated=last,
                 truncated=False,
-                next_observation=np.array([value + 0.5], np.float32) if last else None,
+                next_observation=_state(value + 1) if last else None,
             )
         self.rows += rows
         self.writer.flush()

@@ -91,7 +91,7 @@ def test_keeping_changes_no_batch(name: str, tmp_path: Path) -> None:
     plain, keeping = (make_sampler(name, dataset, sets=[*sets, *more]) for more in ([], ["persist=priority"]))
     for turn in range(6):
         batches = [sampler.sample(6) for sampler in (plain, keeping)]
-        for key in ("row", "weight", "observation"):
+        for key in ("row", "weight", "action"):
             np.testing.assert_array_equal(batches[0][key], batches[1][key])
         told(plain, batches[0], turn), told(keeping, batches[1], turn)
         growing.add(9)

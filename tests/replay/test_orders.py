@@ -16,7 +16,6 @@ from rlcli.format.writer import Writer
 from rlcli.replay import consuming, follow, top_return, without_replacement
 from rlcli.replay.consuming import Consuming
 from rlcli.replay.follow import Follow
-from rlcli.replay.prioritized import Prioritized
 from rlcli.replay.top_return import TopReturn
 from rlcli.replay.uniform import Uniform
 from rlcli.replay.without_replacement import WithoutReplacement
@@ -106,40 +105,3 @@ def test_following_waits_for_rows_and_not_longer(tmp_path: Path) -> None:
         for _ in range(5):
             done.sample(50)  # nobody writes any more: nothing is held back
         assert naps == 2
-
-
-def test_a_copy_in_other_segments_gives_the_same_batches(tmp_path: Path) -> None:
-    """Like a merged or packed dataset: the same rows in the same order, cut differently."""
-    box = Box((1,))
-    spec = {"env": None, "observation": box.to_json(), "action": Discrete(2).to_json()}
-    datasets = []
-    for name, segment_rows in (("a", 64), ("b", 4096)):
-        created = Writer.create(
-            tmp_path / name,
-            ted_schema(box, Discrete(2)),
-            spec=spec,
-            lineage={"op": "test"},
-            segment_rows=segment_rows,
-        )
-        with EpisodeWriter(created, chunk_rows=32) as writer:
-            for value in range(900):
-                if value % 50 == 0:
-                    writer.begin(0, value)
-                now, following = (np.array([value + k], np.float32) for k in (0, 1))
-                writer.add(
-                    0,
-                    observation=now,
-                    action=0,
-                    reward=0.0,
-                    terminated=value % 50 == 49,
-                    truncated=False,
-                    next_observation=following,
-                )
-        datasets.append(Dataset.open(tmp_path / name))
-    assert len(datasets[0].segments) > len(datasets[1].segments)
-    for kind in (Uniform, WithoutReplacement, Prioritized):
-        one, two = (kind(dataset, [*OBSERVED, ("next", "observation")]) for dataset in datasets)
-        for _ in range(3):
-            first, second = one.sample(64), two.sample(64)
-            assert flat(first["observation"]) == flat(second["observation"])
-            np.testing.assert_array_equal(first["next"]["observation"], first["observation"] + 1)
