@@ -1,4 +1,5 @@
 #include "bind.hpp"
+#include "pool.hpp"
 #include "returns.hpp"
 
 #include <pybind11/stl.h>
@@ -6,9 +7,9 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <stdexcept>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -43,16 +44,11 @@ constexpr std::size_t kFewest = 64;  // environments that a thread should have: 
 
 // Shares the environments among threads; each computes its own columns.
 void share(const Rollout &rollout, std::size_t threads, const std::function<void(const Rollout &)> &part) {
-  const std::size_t count = std::max<std::size_t>(1, std::min(threads, rollout.num_envs / kFewest));
-  std::vector<std::thread> others;
-  for (std::size_t k = 1; k < count; ++k) {
-    const Rollout own{rollout.num_steps, rollout.num_envs, rollout.num_envs * k / count,
-                      rollout.num_envs * (k + 1) / count};
-    others.emplace_back([own, &part] { part(own); });
-  }
-  part({rollout.num_steps, rollout.num_envs, 0, rollout.num_envs / count});
-  for (std::thread &other : others)
-    other.join();
+  static rl::Workers workers;
+  const std::shared_ptr<rl::Pool> pool = workers.of(std::min(threads, rollout.num_envs / kFewest));
+  if (pool == nullptr) return part(rollout);
+  pool->run(rollout.num_envs,
+            [&](std::size_t begin, std::size_t end) { part({rollout.num_steps, rollout.num_envs, begin, end}); });
 }
 
 template <typename Real>

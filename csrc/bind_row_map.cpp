@@ -26,8 +26,7 @@ std::vector<rl::Address> pointers(const std::vector<std::uintptr_t> &addresses) 
 // The map, and what its columns look like in NumPy.
 struct Table {
   rl::RowMap rows;
-  std::shared_ptr<rl::Pool> pool;  // of the process that made it
-  pid_t owner = 0;
+  rl::Workers workers;  // that share large copies
   std::size_t threads = 1;
   std::vector<py::dtype> dtypes;
   std::vector<std::vector<py::ssize_t>> shapes;  // with a place for the number of rows in front
@@ -72,19 +71,6 @@ struct Table {
   void set_threads(std::size_t count) {
     if (count < 1) throw std::invalid_argument("at least one thread");
     threads = count;
-    if (owner == getpid()) pool.reset();
-    owner = 0;
-  }
-
-  // The threads that share large copies; made when they are first needed, anew in a forked process.
-  rl::Pool *workers() {
-    if (threads == 1) return nullptr;
-    if (owner != getpid()) {
-      if (owner != 0) new std::shared_ptr<rl::Pool>(pool);  // its threads are the parent's: never join them here
-      pool = std::make_shared<rl::Pool>(threads);
-      owner = getpid();
-    }
-    return pool.get();
   }
 
   py::array allocate(std::size_t column, std::size_t count) {
@@ -137,7 +123,7 @@ struct Table {
     if (index.ndim() != 1) throw std::invalid_argument("rows must be [B]");
     const auto count = static_cast<std::size_t>(index.shape(0));
     return arrays(count, columns, out, [&](const auto &chosen, const auto &targets) {
-      return rows.gather(index.data(), count, chosen, targets, workers());
+      return rows.gather(index.data(), count, chosen, targets, workers.of(threads).get());
     });
   }
 

@@ -1,10 +1,13 @@
 // A few threads of our own that share one loop. Waking them costs tens of microseconds: not for small work.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <condition_variable>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -16,7 +19,7 @@ class Pool {
 public:
   explicit Pool(std::size_t threads) : size_(std::max<std::size_t>(threads, 1)) {
     for (std::size_t k = 1; k < size_; ++k)
-      workers_.emplace_back([this, k] { work(k); });
+      workers_.emplace_back([this] { work(); });
   }
 
   Pool(const Pool &) = delete;
@@ -34,41 +37,39 @@ public:
 
   std::size_t size() const noexcept { return size_; }
 
-  // Calls part(begin, end) for equal shares of [0, count), one per thread, and returns when all have ended. `part` must
-  // not throw.
+  // Calls part(begin, end) for disjoint parts of [0, count) that make all of it, and returns when all have ended.
+  // Threads take parts until none is left: one that does not wake in time is not waited for. `part` must not throw.
   void run(std::size_t count, const std::function<void(std::size_t, std::size_t)> &part) {
     std::lock_guard one(turn_);
-    {
-      std::lock_guard lock(mutex_);
-      part_ = &part;
-      count_ = count;
-      pending_ = size_ - 1;
-      ++round_;
-    }
-    wake_.notify_all();
-    share(0, part, count);
     std::unique_lock lock(mutex_);
+    part_ = &part;
+    count_ = count;
+    parts_ = pending_ = size_ == 1 ? 1 : kParts * size_;
+    next_ = 0;
+    wake_.notify_all();
+    take(lock);
     ended_.wait(lock, [this] { return pending_ == 0; });
   }
 
 private:
-  void share(std::size_t k, const std::function<void(std::size_t, std::size_t)> &part, std::size_t count) const {
-    part(count * k / size_, count * (k + 1) / size_);
-  }
+  static constexpr std::size_t kParts = 2;  // per thread: few, for neighbours in memory are read best by one
 
-  void work(std::size_t k) {
-    std::size_t seen = 0;
-    std::unique_lock lock(mutex_);
-    while (true) {
-      wake_.wait(lock, [&] { return stopped_ || round_ != seen; });
-      if (stopped_) return;
-      seen = round_;
-      const auto &part = *part_;
-      const std::size_t count = count_;
+  void take(std::unique_lock<std::mutex> &lock) {
+    while (next_ < parts_) {
+      const std::size_t k = next_++, begin = count_ * k / parts_, end = count_ * (k + 1) / parts_;
       lock.unlock();
-      share(k, part, count);
+      if (begin < end) (*part_)(begin, end);
       lock.lock();
       if (--pending_ == 0) ended_.notify_one();
+    }
+  }
+
+  void work() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      wake_.wait(lock, [this] { return stopped_ || next_ < parts_; });
+      if (stopped_) return;
+      take(lock);
     }
   }
 
@@ -77,8 +78,37 @@ private:
   std::mutex turn_, mutex_;
   std::condition_variable wake_, ended_;
   const std::function<void(std::size_t, std::size_t)> *part_ = nullptr;
-  std::size_t count_ = 0, pending_ = 0, round_ = 0;
+  std::size_t count_ = 0, parts_ = 0, next_ = 0, pending_ = 0;
   bool stopped_ = false;
+};
+
+// A pool that is made when it is first needed, and anew in a forked process, which has none of its parent's threads.
+class Workers {
+public:
+  Workers() = default;
+  Workers(const Workers &) = delete;
+  Workers &operator=(const Workers &) = delete;
+  ~Workers() { abandon(); }
+
+  // A pool of as many threads, null for one.
+  std::shared_ptr<Pool> of(std::size_t threads) {
+    if (threads <= 1) return nullptr;
+    std::lock_guard lock(mutex_);
+    abandon();
+    if (pool_ == nullptr || pool_->size() != threads) pool_ = std::make_shared<Pool>(threads);
+    owner_ = ::getpid();
+    return pool_;
+  }
+
+private:
+  // Lets go of another process's pool without joining threads that are not here.
+  void abandon() {
+    if (pool_ != nullptr && owner_ != ::getpid()) new std::shared_ptr<Pool>(std::move(pool_));
+  }
+
+  std::mutex mutex_;
+  std::shared_ptr<Pool> pool_;
+  pid_t owner_ = 0;
 };
 
 }  // namespace rl

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace rl {
@@ -71,18 +72,22 @@ public:
 
   // Leaf leaves[i] becomes values[i]; of equal leaves the last one counts. Precondition: leaves in [0, size()).
   void set(const std::int64_t *leaves, const double *values, std::size_t count) {
+    std::vector<std::size_t> changed(count);
+    std::size_t kept = 0;
     for (std::size_t i = 0; i < count; ++i) {
       const auto leaf = static_cast<std::size_t>(leaves[i]);
-      levels_[0][leaf / 8].of[leaf % 8] = values[i];
+      double &value = levels_[0][leaf / 8].of[leaf % 8];
+      changed[kept] = leaf / 8;
+      kept += value != values[i];
+      value = values[i];
     }
-    std::vector<std::int64_t> changed(leaves, leaves + count);
-    for (std::size_t level = 1; level < levels_.size() && count > 0; ++level) {
-      std::size_t kept = 0;
+    for (std::size_t level = 1; level < levels_.size() && kept > 0; ++level) {
+      count = std::exchange(kept, 0);
       for (std::size_t i = 0; i < count; ++i) {
-        changed[kept] = changed[i] / 8;
-        kept += refresh(level, static_cast<std::size_t>(changed[kept]));
+        const std::size_t child = changed[i];
+        changed[kept] = child / 8;
+        kept += refresh(level, child);
       }
-      count = kept;
     }
   }
 
@@ -155,10 +160,10 @@ public:
 
   // The least of leaves 8 * group … 8 * group + 7 that is not 0; infinite if there is none.
   double least_of(std::size_t group) const noexcept {
-    double least = Min::nothing;
-    for (double value : levels_[0][group].of)
-      least = value > 0 && value < least ? value : least;
-    return least;
+    Octet drawn = levels_[0][group];
+    for (double &value : drawn.of)
+      value = value > 0 ? value : Min::nothing;
+    return Min::of(drawn);
   }
 
 private:

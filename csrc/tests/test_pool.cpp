@@ -2,6 +2,10 @@
 #undef NDEBUG
 #include "pool.hpp"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <cassert>
 #include <cstdio>
 #include <thread>
@@ -43,10 +47,31 @@ void callers_take_turns() {
       assert(n == 50);
 }
 
+#if !defined(__SANITIZE_THREAD__)  // which refuses threads in the child of a process that has some
+void a_child_has_its_own() {
+  rl::Workers workers;
+  assert(workers.of(1) == nullptr);
+  const auto sum = [&workers] {
+    std::atomic<std::size_t> total{0};
+    workers.of(2)->run(100, [&](std::size_t begin, std::size_t end) { total += end - begin; });
+    return total.load();
+  };
+  assert(sum() == 100);
+  const pid_t child = fork();
+  if (child == 0) _exit(sum() == 100 ? 0 : 1);
+  int status = -1;
+  assert(waitpid(child, &status, 0) == child && status == 0);
+  assert(workers.of(3)->size() == 3);
+}
+#endif
+
 }  // namespace
 
 int main() {
   every_index_is_visited_once();
   callers_take_turns();
+#if !defined(__SANITIZE_THREAD__)
+  a_child_has_its_own();
+#endif
   std::puts("ok");
 }
