@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from rlcli.format import files
+from rlcli.errors import CorruptError
+from rlcli.format import files, sums
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
 
@@ -30,27 +31,36 @@ def heap_end(off: Handles, length: Handles) -> int:
 class HeapWriter:
     """Appends values. Equal text is stored once per segment, other values once per run of equal ones.
 
-    `size` is the number of bytes so far; `hasher` has seen those since it was last reset.
+    `size` is the number of bytes so far, `sums` are theirs; `hasher` has seen those since it was last reset.
     """
 
     def __init__(self, column: Column, path: Path) -> None:
         self.column = column
         self.path = path
-        self.size = 0
+        self.sums = sums.Growing()
         self.hasher = xxhash.xxh3_64()
         self.fd = -1
         self.is_new = False  # its name may not be on the disk yet
         self._is_text = column.heap is not None and column.heap.value == "text"
-        self._offsets: dict[bytes, int] = {}
+        self._last: tuple[bytes, int] | None = None  # the newest value that was stored, and where
+        self._offsets: dict[bytes, int] = {}  # of text
         self._table_bytes = 0
+
+    @property
+    def size(self) -> int:
+        return self.sums.size
 
     def resume(self, off: Handles, length: Handles) -> None:
         """Goes on after values that were committed; bytes behind them are cut."""
-        self.size = heap_end(off, length)
+        end = heap_end(off, length)
         if not self.path.exists():
+            if end:
+                raise CorruptError(f"{self.path}: missing; rows have {end} bytes in it", path=self.path)
             return
         self.fd = files.open_write(self.path)
-        files.truncate(self.fd, self.size)
+        files.truncate(self.fd, end)
+        for start in range(0, end, sums.BLOCK):
+            self.sums.add(files.read_at(self.fd, min(sums.BLOCK, end - start), start))
         known = np.unique(np.stack([off, length], 1), axis=0) if self._is_text else [(off[-1], length[-1])]
         for first, count in known if len(off) else ():
             self._remember(files.read_at(self.fd, int(count), int(first)), int(first))
@@ -66,7 +76,7 @@ class HeapWriter:
         new: list[bytes] = []
         end = self.size
         for row, value in enumerate(values):
-            at = self._offsets.get(value)
+            at = self._place(value)
             if at is None:
                 at = end
                 new.append(value)
@@ -77,8 +87,17 @@ class HeapWriter:
             self._append(b"".join(new))
         return off, length
 
+    def _place(self, value: bytes) -> int | None:
+        """Where an equal value is stored that can stand for this one."""
+        if self._is_text:
+            return self._offsets.get(value)
+        return self._last[1] if self._last is not None and self._last[0] == value else None
+
     def _remember(self, value: bytes, at: int) -> None:
-        if not self._is_text or self._table_bytes + len(value) > _TABLE_BYTES:
+        if not self._is_text:
+            self._last = value, at
+            return
+        if self._table_bytes + len(value) > _TABLE_BYTES:
             self._offsets.clear()
             self._table_bytes = 0
         self._offsets[value] = at
@@ -92,7 +111,7 @@ class HeapWriter:
                 self.is_new = True
             files.write_at(self.fd, memoryview(data), self.size)
             self.hasher.update(data)
-            self.size += len(data)
+            self.sums.add(data)
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1

@@ -337,7 +337,7 @@ class SegmentWriter:
         finals = self._seal_finals(found)
         heaps = []
         for heap in self._heaps:
-            total = sums.of_file(heap.fd, heap.size, heap.size)
+            total = heap.sums.total()
             heaps.append((heap.size, total.content))
             if heap.size:
                 found[self._relative(heap.path)] = total
