@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.algorithms.transitions import DISCOUNT, WEIGHT
-from rlcli.config import from_dict, from_options, to_dict
+from rlcli.config import from_dict, from_options, options, to_dict
 from rlcli.errors import IncompatibleError, UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
@@ -21,7 +21,11 @@ from rlcli.transforms.transform import Transform
 
 REWARD: Key = ("next", "reward")
 # What a sampler adds to a row's columns, and the algorithm must read for the batch to mean what it says.
-ADDED: dict[str, Key] = {"prioritized": WEIGHT, "n-step": DISCOUNT}
+ADDED: dict[str, tuple[Key, ...]] = {
+    "prioritized": (WEIGHT,),
+    "n-step": (DISCOUNT,),
+    "prioritized-n-step": (WEIGHT, DISCOUNT),
+}
 UNFIT = {
     "slices": "it draws sequences, not transitions",
     "prioritized-slices": "it draws sequences, not transitions",
@@ -50,13 +54,18 @@ class Choice:
         """The sampler over the newest `capacity` rows of a dataset."""
         return load_sampler(self.name)(dataset, keys, capacity, config=self.config, seed=seed)
 
+    @property
+    def sums_rewards(self) -> bool:
+        """Whether the rewards of its batches are sums over several steps."""
+        return DISCOUNT in ADDED.get(self.name, ())
+
 
 def fitting(algorithm: ModuleType, source: str) -> list[str]:
     """The samplers that an algorithm can learn from; `source` is `online` or `dataset`."""
     if algorithm.ON_POLICY:
         return []
     reads = getattr(algorithm, "OPTIONAL", ())
-    names = [n for n in SAMPLERS if n not in UNFIT and (n not in ADDED or ADDED[n] in reads)]
+    names = [n for n in SAMPLERS if n not in UNFIT and set(ADDED.get(n, ())) <= set(reads)]
     return [name for name in names if name != WHOLE_EPISODES or source == "dataset"]
 
 
@@ -90,12 +99,13 @@ def choose(
                 reason = "it needs whole episodes before the first batch: use it with --from-dataset"
         raise UsageError(f"--sampler {name} does not fit {label}: {reason}; {nearest(name, fit)}")
     values = dict(given)
-    if kind.NAME == "prioritized":
+    taken = {option.name for option in options(kind.CONFIG)}
+    if "beta_batches" in taken:
         values.setdefault("beta_batches", updates)
-    if kind.NAME == "n-step":
+    if "gamma" in taken:
         values.setdefault("gamma", config.gamma)
     chosen = from_options(kind.CONFIG, values, "sampler")
-    if kind.NAME == "n-step" and chosen.gamma != config.gamma:
+    if "gamma" in taken and chosen.gamma != config.gamma:
         raise UsageError(
             f"--set sampler.gamma={chosen.gamma:g} is not the algorithm's --gamma {config.gamma:g}",
             hint="leave sampler.gamma out: it follows --gamma",
@@ -132,14 +142,14 @@ def columns(dataset: Dataset, algorithm: ModuleType, config: Any, choice: Choice
             f"{holds} made with gamma {made['gamma']:g}, but --gamma is {config.gamma:g}",
             hint=f"train with --gamma {made['gamma']:g}, or make the dataset again",
         )
-    if choice.name in ("n-step", "hindsight"):
+    if choice.sums_rewards or choice.name == "hindsight":
         raise IncompatibleError(f"{holds} already; --sampler {choice.name} needs those of one step")
     return (*algorithm.COLUMNS, DISCOUNT)
 
 
 def check_rewards(transforms: Sequence[Transform], choice: Choice, datasets: Sequence[Dataset]) -> None:
     """Raise `UsageError` if rewards of several steps would be changed as only those of one step may be."""
-    several = choice.name == "n-step" or any("n_step" in dataset.extra for dataset in datasets)
+    several = choice.sums_rewards or any("n_step" in dataset.extra for dataset in datasets)
     for transform in transforms:
         if several and not transform.is_linear:
             raise UsageError(

@@ -7,6 +7,7 @@ SAMPLERS: dict[str, str] = {
     "slices": "rlcli.replay.slices:Slices",
     "prioritized-slices": "rlcli.replay.prioritized_slices:PrioritizedSlices",
     "n-step": "rlcli.replay.n_step:NStep",
+    "prioritized-n-step": "rlcli.replay.prioritized_n_step:PrioritizedNStep",
     "hindsight": "rlcli.replay.hindsight:Hindsight",
     "top-return": "rlcli.replay.top_return:TopReturn",
     "consuming": "rlcli.replay.consuming:Consuming",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
@@ -24,16 +25,15 @@ class Config:
     distinct: bool = opt(False, "No row twice in a batch.")
 
 
-class Prioritized(PrioritySampler[Config]):
+P = TypeVar("P", bound=Config)
+
+
+class Proportional(PrioritySampler[P]):
     """Row i is drawn with P(i) proportional to (p_i + epsilon)^alpha.
 
     `weight` is (P(i) / least P of all rows)^-beta: the paper's weights over the largest in the buffer.
     New rows get the greatest priority ever given, 1 before the first.
     """
-
-    NAME = "prioritized"
-    STREAM = 3
-    CONFIG = Config
 
     @property
     def beta(self) -> float:
@@ -42,12 +42,6 @@ class Prioritized(PrioritySampler[Config]):
         if not config.beta_batches:
             return config.beta
         return min(1.0, config.beta + (1.0 - config.beta) * self.batches / config.beta_batches)
-
-    def layout(self, batch_size: int) -> Layout:
-        return self.weighted(super().layout(batch_size), batch_size)
-
-    def fill(self, block: Block, batch_size: int) -> None:
-        self.source.gather(self.draw(block), block)
 
     def draw(self, block: Block) -> Rows:
         """Draws rows into the block's `row` and `weight`; returns their logical rows."""
@@ -66,3 +60,17 @@ class Prioritized(PrioritySampler[Config]):
             raise IncompatibleError(f"{self.source.dataset.path} has no row to draw")
         self.batches += 1
         return table.take(ids)
+
+
+class Prioritized(Proportional[Config]):
+    """Rows drawn by priority, as they are."""
+
+    NAME = "prioritized"
+    STREAM = 3
+    CONFIG = Config
+
+    def layout(self, batch_size: int) -> Layout:
+        return self.weighted(super().layout(batch_size), batch_size)
+
+    def fill(self, block: Block, batch_size: int) -> None:
+        self.source.gather(self.draw(block), block)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
+from rlcli.format.memory import allowed_bytes
 from rlcli.format.specs import Key
 from rlcli.replay.block import Block, Layout
 from rlcli.replay.runs import Runs, runs_of
@@ -33,6 +34,7 @@ class Source:
 
     Rows whose next observation is unknown are not eligible if a next observation is among the columns.
     The dataset may grow: `refresh` it, and what is asked next sees more.
+    One larger than the memory we may use is told that rows are read at random (`Dataset.expect_random`).
     Raises `IncompatibleError` if the dataset has nothing under a key.
     """
 
@@ -49,6 +51,14 @@ class Source:
         for wanted in keys or ():
             if not any(is_under(key, [wanted]) for key in self.keys):
                 raise IncompatibleError(f"{dataset.path} has no column {'/'.join(wanted)}")
+        if self._stored_bytes > allowed_bytes():
+            dataset.expect_random()
+
+    @property
+    def _stored_bytes(self) -> int:
+        """What the columns take on disk."""
+        stored = {column.of or column.key for column in self.columns}
+        return self.dataset.num_rows * sum(self.dataset.schema.column(key).row_bytes for key in stored)
 
     @property
     def snapshot(self) -> int:

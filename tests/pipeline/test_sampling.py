@@ -63,6 +63,8 @@ def test_what_is_not_given_follows_the_run() -> None:
     assert chosen("n-step", {"n": "5"}).config.n == 5
     assert chosen("prioritized", {}).config.beta_batches == 500
     assert chosen("prioritized", {"beta_batches": "0", "alpha": 0.7}).config == PrioritizedConfig(alpha=0.7)
+    both = chosen("prioritized-n-step", {"n": "2"}).config
+    assert (both.n, both.gamma, both.beta_batches) == (2, 0.9, 500)
     assert Choice.recorded("n-step", chosen("n-step", {}).to_json()) == chosen("n-step", {})
 
 
@@ -70,6 +72,7 @@ def test_what_is_not_given_follows_the_run() -> None:
     ("name", "given", "algorithm", "source", "said"),
     [
         ("n-step", {"gamma": "0.5"}, dqn, "online", "is not the algorithm's --gamma 0.9"),
+        ("prioritized-n-step", {"gamma": "0.5"}, dqn, "online", "is not the algorithm's --gamma 0.9"),
         ("prioritised", {}, dqn, "online", "did you mean 'prioritized'"),
         ("prioritized", {"alfa": "1"}, dqn, "online", "did you mean 'alpha'"),
         ("prioritized", {"alpha": "-1"}, dqn, "online", "sampler.alpha must be ≥ 0"),
@@ -89,7 +92,8 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_every_learner_from_transitions_takes_several_steps_and_priorities() -> None:
-    assert {"prioritized", "n-step"} <= set(fitting(dqn, "online")) & set(fitting(iql, "dataset"))
+    both = {"prioritized", "n-step", "prioritized-n-step"}
+    assert both <= set(fitting(dqn, "online")) & set(fitting(iql, "dataset"))
     assert fitting(ppo, "online") == []
     assert set(fitting(bc, "dataset")) == {"uniform", "without-replacement", "hindsight", "top-return"}
 

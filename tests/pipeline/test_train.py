@@ -30,7 +30,7 @@ OFFLINE = {
 }
 SAMPLERS = [
     ("dqn", "prioritized"),
-    ("dqn", "n-step"),
+    ("dqn", "prioritized-n-step"),
     ("sac", "prioritized"),
     ("iql", "without-replacement"),
     ("iql", "prioritized"),

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcli.replay.n_step import Config, NStep
+from rlcli.replay.prioritized_n_step import Config as PrioritizedConfig
+from rlcli.replay.prioritized_n_step import PrioritizedNStep
 from tests.replay.made_up import counting
 
 
@@ -59,3 +61,24 @@ def test_one_step_is_the_plain_transition(tmp_path: Path) -> None:
     batch = NStep(dataset, config=Config(1, 0.9)).sample(50)
     np.testing.assert_array_equal(batch["next"]["reward"], batch["observation"])
     np.testing.assert_allclose(batch["next"]["discount"], 0.9)
+
+
+def test_priorities_choose_rows_and_steps_make_their_transitions(tmp_path: Path) -> None:
+    """The draw is that of `Prioritized`, and what follows a row that of `NStep`."""
+    dataset = counting(tmp_path / "a", [4, 9, 1], finals=False, terminated=False)
+    both = PrioritizedNStep(dataset, config=PrioritizedConfig(n=3, gamma=0.5, alpha=1.0, beta=1.0))
+    both.sample(1)
+    eligible = np.array([0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11])
+    both.update(np.arange(14), np.where(np.arange(14) == 5, 10.0, 1.0))  # passed over: rows of unknown ends
+    batch = both.sample(20_000)
+    row = batch["row"]
+    assert set(row.tolist()) == set(eligible.tolist())
+    assert abs((row == 5).mean() - 0.5) < 0.02  # 10 of 20
+    np.testing.assert_allclose(batch["weight"][:, 0], np.where(row == 5, 0.1, 1.0), rtol=1e-4)
+    end = np.where(row < 4, 3, 12)
+    m = np.minimum(3, end - row)
+    np.testing.assert_array_equal(batch["observation"][:, 0], row)
+    np.testing.assert_array_equal(batch["next"]["observation"][:, 0], row + m)
+    np.testing.assert_allclose(batch["next"]["discount"][:, 0], 0.5**m)
+    reward = sum(np.where(k < m, 0.5**k * (row + k), 0) for k in range(3))
+    np.testing.assert_allclose(batch["next"]["reward"][:, 0], reward, rtol=1e-6)
