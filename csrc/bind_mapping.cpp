@@ -114,6 +114,8 @@ void bind_mapping(py::module_ &module) {
       .def("unmap", &rl::AddressRange::unmap, py::arg("offset"), py::arg("length"))
       .def("release", &rl::AddressRange::release, py::arg("offset"), py::arg("length"),
            py::call_guard<py::gil_scoped_release>())
+      .def("expect", &rl::AddressRange::expect, py::arg("random"), py::arg("offset"), py::arg("length"),
+           py::call_guard<py::gil_scoped_release>())
       .def("view", &view, py::arg("offset"), py::arg("length"))
       .def_property_readonly(
           "address", [](const rl::AddressRange &self) { return reinterpret_cast<std::uintptr_t>(self.address()); })

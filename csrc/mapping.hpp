@@ -86,6 +86,12 @@ public:
     if (offset <= size_ && length <= size_ - offset) ::madvise(base_ + offset, length, MADV_DONTNEED);
   }
 
+  // What will be read there: rows at random, of which the neighbours are not wanted, or runs. Only a wish.
+  void expect(bool random, std::size_t offset, std::size_t length) noexcept {
+    if (offset <= size_ && length <= size_ - offset)
+      ::madvise(base_ + offset, length, random ? MADV_RANDOM : MADV_NORMAL);
+  }
+
   const std::uint8_t *address() const noexcept { return base_; }
   std::size_t size() const noexcept { return size_; }
 

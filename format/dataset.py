@@ -19,7 +19,7 @@ from rlcli.format.composed import Composer, run_rows
 from rlcli.format.episode_table import EpisodeRows, Episodes
 from rlcli.format.heap import Encoded
 from rlcli.format.keys import Key
-from rlcli.format.location import URL, Location, locate
+from rlcli.format.location import Location, is_folder, locate
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.nested import nest, pick, put
 from rlcli.format.schema import Column, Schema
@@ -76,10 +76,11 @@ class Dataset:
 
         `path` may be a URL of a sealed dataset (`https://…`, `s3://…`, `memory://…`), read as `remote` says:
         what is needed is fetched into a cache on disk, and always compared with its hash. It raises
-        `InputError` too when a server cannot be reached, and `MissingExtraError`.
+        `InputError` too when a server cannot be reached, and `MissingExtraError`. A packed file, `x.rlz`, is
+        read in the same way.
         """
         location = locate(path)
-        if isinstance(location, URL):
+        if not is_folder(location):
             from rlcli.format.remote import Remote, RemoteView
 
             return cls(RemoteView(location, remote or Remote(), single_range=single_range, at=at))
@@ -96,6 +97,15 @@ class Dataset:
         """
         for stream in self._view.stream_set.streams:
             stream.release()
+
+    def expect_random(self, random: bool = True) -> None:
+        """Rows will be read at random: of a page that is not in memory the neighbours are not read with it.
+
+        For a dataset that does not fit in memory, where neighbours push out what is needed again. One that
+        fits is in memory sooner with them, and so is what is read in order.
+        """
+        for stream in self._view.stream_set.streams:
+            stream.expect_random(random)
 
     def __enter__(self) -> Dataset:
         return self

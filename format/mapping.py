@@ -43,6 +43,7 @@ class MappedSegment:
     def __init__(self, streams: StreamMap, entry: Segment, place: _Range, at: int) -> None:
         self.entry = entry
         self.schema = streams.schema
+        self._streams = streams
         self.paths = SegmentPaths(streams.folder_of(entry), entry.name)
         self._names = streams.names
         self._row_bytes = streams.row_bytes
@@ -76,6 +77,13 @@ class MappedSegment:
         """
         bulk.map_columns(self._range.memory, self.paths.columns, self._names, self._offsets, self._sizes)
         self.is_mapped = True
+        if self._streams.expects_random:
+            self.expect(True)
+
+    def expect(self, random: bool) -> None:
+        """Whether pages of the columns are read one by one from now on, or with their neighbours."""
+        for offset, size in zip(self._offsets, self._sizes, strict=True):
+            self._range.memory.expect(random, offset, _pages(size))
 
     def column(self, position: int) -> Array:
         """A view of a plain column, `[alloc, *shape]`, to be used while the segment is mapped."""
@@ -210,6 +218,7 @@ class StreamMap:
         self._single_range = single_range
         self._slides = slides
         self._range: _Range | None = None
+        self.expects_random = False  # of what is mapped from now on
 
     def place(self, entry: Segment) -> MappedSegment:
         """Gives a segment its addresses, behind the one before it where that is possible."""

@@ -397,6 +397,13 @@ class StreamReader:
             if segment.is_touched:
                 segment.mapped.release()
 
+    def expect_random(self, random: bool) -> None:
+        """Whether rows will be read at random, of segments that come later too."""
+        self._map.expects_random = random
+        for segment in self.segments:
+            if segment.mapped.is_mapped:
+                segment.mapped.expect(random)
+
     @property
     def last_end(self) -> int | None:
         """The last row of the last ended episode of which a segment is still there."""

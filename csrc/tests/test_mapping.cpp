@@ -38,6 +38,8 @@ int main() {
     rl::AddressRange range(4 * page);
     assert(range.map_file(first, 0, 2 * page) == range.address());
     assert(range.map_file(second, 2 * page, page) == range.address() + 2 * page);
+    range.expect(true, 0, 2 * page);
+    range.expect(true, 3 * page, 2 * page);  // beyond the range: nothing
     assert(range.address()[2 * page - 1] == 1 && range.address()[2 * page] == 2);
     assert(throws([&] { range.map_file(first, 3 * page, 2 * page); }));
     assert(throws([&] { range.map_file(first, 5 * page, page); }));

@@ -21,6 +21,7 @@ CASES: dict[str, str] = {
     "sample": "rlcli.benchmarks.sample",
     "prioritized": "rlcli.benchmarks.prioritized",
     "slices": "rlcli.benchmarks.slices",
+    "memory": "rlcli.benchmarks.memory",
     "returns": "rlcli.benchmarks.returns",
     "convert": "rlcli.benchmarks.convert",
     "collect": "rlcli.benchmarks.collect",

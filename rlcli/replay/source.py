@@ -32,19 +32,31 @@ class Eligible:
 class Source:
     """The newest `capacity` rows of a dataset (None: all), and the columns under `keys` (None: all).
 
+    With `frames` > 0 observations are stacks of that many, `[B, frames, …]`: the episode's last ones, oldest
+    first, and what would lie before its first one is that one again; of next observations likewise.
     Rows whose next observation is unknown are not eligible if a next observation is among the columns.
     The dataset may grow: `refresh` it, and what is asked next sees more.
     One larger than the memory we may use is told that rows are read at random (`Dataset.expect_random`).
-    Raises `IncompatibleError` if the dataset has nothing under a key.
+    Raises `IncompatibleError` if the dataset has nothing under a key, or observations that do not stack.
     """
 
     def __init__(
-        self, dataset: Dataset, keys: Sequence[Key] | None = None, capacity: int | None = None
+        self,
+        dataset: Dataset,
+        keys: Sequence[Key] | None = None,
+        capacity: int | None = None,
+        frames: int = 0,
     ) -> None:
         self.dataset = dataset
         self.columns = [column for column in dataset.schema.columns if is_under(column.key, keys)]
         self.keys = tuple(column.key for column in self.columns)
         self.capacity = capacity
+        self.frames = frames
+        self.stacked = {column.key: column for column in self.columns if frames and _is_observation(column)}
+        for column in self.stacked.values():
+            if not dataset.can_stack(column.key):
+                kind = "/".join(column.key)
+                raise IncompatibleError(f"{dataset.path}: {kind} is a {column.encoding} column, not to stack")
         self.needs_next = any(key[:2] == ("next", "observation") for key in self.keys)
         self._eligible: tuple[int, Eligible] | None = None
         self._runs: dict[bool, tuple[int, Runs]] = {}
@@ -102,11 +114,31 @@ class Source:
 
     def layout(self, *axes: int) -> Layout:
         """Dtype and shape of the columns with these axes in front."""
-        return {column.key: (column.numpy, (*axes, *column.shape)) for column in self.columns}
+        return {
+            column.key: (column.numpy, (*axes, *self._stack_axes(column.key), *column.shape))
+            for column in self.columns
+        }
 
     def gather(self, rows: Rows, block: Block) -> None:
         """Writes the columns at `rows` into a block whose first leaves are those of `layout(len(rows))`."""
-        self.dataset.gather_into(rows, self.keys, block.columns[: len(self.keys)])
+        self.read(rows, self.keys, block.columns[: len(self.keys)])
+
+    def read(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[NDArray[Any]]) -> None:
+        """Writes some of the columns at `rows` `[B]` into arrays of their `layout`."""
+        if self.frames:
+            targets = dict(zip(keys, out, strict=True))
+            for key in [key for key in keys if key in self.stacked]:
+                self.dataset.stack_into(rows, key, self.frames, targets.pop(key))
+            keys, out = tuple(targets), list(targets.values())
+        if keys:
+            self.dataset.gather_into(rows, keys, out)
+
+    def _stack_axes(self, key: Key) -> tuple[int, ...]:
+        return (self.frames,) if key in self.stacked else ()
+
+
+def _is_observation(column: Column) -> bool:
+    return "observation" in (column.key[0], *column.key[1:2]) and column.key[0] in ("observation", "next")
 
 
 def is_under(key: Key, nodes: Sequence[Key] | None) -> bool:
