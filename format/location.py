@@ -1,10 +1,11 @@
-"""Where a dataset is: a folder, or a URL that it is read through. Imports nothing heavy."""
+"""Where a dataset is: a folder, a packed file, or a URL that it is read through. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
 from rlcli.errors import UsageError
@@ -38,6 +39,7 @@ class URL:
 
 
 Location = Path | URL
+PACKED = ".rlz"
 
 
 def locate(text: str | Path | URL) -> Location:
@@ -55,12 +57,23 @@ def locate(text: str | Path | URL) -> Location:
     return URL(text.rstrip("/"))
 
 
+def is_packed(location: Location) -> bool:
+    """It is a file that `rl buffer pack` wrote, by its name."""
+    return isinstance(location, Path) and location.suffix == PACKED and location.is_file()
+
+
+def is_folder(location: Location) -> TypeGuard[Path]:
+    """It is a folder here, or nothing yet; the files of others come through an `Origin`."""
+    return isinstance(location, Path) and not is_packed(location)
+
+
 def local(location: Location, verb: str) -> Path:
-    """The folder of a dataset that must be one here. Raises `UsageError` for a URL."""
-    if isinstance(location, Path):
+    """The folder of a dataset that must be one here. Raises `UsageError` for a URL and a packed file."""
+    if is_folder(location):
         return location
+    what, copy = ("a URL", "compact") if isinstance(location, URL) else ("a packed file", "unpack")
     raise UsageError(
-        f"{verb} works on a dataset in a folder, and {location} is a URL",
-        hint=f"rl buffer compact {location} -o COPY",
+        f"{verb} works on a dataset in a folder, and {location} is {what}",
+        hint=f"rl buffer {copy} {location} -o COPY",
         path=location,
     )

@@ -26,7 +26,7 @@ from rlcli.format.digests import episode_digest
 from rlcli.format.episode_table import Episodes, to_records
 from rlcli.format.journal import HEADER, RECORD, SEAL, Episode, Packer
 from rlcli.format.layout import FIRST_ROWS, FOLDERS, SegmentPaths
-from rlcli.format.location import local
+from rlcli.format.location import is_folder, local
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.segment import SegmentWriter
 from rlcli.format.segment_files import load_sums
@@ -47,7 +47,7 @@ class Merged:
     segments: int = 0
     files: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(("link", "reflink", "copy"), 0))
     file_bytes: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(("link", "reflink", "copy"), 0))
-    copied_rows: int = 0  # of segments that were being written, of windows, and of deduplicated datasets
+    copied_rows: int = 0  # of open segments, of windows, URLs, packed and deduplicated datasets
     cut_episodes: int = 0  # unfinished in their dataset
     dropped_episodes: int = 0  # equal to an earlier one
     dropped_rows: int = 0  # of those, and of episodes that a window no longer has from their first row
@@ -136,8 +136,9 @@ def _choose(
 
 
 def _is_linkable(dataset: Dataset, first: Dataset) -> bool:
-    """Its segments say in a log of the first one's schema what they say now."""
-    return dataset.schema == first.schema and not any(dataset.snapshot["starts"])
+    """Its segments say in a log of the first one's schema what they say now, and their files are here."""
+    is_log = not any(dataset.snapshot["starts"])
+    return dataset.schema == first.schema and is_log and is_folder(dataset.path)
 
 
 def _copy(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlcli.errors import CorruptError, InputError, MissingExtraError, UsageError, nearest
-from rlcli.format.location import URL
+from rlcli.format.location import URL, Location
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP says: try later
 _REFUSED = frozenset({401, 403, 407})
@@ -36,11 +36,12 @@ class Origin:
     def __init__(
         self, url: URL, *, timeout_seconds: float, retries: int, options: Mapping[str, Any] | None = None
     ) -> None:
-        self.url = url
+        self.url: Location = url
         self.bytes_read = 0
         self.has_ranges: bool | None = (
             None  # the server sends the part that was asked for; None: not known yet
         )
+        self._full = url.full
         self.is_http = url.full.startswith(("http://", "https://"))
         self._timeout_seconds = timeout_seconds
         self._retries = retries
@@ -115,7 +116,7 @@ class Origin:
         raise AssertionError("the last try returns or raises")
 
     def _unreadable(self, name: str, err: Exception, status: int | None, tries: int) -> InputError:
-        reason = " ".join(str(err).replace(self.url.full, str(self.url)).split()) or type(err).__name__
+        reason = " ".join(str(err).replace(self._full, str(self.url)).split()) or type(err).__name__
         if isinstance(err, TimeoutError):
             reason = f"no answer within {self._timeout_seconds:g} s"
         if status is not None:
@@ -146,9 +147,9 @@ class Origin:
             wait = aiohttp.ClientTimeout(total=_TRICKLE * most, sock_connect=most, sock_read=most)
             options |= {"client_kwargs": {"timeout": wait}, "headers": {"Accept-Encoding": "identity"}}
         try:
-            fs, root = fsspec.core.url_to_fs(self.url.full, **{**options, **self._options})
+            fs, root = fsspec.core.url_to_fs(self._full, **{**options, **self._options})
         except ValueError as err:
-            scheme = self.url.full.partition("://")[0]
+            scheme = self._full.partition("://")[0]
             known = nearest(scheme, fsspec.available_protocols())
             raise UsageError(f"{self.url}: no file system {scheme!r}; {known}", path=self.url) from err
         except ImportError as err:

@@ -1,4 +1,4 @@
-"""A sealed dataset at a URL, read through fsspec: what it is now, and a copy of it.
+"""A sealed dataset at a URL, read through fsspec, or in a packed file: what it is now, and a copy of it.
 
 SPEC.md section 17.
 """
@@ -18,7 +18,7 @@ from rlcli.format import manifest, snapshot
 from rlcli.format.cache import Cache, default_bytes, default_folder
 from rlcli.format.fetching import Fetcher
 from rlcli.format.journal import RECORD, Journal
-from rlcli.format.location import URL
+from rlcli.format.location import URL, Location
 from rlcli.format.manifest import Manifest
 from rlcli.format.origin import Missing, Origin
 from rlcli.format.view import Refreshed, View
@@ -46,18 +46,26 @@ class Remote:
     storage: Mapping[str, Any] = field(default_factory=dict)
 
 
-class RemoteSource:
-    """The dataset at a URL."""
-
-    def __init__(self, url: URL, options: Remote | None = None) -> None:
-        options = options or Remote()
-        self.url = url
-        self.origin = Origin(
-            url,
+def _origin(location: Location, options: Remote) -> Origin:
+    if isinstance(location, URL):
+        return Origin(
+            location,
             timeout_seconds=options.timeout_seconds,
             retries=options.retries,
             options=options.storage,
         )
+    from rlcli.format.packed import PackedOrigin
+
+    return PackedOrigin(location)
+
+
+class RemoteSource:
+    """The dataset at a URL, or in a packed file."""
+
+    def __init__(self, location: Location, options: Remote | None = None) -> None:
+        options = options or Remote()
+        self.url = location
+        self.origin = _origin(location, options)
         self._options = options
 
     def load(self) -> snapshot.Snapshot:
@@ -193,12 +201,12 @@ class RemoteSource:
 
 
 class RemoteView(View):
-    """What a reader sees of a dataset at a URL. It stays as it is: sealed datasets seldom change. Hashes are
-    always compared.
+    """What a reader sees of a dataset at a URL or in a packed file. It stays as it is: sealed datasets seldom
+    change. Hashes are always compared.
     """
 
     def __init__(
-        self, url: URL, options: Remote, *, single_range: bool, at: Mapping[str, Any] | None
+        self, url: Location, options: Remote, *, single_range: bool, at: Mapping[str, Any] | None
     ) -> None:
         self._source = RemoteSource(url, options)
         super().__init__(url, checked=True, single_range=single_range, at=at)

@@ -17,7 +17,7 @@ from rlcli.datasets import registry
 from rlcli.datasets.contract import ConverterModule, NoOptions, Request
 from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
-from rlcli.format.location import URL, Location, locate
+from rlcli.format.location import Location, is_folder, locate
 from rlcli.pipeline import convert_check, convert_import, provenance
 from rlcli.pipeline.convert_job import Job
 from rlcli.pipeline.convert_rows import Selection, parse_episodes
@@ -63,9 +63,9 @@ def convert(
     given: dict[str, Any] = {"--from": from_, "--env-id": env_id, "--map": mapping, "--mapping": mapping_file}
     given |= {"--episodes": episodes, "--limit": limit, "--drop-invalid-last": drop_invalid_last or None}
     given |= {"--resume": resume or None, "--trust-pickle": trust_pickle or None}
-    if isinstance(location := locate(src), URL):
+    if not is_folder(location := locate(src)):
         if foreign := [flag for flag, value in given.items() if value is not None]:
-            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; a URL is that of a dataset")
+            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {location} is a dataset")
         return _export(location, out, to, sets, check)
     named = registry.split_name(str(src)) if not location.exists() else None
     if named is None and not location.exists():

@@ -15,7 +15,7 @@ from rlcli.errors import CorruptError
 from rlcli.format import manifest, semantics
 from rlcli.format.dataset import Dataset
 from rlcli.format.download import download
-from rlcli.format.location import URL, Location
+from rlcli.format.location import Location, is_folder
 from rlcli.format.remote import RemoteSource
 from rlcli.format.semantics import Finding
 from rlcli.format.verify import Problem
@@ -35,14 +35,14 @@ def verify(
     `fast` checks what opening does: identity, newest manifests, sizes, hashes of small files; it stops at the
     first problem. `bytes` compares every byte with its hash and the whole chain of manifests. `deep` also
     compares what the files say about each other. `meaning` judges intact data by the rules of the data model.
-    A dataset at a URL is copied to a temporary folder, all of it, and judged there. Opens nothing for
-    writing. Raises `InputError` and `IncompatibleError` as `Dataset.open` does.
+    A dataset at a URL, or a packed one, is copied to a temporary folder, all of it, and judged there. Opens
+    nothing for writing. Raises `InputError` and `IncompatibleError` as `Dataset.open` does.
     """
     for path in paths:  # a wrong path is told before hours of hashing
         with suppress(CorruptError):
-            RemoteSource(path).identity() if isinstance(path, URL) else manifest.load_identity(path)
+            manifest.load_identity(path) if is_folder(path) else RemoteSource(path).identity()
     entries = [
-        _verify_url(path, level, meaning) if isinstance(path, URL) else _verify(path, level, meaning)
+        _verify(path, level, meaning) if is_folder(path) else _verify_there(path, level, meaning)
         for path in paths
     ]
     text = "\n".join(_text(entry) for entry in entries)
@@ -65,7 +65,7 @@ def raise_if_damaged(facts: dict[str, Any]) -> None:
     )
 
 
-def _verify_url(url: URL, level: Level, meaning: bool) -> dict[str, Any]:
+def _verify_there(url: Location, level: Level, meaning: bool) -> dict[str, Any]:
     with TemporaryDirectory(prefix="rl-verify-") as folder:
         target = Path(folder) / "dataset"
         with console.progress(None, f"fetching {url}", "B"):
