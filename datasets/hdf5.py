@@ -74,13 +74,14 @@ def walk(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Datase
     """`(path, dataset)` of everything that is reached by hard links, in name order."""
     if prefix.count("/") > _MAX_DEPTH:
         raise InputError(_TOO_DEEP)
-    for name in group:
-        if isinstance(group.get(name, getlink=True), h5py.HardLink):
-            child = group[name]
-            if isinstance(child, h5py.Group):
-                yield from walk(child, f"{prefix}{name}/")
-            elif isinstance(child, h5py.Dataset):
-                yield f"{prefix}{name}", child
+    for name in group.id:  # h5py's low level: a third of the time, which counts where episodes are groups
+        if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            continue
+        child, path = h5py.h5o.open(group.id, name), f"{prefix}{name.decode(errors='surrogateescape')}"
+        if isinstance(child, h5py.h5g.GroupID):
+            yield from walk(h5py.Group(child), f"{path}/")
+        elif isinstance(child, h5py.h5d.DatasetID):
+            yield path, h5py.Dataset(child, readonly=True)  # which lets it remember its shape
 
 
 class Rows:

@@ -25,7 +25,7 @@ from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, TOPS, attributes_t
 from rlcli.datasets.minari_export import ExportOptions, export
 from rlcli.datasets.minari_files import MAIN_FILE, METADATA, ArrowStorage, HDF5Storage, Storage
 from rlcli.datasets.minari_metadata import HINTS, Found, cut_of, find, hints_of, local_names, spec_of
-from rlcli.datasets.minari_scan import FLAGS, Scan, extra_attributes, scan, seed_of
+from rlcli.datasets.minari_scan import Scan, extra_attributes, scan
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, read_space, text_space, without_bounds
 from rlcli.datasets.opened import nest
 from rlcli.errors import IncompatibleError, InputError, UsageError, nearest
@@ -87,8 +87,9 @@ class MinariSource:
         self.cut = cut_of(found.metadata)
         if not self.scan.episodes:
             raise InputError(f"{path}: has no episode with a step", path=path)
-        self._lengths = {number: (steps, seen) for number, steps, seen in self.scan.episodes}
+        self._episodes = {episode.number: episode for episode in self.scan.episodes}
         self.columns = plan_columns(leaves, self.scan, request, hints_of(found.metadata))
+        self._paths = {item.path for item in self.columns.stored}
         self.schema = self.columns.schema
         self.files = [found.file, *(file for file in storage.files if file != found.file)]
         self.report = Report(
@@ -104,7 +105,7 @@ class MinariSource:
     def _tell(self, found: Found, request: Request) -> None:
         """What a user should know before a row is read."""
         report, episodes = self.report, self.scan.episodes
-        short = sum(steps == observations for _, steps, observations in episodes)
+        short = sum(episode.steps == episode.observations for episode in episodes)
         report.details |= {
             "dataset_id": found.name,
             "data_format": found.format,
@@ -114,7 +115,7 @@ class MinariSource:
         }
         if any(item.column.heap is not None and item.form == "encoded" for item in self.columns.stored):
             report.remarks.append("pictures stay JPEG, as they are stored (--images decode makes pixels)")
-        steps = sum(rows for _, rows, _ in episodes)
+        steps = sum(episode.steps for episode in episodes)
         for what, there in (("episodes", len(self.storage.episodes)), ("steps", steps)):
             told = found.total(what)
             if told not in (None, there):
@@ -141,7 +142,7 @@ class MinariSource:
     def pieces(self) -> list[Piece]:
         """One per episode."""
         size = self._row_bytes
-        return [Piece(str(episode), steps * size, steps, 1) for episode, steps, _ in self.scan.episodes]
+        return [Piece(str(e.number), e.steps * size, e.steps, 1) for e in self.scan.episodes]
 
     @property
     def _row_bytes(self) -> int:
@@ -152,16 +153,14 @@ class MinariSource:
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
         """The steps of one episode, at most 64 MiB at a time."""
         number = int(piece.name)
-        storage = self.storage
-        steps, observations = self._lengths[number]
-        there = storage.fields(number)
+        storage, episode = self.storage, self._episodes[number]
+        steps = episode.steps
+        there = storage.paths(number)
         rewards = np.asarray(storage.read(number, "rewards", 0, steps)).reshape(-1)
-        terminated, truncated = (
-            bool(np.asarray(storage.read(number, name, steps - 1, steps)).reshape(-1)[0]) for name in FLAGS
-        )
-        attributes = storage.attributes(number)
-        others = extra_attributes(attributes, number, rewards)
-        for path in {item.path for item in self.columns.stored} - there.keys():
+        others: dict[str, Any] = {}
+        if self.columns.attributes or self.scan.has_others:
+            others = extra_attributes(storage.attributes(number), number, rewards)
+        for path in self._paths.difference(there):
             report.count(f"absent {path}")
         step = max(1, _PART_BYTES // max(1, self._row_bytes))
         for start in range(0, steps, step):
@@ -177,10 +176,10 @@ class MinariSource:
             columns |= self._attributes(others, stop - start)
             end = None
             if stop == steps:
-                final = self._final(number, steps) if observations > steps else None
+                final = self._final(number, steps) if episode.observations > steps else None
                 cut = number in self.cut
-                truncated = truncated or not (terminated or cut)
-                end = End(terminated, truncated, cut, final, seed_of(attributes))
+                truncated = episode.truncated or not (episode.terminated or cut)
+                end = End(episode.terminated, truncated, cut, final, episode.seed)
             yield Part(columns, end)
             advance((stop - start) * self._row_bytes)
 

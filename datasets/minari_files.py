@@ -10,7 +10,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,10 @@ class Storage(ABC):
     def fields(self, episode: int) -> dict[str, Field]:
         """All values of an episode by path. Raises `CorruptError`, `InputError`."""
 
+    def paths(self, episode: int) -> Collection[str]:
+        """The paths of all values of an episode that `fields` looked at before."""
+        return self.fields(episode).keys()
+
     @abstractmethod
     def attributes(self, episode: int) -> dict[str, Any]:
         """What is said of an episode; nested names are joined by slashes."""
@@ -104,9 +108,13 @@ class HDF5Storage(Storage):
                 found[path] = _field(values)
         return found
 
+    def paths(self, episode: int) -> Collection[str]:
+        with hdf5.damage(self.path, f"episode_{episode}:"):
+            return self._datasets(episode).keys()
+
     def attributes(self, episode: int) -> dict[str, Any]:
         with hdf5.damage(self.path, f"episode_{episode}:"):
-            return {name: _plain(value) for name, value in self._group(episode).attrs.items()}
+            return _attributes(self._group(episode))
 
     def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
         with hdf5.damage(self.path, f"episode_{episode}/{path}:"):
@@ -124,12 +132,12 @@ class HDF5Storage(Storage):
         self._reading.__exit__(None, None, None)
 
     def _group(self, episode: int) -> h5py.Group:
-        name = f"episode_{episode}"
-        link = self.file.get(name, getlink=True)
-        group = self.file[name] if isinstance(link, h5py.HardLink) else None
-        if not isinstance(group, h5py.Group):
-            raise InputError(f"{self.path}: {name} is no group of the file", path=self.path)
-        return group
+        name, file = f"episode_{episode}".encode(), self.file.id
+        is_hard = file.links.get_info(name).type == h5py.h5l.TYPE_HARD
+        group = h5py.h5o.open(file, name) if is_hard else None
+        if not isinstance(group, h5py.h5g.GroupID):
+            raise InputError(f"{self.path}: episode_{episode} is no group of the file", path=self.path)
+        return h5py.Group(group)
 
     def _datasets(self, episode: int) -> dict[str, h5py.Dataset]:
         if self._held[0] != episode:
@@ -147,6 +155,21 @@ def _field(values: h5py.Dataset) -> Field:
         return Field("bytes" if len(values.shape) == 1 else "other", "uint8", values.shape[1:], rows)
     kind: Kind = "numbers" if values.dtype.kind in "biufc" and values.dtype.names is None else "other"
     return Field(kind, str(values.dtype.newbyteorder("=")), values.shape[1:], rows)
+
+
+def _attributes(group: h5py.Group) -> dict[str, Any]:
+    """The attributes of a group by name; single numbers, which most are, at h5py's low level."""
+    found: dict[str, Any] = {}
+    for index in range(h5py.h5a.get_num_attrs(group.id)):
+        attribute = h5py.h5a.open(group.id, index=index)
+        name = attribute.name.decode(errors="surrogateescape")
+        if attribute.shape == () and attribute.dtype.kind in "biuf":
+            value = np.empty((), attribute.dtype)
+            attribute.read(value)
+            found[name] = value[()]
+        else:
+            found[name] = _plain(group.attrs[name])
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +43,22 @@ class Values:
     align: str = ""
 
 
+class Episode(NamedTuple):
+    """An episode that has steps: its number, its lengths, how it ended, the seed it was reset with."""
+
+    number: int
+    steps: int
+    observations: int
+    terminated: bool
+    truncated: bool
+    seed: int | None
+
+
 @dataclass
 class Scan:
-    """What was found. `episodes` are `[number, steps, observations]`; pieces and plans go by it."""
+    """What was found; pieces and plans go by `episodes`."""
 
-    episodes: list[list[int]] = field(default_factory=list)
+    episodes: list[Episode] = field(default_factory=list)
     leaves: dict[str, Values] = field(default_factory=dict)
     infos: dict[str, Values] = field(default_factory=dict)
     attributes: dict[str, list[Any]] = field(default_factory=dict)  # of a column: dtype or "text", shape
@@ -65,7 +76,7 @@ class Scan:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Scan:
         """The scan that `to_json` told."""
-        told = dict(value)
+        told = {**value, "episodes": [Episode(*episode) for episode in value["episodes"]]}
         for name in ("leaves", "infos"):
             told[name] = {
                 path: Values(**{**values, "shape": tuple(values["shape"])})
@@ -89,7 +100,6 @@ def scan(storage: Storage, leaves: Mapping[str, Leaf], cut: Collection[int] = ()
         if not steps:
             found.without_steps += 1
             continue
-        found.episodes.append([episode, steps, observations])
         for path, leaf in leaves.items():
             _note(found.leaves, path, _leaf_values(leaf, fields[path], where), where, found)
         for path, item in fields.items():
@@ -100,8 +110,12 @@ def scan(storage: Storage, leaves: Mapping[str, Leaf], cut: Collection[int] = ()
         rewards = np.asarray(storage.read(episode, "rewards", 0, steps)).reshape(-1)
         flags = [np.asarray(storage.read(episode, name, 0, steps)).reshape(-1) != 0 for name in FLAGS]
         _note_flags(found, rewards, flags, has_end=episode not in cut)
-        told = extra_attributes(storage.attributes(episode), episode, rewards)
-        if storage.attributes(episode).get("total_steps", steps) != steps:
+        given = storage.attributes(episode)
+        terminated, truncated = (bool(flag[-1]) for flag in flags)
+        seed = seed_of(given)
+        found.episodes.append(Episode(episode, steps, observations, terminated, truncated, seed))
+        told = extra_attributes(given, episode, rewards)
+        if given.get("total_steps", steps) != steps:
             _say(found.remarks, f"{where} has {steps:,} steps, its attribute total_steps says otherwise")
         _note_attributes(attributes, told, first=len(found.episodes) == 1)
         if position == 0:
