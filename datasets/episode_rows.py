@@ -6,7 +6,7 @@ is stored, or the following row's; of an episode's last row it is unknown where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ class Group:
 
 
 class GroupSource(Opened):
-    """Episodes of one or more files. See `contract.Source`; a piece is an episode."""
+    """Episodes of one or more files. See `contract.Source`; a piece is an episode.
+
+    `keys` are told ones; arrays in `hidden` are no columns.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class GroupSource(Opened):
         where: Any,
         keys: Mapping[str, Key] | None = None,
         env: Mapping[str, Any] | None = None,
+        hidden: Collection[str] = (),
     ) -> None:
         if not scan.names:
             raise InputError(f"{where}: has no episode with a step", path=where)
@@ -66,7 +70,7 @@ class GroupSource(Opened):
         if not any(is_below(key, self.observed) for key in scan.found):
             told = ", ".join(key for key in scan.found if not key.startswith("@"))
             raise InputError(f"{where}: no observations ({layout.observation}); it has {told}", path=where)
-        self.keys = self._keys(request.mapping, keys or {}, where)
+        self.keys = self._keys(request.mapping, keys or {}, hidden, where)
         self.following = {key: f for key, f in scan.found.items() if is_below(key, layout.following)}
         self._check_following(where)
         self.derives = request.derive or not self.following
@@ -108,9 +112,12 @@ class GroupSource(Opened):
 
     # -- columns -----------------------------------------------------------------------------------------
 
-    def _keys(self, given: Mapping[str, str], told: Mapping[str, Key], where: Any) -> dict[str, Key]:
+    def _keys(
+        self, given: Mapping[str, str], told: Mapping[str, Key], hidden: Collection[str], where: Any
+    ) -> dict[str, Key]:
         """The key of every array that is a column by itself; next observations follow from observations."""
-        layout, names = self.layout, [n for n in self.scan.found if not is_below(n, self.layout.following)]
+        layout = self.layout
+        names = [n for n in self.scan.found if n not in hidden and not is_below(n, layout.following)]
         keys: dict[str, Key] = {}
         for name in names:
             found = self.scan.found[name]

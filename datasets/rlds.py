@@ -127,7 +127,6 @@ class RLDSSource:
             images=request.images,
             mapping=mapped_keys(fields, {**roles, **request.mapping}, directory.folder),
             hints=hints,
-            derive=request.derive,
             with_split=len(splits) > 1,
         )
         self.with_split = len(splits) > 1

@@ -131,7 +131,6 @@ def plan_columns(
     images: Literal["keep", "decode"],
     mapping: Mapping[str, tuple[Key, ...]],
     hints: Hints,
-    derive: bool = True,
     with_split: bool = False,
 ) -> Plan:
     """The columns for `fields`, of which `found` tells what `features.json` does not.
@@ -160,7 +159,7 @@ def plan_columns(
                 stored.append(_stored(item, key, found, images, remarks))
             except _NotKept as err:
                 lossy.append(f"{item.name} is not kept: {err}")
-    return _assembled(stored, lossy, remarks, hints, derive, with_split)
+    return _assembled(stored, lossy, remarks, hints, with_split)
 
 
 def mapped_keys(
@@ -288,11 +287,12 @@ def _limit(shape: tuple[int, int, int], dtype: str) -> int:
 
 
 def _assembled(
-    stored: list[Stored], lossy: list[str], remarks: list[str], hints: Hints, derive: bool, with_split: bool
+    stored: list[Stored], lossy: list[str], remarks: list[str], hints: Hints, with_split: bool
 ) -> Plan:
     specs: dict[str, dict[Key, Spec]] = {"observation": {}, "action": {}}
     heaps: dict[Key, Heap] = {}
     extra: list[Column] = []
+    following: Literal["derived", "plain"] = "derived"
     for item in stored:
         column, top = item.column, item.column.key[0]
         is_image = column.heap is not None and column.heap.codec in ("jpeg", "png")
@@ -304,12 +304,13 @@ def _assembled(
             specs[top][column.key] = _spec(item)
             if column.heap is not None:
                 heaps[column.key] = column.heap
+        elif column.key[:2] == ("next", "observation"):
+            following = "plain"  # only our own export has such features
         elif column.key != REWARD:
             extra.append(column)
     observation, action = (hints.spec_of(top, nested_spec(specs[top])) for top in ("observation", "action"))
     if with_split:
         extra.append(heap_column(SPLIT, Heap("text")))
-    following: Literal["derived", "plain"] = "derived" if derive else "plain"
     schema = ted_schema(observation, action, extra=extra, heaps=heaps, next_observation=following)
     for what, there in (("reward", any(item.column.key == REWARD for item in stored)),
                         ("observation", bool(specs["observation"])),

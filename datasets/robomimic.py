@@ -72,13 +72,14 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     attributes = {"": _attributes(file), "data": _attributes(file["data"])}
     ours = _ours(attributes[""].pop(METADATA, ""))
     masks, remarks = _masks(file, found)
-    extra = [heap_column(DEMO, Heap("text"))]
+    invented = set(ours.get("invented", ()))
+    extra = [] if "demo" in invented else [heap_column(DEMO, Heap("text"))]
     extra += [Column((*EPISODE, "mask", *storable(key)), "bool", ()) for key in masks]
     cut, both = set(ours.get("cut", ())), set(ours.get("both", ()))
 
     def group_of(name: str, rows: int) -> Group:
         group = file["data"][name]
-        values: dict[Key, Any] = {DEMO: name}
+        values: dict[Key, Any] = {} if "demo" in invented else {DEMO: name}
         values |= {(*EPISODE, "mask", *storable(key)): name in names for key, names in masks.items()}
         seed = group.attrs.get(SEED)
         return Group(group, values, rows, None if seed is None else int(seed), name in cut, name in both)
@@ -89,7 +90,9 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     keys = {str(name): check_key(key) for name, key in ours.get("columns", {}).items()}
     told = ours.get("spec")
     env = told.get("env") if isinstance(told, dict) else _environment(attributes["data"].get("env_args"))
-    source = GroupSource(found, _LAYOUT, groups, extra, request, where=path, keys=keys, env=env)
+    source = GroupSource(
+        found, _LAYOUT, groups, extra, request, where=path, keys=keys, env=env, hidden=invented
+    )
     source.report.remarks += remarks
     source.record |= {
         "attributes": attributes,

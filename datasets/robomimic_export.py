@@ -230,7 +230,15 @@ def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[
     }
     keys.pop("rewards", None)
     both = [names[n] for n in at[both_flags].tolist()]
-    told = {"rl": 1, "spec": dataset.spec, "columns": keys, "cut": cut, "both": both}
+    there = {"dones": "dones" in plan.rows, "demo": _DEMO in dataset.schema.by_key}
+    told = {
+        "rl": 1,
+        "spec": dataset.spec,
+        "columns": keys,
+        "cut": cut,
+        "both": both,
+        "invented": [name for name, is_there in there.items() if not is_there],
+    }
     file.attrs[METADATA] = json.dumps(told)
 
 

@@ -47,7 +47,8 @@ def of_output(
         if own is not None and (found := own(output, dataset, advance)) is not None:
             return cast(Comparison, found)
         options = getattr(module, "Options", NoOptions)()
-        with module.open_source(output, Request(confirmed=True), options) as source:
+        request = Request(confirmed=True, derive=bool(dataset.schema.derived))
+        with module.open_source(output, request, options) as source:
             parts = selected(source, source.pieces, Selection(), Report(), lambda count: None)
             return compare_parts(parts, source.schema, dataset, advance, all_keys=False)
 
