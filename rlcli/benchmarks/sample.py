@@ -5,6 +5,7 @@ Limit: memcpy of as many bytes from one place to another.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rlcli.benchmarks import Setting
 from rlcli.benchmarks.rows import BATCH_KEYS, EPISODE, SCHEMA, block, write_dataset
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
-from rlcli.format.schema import ted_schema
+from rlcli.format.schema import Column, shift_column, stack_column, ted_schema
 from rlcli.format.specs import Box, Discrete
 from rlcli.format.writer import Writer
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
@@ -24,6 +25,8 @@ from rlcli.replay.uniform import Uniform
 
 TITLE = "uniform batches of 256 transitions from a million"
 BATCH = 256
+STACK = 4, 84, 84
+STACK_KEYS = (("stack",), ("action",), ("next", "stack"), ("next", "reward"), ("next", "terminated"))
 
 
 def items(setting: Setting) -> Iterator[Item]:
@@ -72,46 +75,31 @@ def items(setting: Setting) -> Iterator[Item]:
 
 
 def _pixels(setting: Setting) -> Item:
-    """`sample/pixels`: stacks of four frames and the next stacks, which are stored once."""
+    """`sample/pixels`: stacks of four frames and the next stacks, stored as stacks and as single frames."""
     num_rows = setting.pick(small=200, full=10_000)
-    space = Box((4, 84, 84), dtype="uint8", low=0, high=255)
-    schema = ted_schema(space, Discrete(4))
-    rng = np.random.default_rng(0)
-    spec = {"env": None, "observation": space.to_json(), "action": Discrete(4).to_json()}
-    path = setting.folder / "pixels"
-    with EpisodeWriter(
-        Writer.create(path, schema, spec=spec, lineage={"op": "bench"}), chunk_rows=64
-    ) as writer:
-        for row in range(num_rows):
-            if row % 200 == 0:
-                writer.begin(0, row)
-            last = row % 200 == 199
-            pixels = rng.integers(0, 256, space.shape, np.uint8)
-            writer.add(
-                0,
-                observation=pixels,
-                action=row % 4,
-                reward=0.0,
-                terminated=False,
-                truncated=last,
-                next_observation=pixels if last else None,
-            )
-    dataset = Dataset.open(path)
-    dataset.set_threads(2)
-    ring = Batches(Uniform(dataset, BATCH_KEYS), BATCH, form="tensordict", keep=2)
+    stored, single = setting.folder / "stacks", setting.folder / "frames"
+    _write_frames(single, stored, num_rows)
+    rings: dict[Path, Batches] = {}
+    for path, keys in ((stored, BATCH_KEYS), (single, STACK_KEYS)):
+        dataset = Dataset.open(path)
+        dataset.set_threads(2)
+        rings[path] = Batches(Uniform(dataset, keys, seed=3), BATCH, form="tensordict", keep=2)
 
     def check() -> str:
-        rows = Uniform(dataset, BATCH_KEYS, seed=3).rows(BATCH)
-        batch = Uniform(dataset, BATCH_KEYS, seed=3).sample(BATCH)
-        following = dataset.gather(np.minimum(rows + 1, num_rows - 1), [("observation",)])["observation"]
-        inside = rows % 200 != 199
-        assert np.array_equal(batch["next"]["observation"][inside], following[inside])
-        return "next stacks are those of the next rows"
+        one, other = next(rings[stored]), next(rings[single])
+        assert one["observation"].equal(other["stack"])
+        assert one["next", "observation"].equal(other["next", "stack"])
+        sizes = [sum(file.stat().st_size for file in path.rglob("*")) / num_rows for path in (stored, single)]
+        return (
+            f"stacks are equal; on disk a row takes {sizes[0]:,.0f} bytes as a stack, {sizes[1]:,.0f} as a "
+            f"frame, where both its stacks are {2 * np.prod(STACK):,}"
+        )
 
-    source = np.ones((2, BATCH, *space.shape), np.uint8)
+    source = np.ones((2, BATCH, *STACK), np.uint8)
     copy = np.empty_like(source)
     arms: list[Arm] = [
-        LocalArm("rl, two threads", "ours", lambda: next(ring), BATCH),
+        LocalArm("rl, two threads", "ours", lambda: next(rings[stored]), BATCH),
+        LocalArm("rl, two threads, stacks of single frames", "ours", lambda: next(rings[single]), BATCH),
         LocalArm("memcpy of the same bytes, one thread", "limit", lambda: np.copyto(copy, source), BATCH),
     ]
     item = Item("sample/pixels", "transitions/s", arms, check=check)
@@ -119,6 +107,37 @@ def _pixels(setting: Setting) -> Item:
     if setting.peer is not None:
         item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
     return item
+
+
+def _write_frames(single: Path, stored: Path, num_rows: int) -> None:
+    """The same episodes of 200 steps, in rows with one frame and in rows with the last four."""
+    frame, stack = Box(STACK[1:], dtype="uint8", low=0, high=255), Box(STACK, dtype="uint8", low=0, high=255)
+    column = Column(("observation",), "uint8", frame.shape)
+    stacks = [stack_column(("stack",), column, STACK[0])]
+    stacks.append(stack_column(("next", "stack"), shift_column(("next", "observation"), column), STACK[0]))
+    rng = np.random.default_rng(0)
+    action, lineage = Discrete(4), {"op": "bench"}
+    with contextlib.ExitStack() as files:
+        writers: list[EpisodeWriter] = []
+        for path, space, extra in ((single, frame, stacks), (stored, stack, [])):
+            spec = {"env": None, "observation": space.to_json(), "action": action.to_json()}
+            new = Writer.create(path, ted_schema(space, action, extra=extra), spec=spec, lineage=lineage)
+            writers.append(files.enter_context(EpisodeWriter(new, chunk_rows=64)))
+        for start in range(0, num_rows, 200):
+            frames = rng.integers(0, 256, (201, *frame.shape), np.uint8)
+            for writer, last in zip(writers, (frames[-1], frames[-STACK[0] :]), strict=True):
+                writer.begin(0, start)
+                for step in range(200):
+                    seen = frames[np.maximum(np.arange(step - STACK[0] + 1, step + 1), 0)]
+                    writer.add(
+                        0,
+                        observation=frames[step] if writer is writers[0] else seen,
+                        action=step % 4,
+                        reward=0.0,
+                        terminated=False,
+                        truncated=step == 199,
+                        next_observation=last if step == 199 else None,
+                    )
 
 
 def _write_columns(folder: Path, num_rows: int) -> list[np.memmap[Any, Any]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.memory import allowed_bytes
+from rlcli.format.schema import Column
 from rlcli.format.specs import Key
 from rlcli.replay.block import Block, Layout
 from rlcli.replay.runs import Runs, runs_of
@@ -53,10 +56,9 @@ class Source:
         self.capacity = capacity
         self.frames = frames
         self.stacked = {column.key: column for column in self.columns if frames and _is_observation(column)}
-        for column in self.stacked.values():
-            if not dataset.can_stack(column.key):
-                kind = "/".join(column.key)
-                raise IncompatibleError(f"{dataset.path}: {kind} is a {column.encoding} column, not to stack")
+        for key, column in self.stacked.items():  # says so if it cannot be
+            none = np.empty((0, frames, *column.shape), column.numpy)
+            dataset.stack_into(np.zeros(0, np.int64), key, frames, none)
         self.needs_next = any(key[:2] == ("next", "observation") for key in self.keys)
         self._eligible: tuple[int, Eligible] | None = None
         self._runs: dict[bool, tuple[int, Runs]] = {}
@@ -69,8 +71,11 @@ class Source:
     @property
     def _stored_bytes(self) -> int:
         """What the columns take on disk."""
-        stored = {column.of or column.key for column in self.columns}
-        return self.dataset.num_rows * sum(self.dataset.schema.column(key).row_bytes for key in stored)
+        schema, stored = self.dataset.schema, {column.key: column for column in self.columns}
+        while any(column.of for column in stored.values()):  # a stack may be of a shift
+            needed = (schema.column(column.of) if column.of else column for column in stored.values())
+            stored = {column.key: column for column in needed}
+        return self.dataset.num_rows * sum(column.row_bytes for column in stored.values())
 
     @property
     def snapshot(self) -> int:
@@ -138,7 +143,7 @@ class Source:
 
 
 def _is_observation(column: Column) -> bool:
-    return "observation" in (column.key[0], *column.key[1:2]) and column.key[0] in ("observation", "next")
+    return column.key[0] == "observation" or column.key[:2] == ("next", "observation")
 
 
 def is_under(key: Key, nodes: Sequence[Key] | None) -> bool:
