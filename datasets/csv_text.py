@@ -11,7 +11,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,8 @@ def detect(path: Path) -> Seen:
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
     """The file, read once to learn its types. Raises `CorruptError` for a line of another length."""
-    table = CsvTable(path)
-    try:
+    with closing(CsvTable(path)) as table:
         yield PlainSource(table, request)
-    finally:
-        table.close()
 
 
 def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) -> Report:

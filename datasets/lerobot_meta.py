@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rlcli.datasets.json_files import read_object
 from rlcli.datasets.lerobot_tables import Tables
-from rlcli.datasets.minari_files import read_json
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 INFO = "meta/info.json"
@@ -82,7 +82,7 @@ def find(path: Path) -> Path | None:
 def read_info(root: Path) -> dict[str, Any]:
     """`info.json`, checked. Raises `InputError`, `CorruptError`, `IncompatibleError` for other versions."""
     path = root / INFO
-    info = read_json(path)
+    info = read_object(path)
     version = info.get("codebase_version")
     if version not in VERSIONS:
         raise IncompatibleError(

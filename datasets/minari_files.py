@@ -6,7 +6,6 @@ Paths of values are those of the HDF5 layout in all three: `observations/a/_inde
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -22,12 +21,12 @@ from numpy.typing import NDArray
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.json_files import read_object
 from rlcli.errors import CorruptError, InputError
 from rlcli.plugins import require
 
 MAIN_FILE = "main_data.hdf5"
 METADATA = "metadata.json"
-MAX_JSON_BYTES = 64 << 20
 _EPISODE = re.compile(r"episode_(\d{1,15})")
 _FOLDER = re.compile(r"\d{1,15}")
 _ROWS = ("rewards", "terminations", "truncations")
@@ -229,7 +228,7 @@ class ArrowStorage(Storage):
     def attributes(self, episode: int) -> dict[str, Any]:
         if self._attributes[0] != episode:
             path = self.folder / str(episode) / METADATA
-            told = read_json(path) if path.is_file() else {}
+            told = read_object(path) if path.is_file() else {}
             self._attributes = (episode, _flattened(told))
         return self._attributes[1]
 
@@ -322,23 +321,6 @@ class ArrowStorage(Storage):
                 raise
             reason = (str(err).splitlines() or [type(err).__name__])[0]
             raise CorruptError(f"{path}: damaged {self.suffix} file: {reason}", path=path) from err
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises `InputError` if it cannot be read, `CorruptError` if it is none."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-        if len(data) > MAX_JSON_BYTES:
-            raise CorruptError(f"{path}: more than {MAX_JSON_BYTES:,} bytes of JSON", path=path)
-        found = json.loads(data)
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
-    except (ValueError, RecursionError) as err:
-        raise CorruptError(f"{path}: damaged JSON: {err}", path=path) from err
-    if not isinstance(found, dict):
-        raise CorruptError(f"{path}: not a JSON object", path=path)
-    return found
 
 
 def _flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,8 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Request
-from rlcli.datasets.minari_files import MAIN_FILE, METADATA, read_json
+from rlcli.datasets.json_files import read_object
+from rlcli.datasets.minari_files import MAIN_FILE, METADATA
 from rlcli.datasets.rlds_hints import Hints
 from rlcli.errors import IncompatibleError, RLError, UsageError
 from rlcli.format.keys import check_key
@@ -127,7 +128,7 @@ def _at(folder: Path) -> Found | None:
     file, data = folder / METADATA, folder / MAIN_FILE
     if file.is_file():
         try:
-            told = read_json(file)
+            told = read_object(file)
         except RLError:
             if data.is_file():
                 raise

@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -56,12 +56,8 @@ def detect(path: Path) -> Seen:
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
     """The archive, looked through once. Raises `CorruptError` for damage, `IncompatibleError` for pickles."""
-    with zip_archives.opened(path) as archive:
-        table = NpzTable(path, archive)
-        try:
-            yield PlainSource(table, request)
-        finally:
-            table.close()
+    with zip_archives.opened(path) as archive, closing(NpzTable(path, archive)) as table:
+        yield PlainSource(table, request)
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,8 @@ def detect(path: Path) -> Seen:
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
     """The files, looked through once. Raises `MissingExtraError` without pyarrow."""
-    table = ParquetTable(path)
-    try:
+    with closing(ParquetTable(path)) as table:
         yield PlainSource(table, request)
-    finally:
-        table.close()
 
 
 def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) -> Report:

@@ -7,14 +7,13 @@ the files say how many shards there must be. A shard that must be there and is n
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlcli.datasets.features import MAX_FILE_BYTES
+from rlcli.datasets.json_files import read_object
 from rlcli.datasets.tfrecord import read_records
 from rlcli.errors import CorruptError, IncompatibleError, InputError, UsageError, nearest
 from rlcli.plugins import require
@@ -107,7 +106,8 @@ def read_directory(path: Path) -> Directory:
     folder = find_folder(path)
     if folder is None:
         raise InputError(f"{path}: no features.json there", path=path)
-    info = _read_info(folder / "dataset_info.json")
+    told = folder / "dataset_info.json"
+    info = read_object(told) if told.is_file() else {}
     files = _Files(folder)
     name = str(info.get("name") or files.name)
     splits, missing = _splits(folder, info, name, files)
@@ -199,21 +199,6 @@ def _file_name(template: str, name: str, split: str, file_format: str, index: in
     }.items():  # fmt: skip
         template = template.replace("{" + variable + "}", value)
     return template
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            info = json.loads(file.read(MAX_FILE_BYTES))
-    except FileNotFoundError:
-        return {}
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
-    except (ValueError, RecursionError) as err:
-        raise CorruptError(f"{path}: not JSON: {err}", path=path) from err
-    if not isinstance(info, dict):
-        raise CorruptError(f"{path}: {type(info).__name__}, expected an object", path=path)
-    return info
 
 
 def _has_features(folder: Path) -> bool:

@@ -6,7 +6,6 @@ unpickled, no link is followed, no name leaves the folder.
 
 from __future__ import annotations
 
-import json
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.json_files import read_object
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 from rlcli.format.keys import DTYPES
 
@@ -40,18 +40,10 @@ class Tree:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `CorruptError` for anything else, `InputError` if there is no such file."""
+    """The object in a file, which is no link. Raises `InputError` for one, and what `read_object` raises."""
     if not path.is_file() or path.is_symlink():
         raise InputError(f"{path}: no such file", path=path)
-    if path.stat().st_size > _MAX_META:
-        raise IncompatibleError(f"{path}: {path.stat().st_size:,} bytes of metadata", path=path)
-    try:
-        told = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as err:
-        raise CorruptError(f"{path}: damaged metadata: {str(err)[:120]}", path=path) from err
-    if not isinstance(told, dict):
-        raise CorruptError(f"{path}: expected a JSON object", path=path)
-    return told
+    return read_object(path, _MAX_META)
 
 
 def read_tree(folder: Path) -> Tree:
