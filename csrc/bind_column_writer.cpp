@@ -1,7 +1,12 @@
 #include "bind.hpp"
 #include "column_writer.hpp"
+#include "journal_tail.hpp"
+#include "reward_sum.hpp"
 
 #include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <string>
 #include <string_view>
 #include <system_error>
 
@@ -15,19 +20,25 @@ void check(int error) {
   if (error) throw std::system_error(error, std::generic_category());
 }
 
-// A segment's columns and the end of its journal.
+// A segment's columns, of `alloc` rows, and the end of its journal.
 class SegmentFiles : public ColumnWriter {
 public:
-  SegmentFiles(std::vector<int> fds, std::vector<std::size_t> row_bytes, rl::JournalTail &journal, int journal_fd)
-      : ColumnWriter(std::move(fds), std::move(row_bytes)), tail(journal), fd(journal_fd) {}
+  SegmentFiles(std::vector<int> fds, std::vector<std::size_t> row_bytes, rl::JournalTail &journal, int journal_fd,
+               std::size_t others, std::uint64_t rows, std::uint64_t alloc)
+      : ColumnWriter(std::move(fds), std::move(row_bytes), others, rows), tail(journal), fd(journal_fd), alloc(alloc) {}
+
+  std::uint64_t room() const noexcept { return alloc - rows(); }
+  bool has_new_rows() const noexcept { return rows() != tail.committed; }
 
   rl::JournalTail &tail;  // kept alive by Python
   const int fd;
+  const std::uint64_t alloc;
 };
 
 // The addresses of contiguous arrays of `rows` rows, one per column.
-std::vector<const std::uint8_t *> addresses(const ColumnWriter &self, const py::sequence &arrays, std::size_t rows) {
+std::vector<const std::uint8_t *> addresses(const SegmentFiles &self, const py::sequence &arrays, std::size_t rows) {
   if (arrays.size() != self.num_columns()) throw py::value_error("an array per column is expected");
+  if (rows > self.room()) throw py::value_error("more rows than there is room for");
   std::vector<const std::uint8_t *> found;
   found.reserve(self.num_columns());
   for (std::size_t i = 0; i < self.num_columns(); ++i) {
@@ -42,14 +53,17 @@ std::vector<const std::uint8_t *> addresses(const ColumnWriter &self, const py::
   return found;
 }
 
-void write_rows(SegmentFiles &self, const py::sequence &arrays, std::size_t rows, std::uint64_t at) {
-  const auto data = addresses(self, arrays, rows);
+void write_unlocked(SegmentFiles &self, const std::uint8_t *const *data, std::size_t rows) {
   int error;
   {
     const py::gil_scoped_release unlocked;
-    error = self.write(data.data(), rows, at);
+    error = self.write(data, rows);
   }
   check(error);
+}
+
+void write_rows(SegmentFiles &self, const py::sequence &arrays, std::size_t rows) {
+  write_unlocked(self, addresses(self, arrays, rows).data(), rows);
 }
 
 void resume(SegmentFiles &self, std::size_t column, const py::bytes &data) {
@@ -60,86 +74,144 @@ void resume(SegmentFiles &self, std::size_t column, const py::bytes &data) {
 
 std::uint64_t digest(SegmentFiles &self, const py::bytes &others) {
   const std::string_view view = others;
-  return self.digest(reinterpret_cast<const std::uint8_t *>(view.data()), view.size());
+  if (view.empty()) return self.digest();
+  if (view.size() != 8 * self.num_others()) throw py::value_error("eight bytes for each of the others");
+  return self.digest(reinterpret_cast<const std::uint8_t *>(view.data()));
 }
 
-// Appends the record that commits the rows before `end`, all that were hashed, to the journal, behind `before`.
-void commit(SegmentFiles &self, const py::bytes &before, const py::bytes &others, std::uint64_t end, std::uint64_t tag,
-            bool durable) {
+void append_commit(SegmentFiles &self, std::uint64_t hash, std::uint64_t tag, bool durable, std::string_view before) {
   rl::JournalTail &tail = self.tail;
-  const std::string_view episodes = before;
   std::uint8_t one[rl::RECORD_BYTES];
   std::vector<std::uint8_t> many;
   std::uint8_t *bytes = one;
-  if (!episodes.empty()) {
-    many.resize(episodes.size() + rl::RECORD_BYTES);
-    std::memcpy(many.data(), episodes.data(), episodes.size());
+  if (!before.empty()) {
+    many.resize(before.size() + rl::RECORD_BYTES);
+    std::memcpy(many.data(), before.data(), before.size());
     bytes = many.data();
   }
-  tail.rows(end, digest(self, others), rl::now_ns(), tag, durable, bytes + episodes.size());
-  const std::size_t size = episodes.size() + rl::RECORD_BYTES;
+  tail.rows(self.rows(), hash, rl::now_ns(), tag, durable, bytes + before.size());
+  const std::size_t size = before.size() + rl::RECORD_BYTES;
   check(rl::write_all(self.fd, bytes, size, tail.size));
-  tail.size += size, tail.committed = end;
+  tail.size += size, tail.committed = self.rows();
 }
 
-// (the hashes of the blocks of a column's file that have rows, in a file of `size` bytes; XXH3-128 of all rows as
-// {high, low}, or None of so few bytes that it must be computed from them).
+// Appends the record that commits all rows to the journal.
+void commit(SegmentFiles &self, std::uint64_t tag, bool durable) {
+  append_commit(self, self.digest(), tag, durable, {});
+}
+
+// The same, behind records of episodes, of a commit that has others than columns.
+void commit_all(SegmentFiles &self, std::uint64_t tag, bool durable, const py::bytes &before, const py::bytes &others) {
+  append_commit(self, digest(self, others), tag, durable, before);
+}
+
+std::string hex(std::uint64_t value) {
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016" PRIx64, value);
+  return digits;
+}
+
+// (the hashes of the blocks of a column's file that have rows, in a file of `size` bytes; XXH3-128 of all rows, or ""
+// of so few bytes that it must be computed from them), in hex digits.
 py::tuple sums(const SegmentFiles &self, std::size_t column, std::size_t size) {
   if (column >= self.num_columns()) throw py::index_error("no such column");
   const rl::GrowingSums &sums = self.sums(column);
   if (sums.all().total() > size) throw py::value_error("the rows are more than the file");
-  std::vector<std::uint64_t> blocks;
+  std::vector<std::string> blocks;
   {
     const py::gil_scoped_release unlocked;
-    blocks = sums.blocks(size);
+    for (const std::uint64_t block : sums.blocks(size))
+      blocks.push_back(hex(block));
   }
-  if (sums.all().total() <= rl::Xxh3::SHORT) return py::make_tuple(blocks, py::none());
+  if (sums.all().total() <= rl::Xxh3::SHORT) return py::make_tuple(blocks, "");
   const auto content = sums.all().digest128();
-  return py::make_tuple(blocks, py::make_tuple(content[1], content[0]));
+  return py::make_tuple(blocks, hex(content[1]) + hex(content[0]));
 }
 
-// What rows must look like: the quick way through the check of well-formed ones.
-class RowCheck {
+// Values of consecutive rows, in order; the caller converts what is neither float32 nor float64.
+void add_rewards(rl::RewardSum &self, const py::array &values) {
+  if (!(values.flags() & py::array::c_style)) throw py::value_error("the rewards are not contiguous");
+  const auto count = static_cast<std::size_t>(values.size());
+  if (py::isinstance<py::array_t<float>>(values))
+    self.add(static_cast<const float *>(values.data()), count);
+  else if (py::isinstance<py::array_t<double>>(values))
+    self.add(static_cast<const double *>(values.data()), count);
+  else
+    throw py::type_error("rewards are float32 or float64");
+}
+
+double take_rewards(rl::RewardSum &self, std::size_t rest) {
+  if (rest > self.held()) throw py::value_error("an episode ends in the last write or behind it");
+  return self.take(rest);
+}
+
+// What rows must look like: the quick way to a segment for well-formed ones.
+class QuickRows {
 public:
-  RowCheck(const py::sequence &keys, const py::sequence &dtypes, const py::sequence &shapes) {
+  QuickRows(const py::sequence &keys, const py::sequence &dtypes, const py::sequence &shapes, py::ssize_t reward)
+      : reward_(reward) {
     for (std::size_t i = 0; i < keys.size(); ++i)
       columns_.push_back({keys[i], py::dtype::from_args(dtypes[i]), shapes[i].cast<std::vector<py::ssize_t>>()});
   }
 
-  // (arrays in order, rows), or None where anything is not exactly as expected: the caller finds out what.
-  py::object take(const py::dict &given) const {
-    if (given.size() != columns_.size() || columns_.empty()) return py::none();
-    py::list arrays(columns_.size());
-    py::ssize_t rows = -1;
-    for (std::size_t i = 0; i < columns_.size(); ++i) {
-      const Column &column = columns_[i];
-      PyObject *item = PyDict_GetItemWithError(given.ptr(), column.key.ptr());
-      if (item == nullptr) {
-        if (PyErr_Occurred()) throw py::error_already_set();
-        return py::none();
-      }
-      if (!py::isinstance<py::array>(item)) return py::none();
-      const auto array = py::reinterpret_borrow<py::array>(item);
-      const auto dims = static_cast<std::size_t>(array.ndim());
-      const py::dtype dtype = array.dtype();
-      if (dtype.num() != column.dtype.num() || dtype.byteorder() == '>' || dims != column.shape.size() + 1 ||
-          !(array.flags() & py::array::c_style))
-        return py::none();
+  // Writes rows to a segment and adds their rewards to a sum; returns how many they are. -1 where there is no room for
+  // them, or anything is not exactly as expected: nothing has happened then, and the caller finds out what.
+  py::ssize_t write(const py::dict &given, SegmentFiles &segment, rl::RewardSum &rewards) {
+    if (given.size() != columns_.size() || columns_.empty() || columns_.size() != segment.num_columns()) return -1;
+    std::vector<py::object> arrays(columns_.size());  // kept, whatever others do to the dict meanwhile
+    std::vector<const std::uint8_t *> data(columns_.size());
+    py::ssize_t rows = -1, position = 0;
+    PyObject *key, *item;
+    for (std::size_t i = 0; PyDict_Next(given.ptr(), &position, &key, &item); ++i) {
+      const std::size_t index = index_of(i, key);
+      if (index == columns_.size() || !py::isinstance<py::array>(item)) return -1;
+      auto array = py::reinterpret_borrow<py::array>(item);
+      if (!columns_[index].fits(array)) return -1;
       if (rows < 0) rows = array.shape(0);
-      if (array.shape(0) != rows || !std::equal(column.shape.begin(), column.shape.end(), array.shape() + 1))
-        return py::none();
-      arrays[i] = array;
+      if (array.shape(0) != rows) return -1;
+      data[index] = static_cast<const std::uint8_t *>(array.data());
+      arrays[index] = std::move(array);
     }
-    return py::make_tuple(arrays, rows);
+    if (static_cast<std::uint64_t>(rows) > segment.room()) return -1;
+    if (rows == 0) return 0;
+    write_unlocked(segment, data.data(), static_cast<std::size_t>(rows));
+    if (reward_ >= 0)
+      add_rewards(rewards, py::reinterpret_borrow<py::array>(arrays[static_cast<std::size_t>(reward_)]));
+    return rows;
   }
 
 private:
   struct Column {
     py::object key;
     py::dtype dtype;
-    std::vector<py::ssize_t> shape;
+    std::vector<py::ssize_t> shape;  // of a row
+
+    bool fits(const py::array &array) const {
+      const py::dtype found = array.dtype();
+      return (found.ptr() == dtype.ptr() || (found.num() == dtype.num() && found.byteorder() != '>')) &&
+             static_cast<std::size_t>(array.ndim()) == shape.size() + 1 &&
+             std::equal(shape.begin(), shape.end(), array.shape() + 1) && array.flags() & py::array::c_style;
+    }
   };
+
+  // The column of the i-th key that was given, or the number of columns: who writes rows again and again mostly gives
+  // the very same keys in the same order.
+  std::size_t index_of(std::size_t i, PyObject *key) {
+    if (i < seen_.size() && seen_[i].first.ptr() == key) return seen_[i].second;
+    for (std::size_t index = 0; index < columns_.size(); ++index) {
+      const int equal = PyObject_RichCompareBool(columns_[index].key.ptr(), key, Py_EQ);
+      if (equal < 0) throw py::error_already_set();
+      if (!equal) continue;
+      seen_.resize(std::max(seen_.size(), i + 1));
+      seen_[i] = {py::reinterpret_borrow<py::object>(key), index};
+      return index;
+    }
+    return columns_.size();
+  }
+
   std::vector<Column> columns_;
+  const py::ssize_t reward_;  // the column of rewards, or -1
+  std::vector<std::pair<py::object, std::size_t>> seen_;
 };
 
 }  // namespace
@@ -153,9 +225,13 @@ void bind_column_writer(py::module_ &module) {
       .def_readwrite("size", &rl::JournalTail::size)
       .def_readwrite("committed", &rl::JournalTail::committed);
   py::class_<SegmentFiles>(module, "ColumnWriter")
-      .def(py::init<std::vector<int>, std::vector<std::size_t>, rl::JournalTail &, int>(), py::arg("fds"),
-           py::arg("row_bytes"), py::arg("journal"), py::arg("journal_fd"), py::keep_alive<1, 4>())
-      .def("write", &write_rows, py::arg("arrays"), py::arg("rows"), py::arg("at"))
+      .def(py::init<std::vector<int>, std::vector<std::size_t>, rl::JournalTail &, int, std::size_t, std::uint64_t,
+                    std::uint64_t>(),
+           py::arg("fds"), py::arg("row_bytes"), py::arg("journal"), py::arg("journal_fd"), py::arg("others"),
+           py::arg("rows"), py::arg("alloc"), py::keep_alive<1, 4>())
+      .def_property_readonly("rows", &SegmentFiles::rows)
+      .def_property_readonly("has_new_rows", &SegmentFiles::has_new_rows)
+      .def("write", &write_rows, py::arg("arrays"), py::arg("rows"))
       .def(
           "hash",
           [](SegmentFiles &self, const py::sequence &arrays, std::size_t rows) {
@@ -165,10 +241,14 @@ void bind_column_writer(py::module_ &module) {
       .def("digest", &digest, py::arg("others"))
       .def("resume", &resume, py::arg("column"), py::arg("data"))
       .def("sums", &sums, py::arg("column"), py::arg("size"))
-      .def("commit", &commit, py::arg("before"), py::arg("others"), py::arg("end"),
-           py::arg("tag"), py::arg("durable"));
-  py::class_<RowCheck>(module, "RowCheck")
-      .def(py::init<const py::sequence &, const py::sequence &, const py::sequence &>(), py::arg("keys"),
-           py::arg("dtypes"), py::arg("shapes"))
-      .def("take", &RowCheck::take, py::arg("columns"));
+      .def("commit", &commit, py::arg("tag"), py::arg("durable"))
+      .def("commit_all", &commit_all, py::arg("tag"), py::arg("durable"), py::arg("before"), py::arg("others"));
+  py::class_<rl::RewardSum>(module, "RewardSum")
+      .def(py::init<double>(), py::arg("start") = 0.0)
+      .def("add", &add_rewards, py::arg("values"))
+      .def("take", &take_rewards, py::arg("rest"));
+  py::class_<QuickRows>(module, "QuickRows")
+      .def(py::init<const py::sequence &, const py::sequence &, const py::sequence &, py::ssize_t>(), py::arg("keys"),
+           py::arg("dtypes"), py::arg("shapes"), py::arg("reward"))
+      .def("write", &QuickRows::write, py::arg("columns"), py::arg("segment"), py::arg("rewards"));
 }

@@ -5,7 +5,9 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -82,6 +84,17 @@ std::vector<int> create_files(const std::string &folder, const Names &names, con
   return found;
 }
 
+// New files with these bytes, by name; returns how many were made, up to the first that cannot be.
+std::size_t write_files(const std::string &folder, const py::dict &files) {
+  std::vector<std::pair<std::string, std::string_view>> found;
+  for (const auto &[name, data] : files)
+    found.emplace_back(folder + '/' + name.cast<std::string>(), data.cast<std::string_view>());
+  const py::gil_scoped_release nogil;
+  for (std::size_t k = 0; k < found.size(); ++k)
+    if (!rl::write_file(found[k].first, found[k].second.data(), found[k].second.size())) return k;
+  return found.size();
+}
+
 // The file's bytes as a read-only array that keeps the range alive.
 py::array view(py::object self, std::size_t offset, std::size_t length) {
   const auto &range = self.cast<const rl::AddressRange &>();
@@ -132,6 +145,7 @@ void bind_mapping(py::module_ &module) {
              py::arg("out"));
   module.def("read_files", &read_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("create_files", &create_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
+  module.def("write_files", &write_files, py::arg("folder"), py::arg("files"));
   module.def("punch_hole", &rl::punch_hole, py::arg("fd"), py::arg("offset"), py::arg("size"),
              py::call_guard<py::gil_scoped_release>());
 }

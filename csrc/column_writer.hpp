@@ -2,8 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -12,7 +10,7 @@
 
 #include <unistd.h>
 
-#include "journal_tail.hpp"
+#include "write_all.hpp"
 #include "xxh3.hpp"
 
 namespace rl {
@@ -24,11 +22,15 @@ public:
 
   void update(const std::uint8_t *data, std::size_t size) {
     while (size) {
+      if (filled_ == BLOCK) {
+        blocks_.push_back(all_.digest(block_, BLOCK));
+        all_.settle();
+        std::memcpy(block_, xxh3::START, sizeof block_);
+        filled_ = 0;
+      }
       const std::size_t part = std::min(size, BLOCK - filled_);
-      all_.update(data, part);
-      if (!blocks_.empty()) block_.update(data, part);
+      all_.update(data, part, block_);
       data += part, size -= part, filled_ += part;
-      if (filled_ == BLOCK) close_block();
     }
   }
 
@@ -39,24 +41,20 @@ public:
     std::vector<std::uint64_t> found = blocks_;
     if (filled_ == 0) return found;
     constexpr std::uint8_t zeros[4096] = {};
-    Xxh3 last = current();
+    Xxh3 last = all_;
+    std::uint64_t block[8];
+    std::memcpy(block, block_, sizeof block);
     const std::size_t end = std::min(BLOCK, size - blocks_.size() * BLOCK);
-    for (std::size_t at = filled_; at < end; at += sizeof zeros) last.update(zeros, std::min(end - at, sizeof zeros));
-    found.push_back(last.digest());
+    for (std::size_t at = filled_; at < end; at += sizeof zeros)
+      last.update(zeros, std::min(end - at, sizeof zeros), block);
+    found.push_back(last.digest(block, end));
     return found;
   }
 
 private:
-  // Until the first block is full, everything is that block.
-  const Xxh3 &current() const noexcept { return blocks_.empty() ? all_ : block_; }
-
-  void close_block() {
-    blocks_.push_back(current().digest());
-    block_.reset();
-    filled_ = 0;
-  }
-
-  Xxh3 all_, block_;
+  Xxh3 all_;
+  std::uint64_t block_[8] = {xxh3::START[0], xxh3::START[1], xxh3::START[2], xxh3::START[3],
+                             xxh3::START[4], xxh3::START[5], xxh3::START[6], xxh3::START[7]};
   std::size_t filled_ = 0;  // bytes of the last block
   std::vector<std::uint64_t> blocks_;
 };
@@ -65,18 +63,21 @@ private:
 // `digest`, for the record that commits them, and from the first row on, for the segment's seal.
 class ColumnWriter {
 public:
-  ColumnWriter(std::vector<int> fds, std::vector<std::size_t> row_bytes)
-      : fds_(std::move(fds)), row_bytes_(std::move(row_bytes)), hashes_(fds_.size()), sums_(fds_.size()),
-        digests_(fds_.size(), __builtin_bswap64(Xxh3().digest())) {}
+  // Appends behind `rows` rows. Beside columns a commit may have `others`: finals, heaps.
+  ColumnWriter(std::vector<int> fds, std::vector<std::size_t> row_bytes, std::size_t others, std::uint64_t rows)
+      : fds_(std::move(fds)), row_bytes_(std::move(row_bytes)), rows_(rows), hashes_(fds_.size()), sums_(fds_.size()),
+        digests_(fds_.size() + others, NOTHING) {}
 
   std::size_t num_columns() const noexcept { return fds_.size(); }
   std::size_t row_bytes(std::size_t column) const noexcept { return row_bytes_[column]; }
+  std::size_t num_others() const noexcept { return digests_.size() - fds_.size(); }
+  std::uint64_t rows() const noexcept { return rows_; }
   const GrowingSums &sums(std::size_t column) const noexcept { return sums_[column]; }
 
-  // Rows `at … at + rows` of every column, the next ones. Returns 0 or an errno; then some may be written.
-  int write(const std::uint8_t *const *data, std::size_t rows, std::uint64_t at) {
+  // The next rows of every column. Returns 0 or an errno; then some may be written.
+  int write(const std::uint8_t *const *data, std::size_t rows) {
     for (std::size_t i = 0; i < fds_.size(); ++i) {
-      const std::uint64_t start = at * row_bytes_[i];
+      const std::uint64_t start = rows_ * row_bytes_[i];
       const std::size_t size = rows * row_bytes_[i];
       for (std::size_t done = 0; done < size; done += PIECE) {  // hashed while it is in the cache
         const std::size_t part = std::min(size - done, PIECE);
@@ -84,28 +85,32 @@ public:
         add(i, data[i] + done, part);
       }
     }
+    rows_ += rows;
     return 0;
   }
 
   // `write` of rows that somebody else writes.
   void hash(const std::uint8_t *const *data, std::size_t rows) {
-    for (std::size_t i = 0; i < fds_.size(); ++i) add(i, data[i], rows * row_bytes_[i]);
+    for (std::size_t i = 0; i < fds_.size(); ++i)
+      add(i, data[i], rows * row_bytes_[i]);
+    rows_ += rows;
   }
 
   // Takes in the next bytes of a column whose rows are committed.
   void resume(std::size_t column, const std::uint8_t *data, std::size_t size) { sums_[column].update(data, size); }
 
-  // The hash of a commit: of the columns' digests, big-endian, and of `others` behind them. Starts anew.
-  std::uint64_t digest(const std::uint8_t *others, std::size_t size) noexcept {
-    const bool was_idle = is_idle_;
-    for (std::size_t i = 0; i < hashes_.size() && !was_idle; ++i) {
+  // The hash of a commit: of the big-endian digests of columns, and of the others, where there are any in this commit
+  // `num_others` * 8 bytes. Starts anew.
+  std::uint64_t digest(const std::uint8_t *others = nullptr) noexcept {
+    const bool was_idle = is_idle_ && others == nullptr;
+    for (std::size_t i = 0; i < hashes_.size() && !is_idle_; ++i) {
       digests_[i] = __builtin_bswap64(hashes_[i].digest());
       hashes_[i].reset();
     }
+    if (others != nullptr) std::memcpy(digests_.data() + fds_.size(), others, 8 * num_others());
     Xxh3 all;
     all.update(reinterpret_cast<const std::uint8_t *>(digests_.data()), 8 * digests_.size());
-    all.update(others, size);
-    if (!was_idle) std::fill(digests_.begin(), digests_.end(), __builtin_bswap64(Xxh3().digest()));
+    if (!was_idle) std::fill(digests_.begin(), digests_.end(), NOTHING);
     is_idle_ = true;
     return all.digest();
   }
@@ -113,17 +118,24 @@ public:
 private:
   static constexpr std::size_t PIECE = 1 << 18;
 
+  static constexpr std::size_t NEAR = 1 << 14;  // bytes that are in the nearest cache when they are hashed again
+
   void add(std::size_t column, const std::uint8_t *data, std::size_t size) {
-    hashes_[column].update(data, size);
-    sums_[column].update(data, size);
+    for (std::size_t part; size; data += part, size -= part) {
+      part = std::min(size, NEAR);
+      hashes_[column].update(data, part);
+      sums_[column].update(data, part);
+    }
     is_idle_ = false;
   }
 
   std::vector<int> fds_;
   std::vector<std::size_t> row_bytes_;
+  std::uint64_t rows_;
   std::vector<Xxh3> hashes_;
   std::vector<GrowingSums> sums_;
   std::vector<std::uint64_t> digests_;  // of nothing, between commits
+  inline static const std::uint64_t NOTHING = __builtin_bswap64(Xxh3().digest());
   bool is_idle_ = true;
 };
 

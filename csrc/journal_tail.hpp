@@ -2,26 +2,12 @@
 #pragma once
 
 #include <array>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <ctime>
 
-#include <unistd.h>
-
 namespace rl {
-
-// Writes all bytes at `offset`, however many calls that takes. Returns 0 or an errno.
-inline int write_all(int fd, const std::uint8_t *data, std::size_t size, std::uint64_t offset) noexcept {
-  while (size) {
-    const ssize_t done = ::pwrite(fd, data, size, static_cast<off_t>(offset));
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) return done < 0 ? errno : EIO;
-    data += done, size -= static_cast<std::size_t>(done), offset += static_cast<std::uint64_t>(done);
-  }
-  return 0;
-}
 
 // CRC-32 as zlib computes it, eight bytes at a time.
 inline std::uint32_t crc32(const std::uint8_t *data, std::size_t size) noexcept {
@@ -30,7 +16,8 @@ inline std::uint32_t crc32(const std::uint8_t *data, std::size_t size) noexcept 
     Table made{};
     for (std::uint32_t n = 0; n < 256; ++n) {
       std::uint32_t value = n;
-      for (int bit = 0; bit < 8; ++bit) value = value & 1 ? 0xEDB88320u ^ value >> 1 : value >> 1;
+      for (int bit = 0; bit < 8; ++bit)
+        value = value & 1 ? 0xEDB88320u ^ value >> 1 : value >> 1;
       made[0][n] = value;
     }
     for (std::size_t zeros = 1; zeros < 8; ++zeros)  // what a byte does that has so many after it
@@ -44,9 +31,11 @@ inline std::uint32_t crc32(const std::uint8_t *data, std::size_t size) noexcept 
     std::memcpy(&word, data, 8);
     word ^= crc;
     crc = 0;
-    for (std::size_t i = 0; i < 8; ++i) crc ^= table[7 - i][word >> 8 * i & 0xFF];
+    for (std::size_t i = 0; i < 8; ++i)
+      crc ^= table[7 - i][word >> 8 * i & 0xFF];
   }
-  for (std::size_t i = 0; i < size; ++i) crc = table[0][(crc ^ data[i]) & 0xFF] ^ crc >> 8;
+  for (std::size_t i = 0; i < size; ++i)
+    crc = table[0][(crc ^ data[i]) & 0xFF] ^ crc >> 8;
   return ~crc;
 }
 

@@ -12,6 +12,8 @@
 #include <string>
 #include <system_error>
 
+#include "write_all.hpp"
+
 namespace rl {
 
 // A regular file that is no link and exactly `size` bytes long, open for reading while the object lives.
@@ -106,6 +108,16 @@ inline int create_file(const std::string &path, std::size_t size) noexcept {
   if (fd < 0 || size == 0 || ::posix_fallocate(fd, 0, static_cast<off_t>(size)) == 0) return fd;
   ::close(fd), ::unlink(path.c_str());
   return -1;
+}
+
+// Makes a new file with these bytes. Returns whether that went well; if not there is no file, or it was there before.
+inline bool write_file(const std::string &path, const char *data, std::size_t size) noexcept {
+  const int fd = create_file(path, 0);
+  if (fd < 0) return false;
+  const bool is_whole = write_all(fd, reinterpret_cast<const std::uint8_t *>(data), size, 0) == 0;
+  if (!is_whole) ::unlink(path.c_str());
+  ::close(fd);
+  return is_whole;
 }
 
 // Zeroes a range of a file and frees its space, keeping the size. Returns 0 or an errno.

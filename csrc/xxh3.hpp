@@ -112,11 +112,13 @@ inline std::uint64_t of_short(const std::uint8_t *data, std::size_t size) noexce
   return avalanche(h + mix16(data + size - 16, 136 - 17));
 }
 
-inline std::size_t consume(std::uint64_t *acc, std::size_t before, const std::uint8_t *data,
+inline std::size_t consume(std::uint64_t *acc, std::uint64_t *twin, std::size_t before, const std::uint8_t *data,
                            std::size_t count) noexcept {
   static const Consume fastest = fastest_consume();
-  return fastest(acc, before, data, count, SECRET);
+  return fastest(acc, twin, before, data, count, SECRET);
 }
+
+constexpr std::uint64_t START[8] = {P32_3, P64_1, P64_2, P64_3, P64_4, P32_2, P64_5, P32_1};
 
 }  // namespace xxh3
 
@@ -126,25 +128,24 @@ public:
   Xxh3() noexcept { reset(); }
 
   void reset() noexcept {
-    constexpr std::uint64_t start[8] = {xxh3::P32_3, xxh3::P64_1, xxh3::P64_2, xxh3::P64_3,
-                                        xxh3::P64_4, xxh3::P32_2, xxh3::P64_5, xxh3::P32_1};
-    std::memcpy(acc_, start, sizeof acc_);
+    std::memcpy(acc_, xxh3::START, sizeof acc_);
     held_ = stripes_ = 0;
     total_ = 0;
   }
 
-  void update(const std::uint8_t *data, std::size_t size) noexcept {
+  // With a `twin`, accumulators that began with START at a multiple of 1,024 bytes: they take in what is taken in here.
+  void update(const std::uint8_t *data, std::size_t size, std::uint64_t *twin = nullptr) noexcept {
     total_ += size;
     if (size > HELD - held_) {
       if (held_) {
         const std::size_t missing = HELD - held_;
         std::memcpy(held_bytes_ + held_, data, missing);
-        stripes_ = xxh3::consume(acc_, stripes_, held_bytes_, HELD / xxh3::STRIPE);
+        stripes_ = xxh3::consume(acc_, twin, stripes_, held_bytes_, HELD / xxh3::STRIPE);
         data += missing, size -= missing, held_ = 0;
       }
       if (size > HELD) {  // all but what `digest` needs at the end
         const std::size_t count = (size - 1) / HELD * (HELD / xxh3::STRIPE);
-        stripes_ = xxh3::consume(acc_, stripes_, data, count);
+        stripes_ = xxh3::consume(acc_, twin, stripes_, data, count);
         data += count * xxh3::STRIPE, size -= count * xxh3::STRIPE;
         std::memcpy(held_bytes_ + HELD - xxh3::STRIPE, data - xxh3::STRIPE, xxh3::STRIPE);
       }
@@ -155,17 +156,26 @@ public:
 
   std::uint64_t total() const noexcept { return total_; }
 
-  std::uint64_t digest() const noexcept {
-    if (total_ <= SHORT) return xxh3::of_short(held_bytes_, static_cast<std::size_t>(total_));
+  // Takes in what is held back, a multiple of 1,024 bytes from the beginning. More bytes must follow.
+  void settle() noexcept {
+    stripes_ = xxh3::consume(acc_, nullptr, stripes_, held_bytes_, held_ / xxh3::STRIPE);
+    held_ = 0;
+  }
+
+  std::uint64_t digest() const noexcept { return digest(acc_, total_); }
+
+  // Of the last `total` bytes, all since a twin began after `settle`.
+  std::uint64_t digest(const std::uint64_t *twin, std::uint64_t total) const noexcept {
+    if (total <= SHORT) return xxh3::of_short(held_bytes_, static_cast<std::size_t>(total));
     std::uint64_t acc[8];
-    finish(acc);
-    return xxh3::merge(acc, 11, total_ * xxh3::P64_1);
+    finish(twin, acc);
+    return xxh3::merge(acc, 11, total * xxh3::P64_1);
   }
 
   // {low, high} of the 128 bits. Precondition: total() > SHORT.
   std::array<std::uint64_t, 2> digest128() const noexcept {
     std::uint64_t acc[8];
-    finish(acc);
+    finish(acc_, acc);
     return {xxh3::merge(acc, 11, total_ * xxh3::P64_1),
             xxh3::merge(acc, xxh3::SECRET_BYTES - xxh3::STRIPE - 11, ~(total_ * xxh3::P64_2))};
   }
@@ -175,13 +185,13 @@ public:
 private:
   static constexpr std::size_t HELD = 256;
 
-  // The accumulators after the last bytes. Precondition: total() > SHORT.
-  void finish(std::uint64_t *acc) const noexcept {
+  // Accumulators after the last bytes, of which there are more than SHORT.
+  void finish(const std::uint64_t *before, std::uint64_t *acc) const noexcept {
     using namespace xxh3;
-    std::memcpy(acc, acc_, sizeof acc_);
+    std::memcpy(acc, before, sizeof acc_);
     std::uint8_t last[STRIPE];
     if (held_ >= STRIPE) {
-      consume(acc, stripes_, held_bytes_, (held_ - 1) / STRIPE);
+      consume(acc, nullptr, stripes_, held_bytes_, (held_ - 1) / STRIPE);
       std::memcpy(last, held_bytes_ + held_ - STRIPE, STRIPE);
     } else {  // the stripe consumed before is still at the end
       std::memcpy(last, held_bytes_ + HELD - (STRIPE - held_), STRIPE - held_);

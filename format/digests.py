@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import xxhash
 
 from rlcli.format import strictjson
 from rlcli.format.mapping import MappedSegment
-from rlcli.format.schema import Schema
+from rlcli.format.schema import Column, Schema
 from rlcli.format.sums import EPISODE_COLUMNS
 
 if TYPE_CHECKING:
@@ -40,17 +41,25 @@ def of_parts(
     heaps: Sequence[tuple[int, str]] = (),
 ) -> str:
     """A segment's content digest from the XXH3-128 of each part, in schema order; of heaps also the sizes."""
-    parts: list[list[Any]] = []
-    for column, digest in zip(schema.plain, columns, strict=True):
-        parts.append(["column", list(column.key), column.dtype, list(column.shape), rows, digest])
-    for column, digest in zip(schema.derived, final_columns, strict=True):
-        parts.append(["final", list(column.key), column.dtype, list(column.shape), finals, digest])
-    for (name, dtype), digest in zip(EPISODE_COLUMNS, episode_columns, strict=True):
-        parts.append(["episode", name, dtype, episodes, digest])
-    for column, (size, digest) in zip(schema.heaps, heaps, strict=True):
+    parts = [(rows, digest) for digest in columns]
+    parts += [(finals, digest) for digest in final_columns]
+    parts += [(episodes, digest) for digest in episode_columns]
+    parts += heaps
+    heads = _heads(schema.plain, schema.derived, schema.heaps)
+    text = ",".join([f'{head},{n},"{digest}"]' for head, (n, digest) in zip(heads, parts, strict=True)])
+    return hashlib.sha256(f"[{text}]".encode()).hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _heads(plain: tuple[Column, ...], derived: tuple[Column, ...], heaps: tuple[Column, ...]) -> list[str]:
+    """The beginning of each part in compact JSON: what does not change from segment to segment."""
+    heads: list[list[Any]] = [["column", list(c.key), c.dtype, list(c.shape)] for c in plain]
+    heads += [["final", list(c.key), c.dtype, list(c.shape)] for c in derived]
+    heads += [["episode", name, dtype] for name, dtype in EPISODE_COLUMNS]
+    for column in heaps:
         entry = {name: value for name, value in column.to_json().items() if name != "key"}
-        parts.append(["heap", list(column.key), entry, size, digest])
-    return hashlib.sha256(strictjson.canonical(parts)).hexdigest()
+        heads.append(["heap", list(column.key), entry])
+    return [strictjson.canonical(head).decode().removesuffix("]") for head in heads]
 
 
 def segment_content(mapped: MappedSegment, rows: int, episodes: Mapping[str, Array]) -> str:

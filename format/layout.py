@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,9 @@ from rlcli.format.schema import Schema
 FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
 SEGMENT_FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "heaps")
 FIRST_ROWS = 4096
-FEW_BYTES = 8 << 20
+FIRST_TIMES = 128
+MANY_AT_ONCE = 256
+FEW_BYTES = 16 << 20
 MANY_ROWS = 65_536
 MANY_BYTES = 64 << 20
 MAX_BYTES = 1 << 30
@@ -25,19 +28,26 @@ def choose_alloc(
     window: int | None = None,
     *,
     is_fast: bool = False,
+    at_once: int = 0,
+    num_streams: int = 1,
 ) -> int:
     """How many rows the next segment of a stream gets: always `segment_rows`, or doubling until it is large.
 
-    Large is 65,536 rows or 64 MiB, whichever is more, and never above 1 GiB. A fast stream, whose rows come
-    many at a time, gets eight times as many, up to 8 MiB: the files of a small segment take longer than its
-    rows. In a window of that many rows it is at most an eighth, but 4,096 rows: a window's disk has up to one
-    segment too many.
+    Large is 65,536 rows or 64 MiB, whichever is more, and never above 1 GiB. The files of a small segment
+    take longer than its rows where these come many at a time. So a first segment that begins with hundreds of
+    rows `at_once` is doubled until it has room for 128 times as many, and a fast stream gets eight times as
+    many as before; both up to 16 MiB, of all `num_streams` together. In a window of that many rows it is at
+    most an eighth, but 4,096 rows: a window's disk has up to one segment too many.
     """
     if segment_rows is not None:
         return segment_rows
     rows = FIRST_ROWS if previous is None else previous
+    few_rows = FEW_BYTES // (num_streams * schema.row_bytes)
+    if previous is None and at_once >= MANY_AT_ONCE:
+        while rows < FIRST_TIMES * at_once and 2 * rows <= few_rows:
+            rows *= 2
     if previous is not None and (rows < MANY_ROWS or 2 * rows * schema.row_bytes <= MANY_BYTES):
-        factor = 8 if is_fast and 8 * rows * schema.row_bytes <= FEW_BYTES else 2
+        factor = 8 if is_fast and 8 * rows <= few_rows else 2
         rows = max(factor * rows, FIRST_ROWS)
     while window is not None and rows > FIRST_ROWS and 8 * rows > window:
         rows //= 2
@@ -107,8 +117,8 @@ def free_name(root: Path, stream: int, first: int, retired: Collection[str] = ()
     suffix = 0
     while (
         name in retired
-        or SegmentPaths(root, name).journal.exists()
-        or SegmentPaths(root, name).columns.exists()
+        or os.path.exists(f"{root}/journal/{name}.log")
+        or os.path.exists(f"{root}/segments/{name}")
     ):
         suffix += 1
         name = f"{base}.{suffix}"

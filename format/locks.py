@@ -27,13 +27,13 @@ class WriterLock:
     """What a writing process holds of one dataset: all of it, or some of its streams.
 
     `is_exclusive`: no other writer can be at work. `streams` are the numbers of the streams that are held; of
-    an exclusive one the set is empty, since it has them all.
+    an exclusive one the set is empty, since it has them all. `fd` is negative once nothing is held.
     """
 
     def __init__(self, root: Path, fd: int, *, exclusive: bool) -> None:
         self.root = root
         self.is_exclusive = exclusive
-        self._fd = fd
+        self.fd = fd
         self._streams: dict[int, int] = {}
         _held().add(self)
 
@@ -57,7 +57,7 @@ class WriterLock:
     @property
     def is_held(self) -> bool:
         """False after `close`, and in a forked child."""
-        return self._fd >= 0
+        return self.fd >= 0
 
     def holds(self, stream: int) -> bool:
         """No other writer can have this stream."""
@@ -99,18 +99,18 @@ class WriterLock:
     def close(self) -> None:
         """Lets go of everything."""
         with ExitStack() as last_first:
-            if self._fd >= 0:
-                last_first.callback(files.close, self._fd)
-                self._fd = -1
+            if self.fd >= 0:
+                last_first.callback(files.close, self.fd)
+                self.fd = -1
             for stream in list(self._streams):
                 last_first.callback(self.release, stream)
 
     def forget(self) -> None:
         """Closes the descriptors in a forked child: the parent's locks stay the parent's."""
-        for fd in (self._fd, *self._streams.values()):
+        for fd in (self.fd, *self._streams.values()):
             if fd >= 0:
                 os.close(fd)
-        self._fd = -1
+        self.fd = -1
         self._streams.clear()
 
 

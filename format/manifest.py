@@ -8,7 +8,7 @@ import re
 import uuid as uuids
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,11 @@ class Segment:
             }  # fmt: skip
         return entry
 
+    @cached_property
+    def encoded(self) -> strictjson.Encoded:
+        """As it stands in the file of every generation that lists it."""
+        return strictjson.Encoded.item(self.to_json())
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -99,6 +104,13 @@ class Manifest:
     format: tuple[int, int] = (FORMAT[0], FORMAT[1])  # stays what it is until `upgrade`
 
     def to_json(self) -> dict[str, Any]:
+        return self._members(self.schema.to_json(), [segment.to_json() for segment in self.segments])
+
+    def to_file(self) -> dict[str, Any]:
+        """`to_json`, in part encoded already."""
+        return self._members(self.schema.encoded, [segment.encoded for segment in self.segments])
+
+    def _members(self, schema: Any, segments: list[Any]) -> dict[str, Any]:
         kind: dict[str, Any] = {"kind": "log"}
         if self.window is not None:
             kind = {"kind": "window", "window": {"rows": self.window}}
@@ -115,12 +127,12 @@ class Manifest:
                 "compat": list(self.compat),
             },
             **kind,
-            "schema": self.schema.to_json(),
+            "schema": schema,
             "spec": self.spec,
             "lineage": self.lineage,
             "extra": self.extra,
             "streams": list(self.streams),
-            "segments": [segment.to_json() for segment in self.segments],
+            "segments": segments,
             **self.unknown,
         }
 
@@ -182,7 +194,7 @@ def publish(
     `before_link` runs when the temporary file is there and the number is not: seals append their
     record then. Raises `GenerationTaken` if the number is: another writer was at work.
     """
-    data = put(root, manifest.generation, manifest.to_json(), durable=durable, before_link=before_link)
+    data = put(root, manifest.generation, manifest.to_file(), durable=durable, before_link=before_link)
     return replace(manifest, sha256=hashlib.sha256(data).hexdigest())
 
 

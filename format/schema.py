@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli.errors import IncompatibleError
-from rlcli.format.keys import DTYPES, MAX_DEPTH, Key, check_dtype, check_key, check_keys
+from rlcli.format import strictjson
+from rlcli.format.keys import DTYPES, MAX_DEPTH, Key, check_dtype, check_key, check_keys, path_of
 from rlcli.format.specs import Spec, leaves
 
 MAX_ROW_BYTES = 1 << 40
@@ -134,6 +135,11 @@ class Schema:
         object.__setattr__(self, "by_key", {**handles, **by_key})
 
     @cached_property
+    def encoded(self) -> strictjson.Encoded:
+        """As it stands in manifests."""
+        return strictjson.Encoded.member(self.to_json())
+
+    @cached_property
     def given(self) -> tuple[Column, ...]:
         """What a writer is given in every row: the plain and the heap columns."""
         return tuple(column for column in self.columns if column.encoding in ("plain", "heap"))
@@ -158,6 +164,21 @@ class Schema:
         for column in self.given:
             found += [column] if column.heap is None else [Column(key, "int64") for key in column.handles]
         return tuple(found)
+
+    @cached_property
+    def leaves(self) -> tuple[tuple[Key, str, tuple[int, ...]], ...]:
+        """Key, dtype and shape of `plain`."""
+        return tuple((column.key, column.dtype, column.shape) for column in self.plain)
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The paths of `plain` inside their tree."""
+        return tuple(path_of(column.key) for column in self.plain)
+
+    @cached_property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of `files` below the root of their tree."""
+        return tuple(dict.fromkeys("/".join(c.key[:-1]) for c in self.plain if len(c.key) > 1))
 
     @cached_property
     def derived(self) -> tuple[Column, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,18 +14,17 @@ import xxhash
 
 from rlcli import _native
 from rlcli.format import bulk, digests, files, layer, sums, trees
-from rlcli.format.episode_table import episode_arrays
 from rlcli.format.heap_file import HeapWriter, heap_name
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
 from rlcli.format.keys import Key, path_of
-from rlcli.format.layout import SEGMENT_FOLDERS, SegmentPaths
+from rlcli.format.layout import MANY_AT_ONCE, SEGMENT_FOLDERS, SegmentPaths
 from rlcli.format.manifest import Segment
 from rlcli.format.mapping import MappedSegment
 from rlcli.format.schema import Schema
+from rlcli.format.sealing import Sealing
 
 Array = np.ndarray[Any, Any]
 Values = Array | Sequence[bytes]  # of a plain column, or the stored bytes of a heap's values
-FAST_ROWS = 256  # per record of the journal
 
 
 class SegmentWriter:
@@ -43,12 +41,13 @@ class SegmentWriter:
         column_fds: list[int],
         journal_fd: int,
         packer: Packer,
+        *,
+        rows: int = 0,
     ) -> None:
         self.entry = entry
         self.schema = schema
         self.paths = SegmentPaths(root, entry.name)
         self.published = False
-        self.rows = 0
         self.finals = 0
         self.episodes: list[Episode] = []
         self._packer = packer
@@ -56,10 +55,11 @@ class SegmentWriter:
         self._plain = tuple(zip(column_fds, (c.row_bytes for c in schema.plain), strict=True))
         self._heaps = [HeapWriter(c, self.paths.heaps / heap_name(c.key)) for c in schema.heaps]
         row_bytes = [column.row_bytes for column in schema.plain]
-        self._columns = _native.ColumnWriter(column_fds, row_bytes, packer, journal_fd)
         self._final_hashers = [xxhash.xxh3_64() for _ in schema.derived]
         self._other_hashers = [*self._final_hashers, *(heap.hasher for heap in self._heaps)]
-        self._others = self._digest_others()  # while nothing but columns is written
+        self.columns = _native.ColumnWriter(
+            column_fds, row_bytes, packer, journal_fd, len(self._other_hashers), rows, entry.alloc
+        )
         self._others_changed = bool(self._heaps)
         self._final_fds: list[int] = []
         self._pending: list[Episode] = []
@@ -75,13 +75,12 @@ class SegmentWriter:
         paths = SegmentPaths(root, entry.name)
         fds: list[int] = []
         try:
-            names = [path_of(column.key) for column in schema.plain]
-            for folder in dict.fromkeys((paths.columns / name).parent for name in names):
-                files.make_folder(folder)
-            fds += bulk.create(paths.columns, names, [entry.alloc * c.row_bytes for c in schema.plain])
-            leaves = [(c.key, c.dtype, c.shape) for c in schema.plain]
+            files.make_folder(paths.columns)
+            for folder in schema.folders:
+                files.make_folder(paths.columns / folder)
+            fds += bulk.create(paths.columns, schema.files, [entry.alloc * c.row_bytes for c in schema.plain])
             with files.resources(paths.columns):
-                trees.write_meta(paths.columns, leaves, entry.alloc)
+                bulk.write(paths.columns, trees.meta_files(schema.leaves, entry.alloc))
                 journal_fd = files.create(paths.journal)
                 fds.append(journal_fd)
                 packer = Packer(entry.stream)
@@ -99,15 +98,14 @@ class SegmentWriter:
         paths = SegmentPaths(root, entry.name)
         fds = [files.open_write(paths.columns / path_of(c.key)) for c in schema.plain]
         journal_fd = files.open_write(paths.journal)
-        self = cls(root, entry, schema, fds, journal_fd, packer_after(journal))
+        self = cls(root, entry, schema, fds, journal_fd, packer_after(journal), rows=journal.rows)
         self._has_metas = False  # nobody synced them; a cut of power may have taken them
         files.truncate(journal_fd, journal.offset)
         self.published = True
-        self.rows = journal.rows
         for number, (fd, row_bytes) in enumerate(self._plain):
             for start in range(0, self.rows * row_bytes, sums.BLOCK):
                 size = min(sums.BLOCK, self.rows * row_bytes - start)
-                self._columns.resume(number, files.read_at(fd, size, start))
+                self.columns.resume(number, files.read_at(fd, size, start))
         self.finals = journal.finals
         self.episodes = list(journal.episodes)
         if self.finals:
@@ -139,6 +137,10 @@ class SegmentWriter:
             self._packer.crc = packer.crc
 
     @property
+    def rows(self) -> int:
+        return self.columns.rows
+
+    @property
     def committed(self) -> int:
         return self._packer.committed
 
@@ -148,13 +150,13 @@ class SegmentWriter:
 
     @property
     def is_fast(self) -> bool:
-        """Its rows came many at a time."""
-        return self.rows * RECORD >= FAST_ROWS * self._packer.size
+        """Its rows came many at a time: per record of the journal."""
+        return self.rows * RECORD >= MANY_AT_ONCE * self._packer.size
 
     @property
     def is_dirty(self) -> bool:
         """Something was written since the last commit."""
-        return self.rows != self.committed or bool(self._pending)
+        return self.columns.has_new_rows or bool(self._pending)
 
     def write(self, values: Sequence[Values], rows: int) -> None:
         """Writes rows after the last one. Of each of `schema.given`, in order: a contiguous array
@@ -181,18 +183,16 @@ class SegmentWriter:
             self._add_final([array[k : k + 1] for array in mapped.finals])
 
     def _write_columns(self, arrays: Sequence[Array], rows: int) -> None:
-        at = self.rows
         if layer.current().is_direct:
             try:
-                self._columns.write(arrays, rows, at)
+                self.columns.write(arrays, rows)
             except OSError as err:
                 err.filename = str(self.paths.columns)
                 raise
         else:
             for (fd, row_bytes), array in zip(self._plain, arrays, strict=True):
-                files.write_at(fd, array, at * row_bytes)
-            self._columns.hash(arrays, rows)
-        self.rows = at + rows
+                files.write_at(fd, array, self.rows * row_bytes)
+            self.columns.hash(arrays, rows)
 
     def add_final(self, values: Mapping[Key, Array | bytes]) -> None:
         """Appends one final value per shift, keyed by the column it shifts: an array, or stored bytes."""
@@ -225,26 +225,23 @@ class SegmentWriter:
         """Queues an episode record for the next commit; its final, if any, was added before."""
         self._pending.append(episode)
 
-    def _digest_others(self) -> bytes:
-        """The digests of finals and heaps since the last call."""
+    def _take_others(self) -> bytes:
+        """The digests of finals and heaps since the last call; nothing if there are none."""
+        if not self._others_changed:
+            return b""
+        self._others_changed = bool(self._heaps)
         digests = []
         for hasher in self._other_hashers:
             digests.append(hasher.digest())
             hasher.reset()
         return b"".join(digests)
 
-    def _take_others(self) -> bytes:
-        if not self._others_changed:
-            return self._others
-        self._others_changed = bool(self._heaps)
-        return self._digest_others()
-
     def _take_episodes(self) -> bytes:
         packer = self._packer
         return b"".join([packer.episode(episode) for episode in self._pending])
 
     def _commit_records(self, tag: int, durable: bool) -> bytes:
-        hash_ = self._columns.digest(self._take_others())
+        hash_ = self.columns.digest(self._take_others())
         records = self._take_episodes()
         first, rows = self.committed, self.rows - self.committed
         return records + self._packer.rows(first, rows, hash_, time.time_ns(), tag, durable)
@@ -268,15 +265,15 @@ class SegmentWriter:
         if durable:
             self.sync_data()
         if layer.current().is_direct:
-            before = self._take_episodes() if self._pending else b""
-            others = self._take_others() if self._others_changed else self._others
             try:
-                self._columns.commit(before, others, self.rows, tag, durable)
+                if self._pending or self._others_changed:
+                    self.columns.commit_all(tag, durable, self._take_episodes(), self._take_others())
+                    self._commit_episodes()
+                else:
+                    self.columns.commit(tag, durable)
             except OSError as err:
                 layer.name(err, self._journal_fd)
                 raise
-            if before:
-                self._commit_episodes()
         else:
             self._append(self._commit_records(tag, durable))
         if durable:
@@ -323,34 +320,25 @@ class SegmentWriter:
         episodes = self.episodes + self._pending
         records += self._packer.seal(rows, len(episodes), self.finals, time.time_ns(), generation)
 
-        found: dict[str, sums.FileSum] = {}
-        leaves = [(c.key, c.dtype, c.shape) for c in schema.plain]
-        self._write_metas(
-            found, paths.columns, leaves, rows, is_there=self._has_metas and rows == self.entry.alloc
-        )
+        seal, name = Sealing(paths), self.entry.name
+        is_whole = self._has_metas and rows == self.entry.alloc
+        seal.put("segments", trees.meta_files(schema.leaves, rows), is_there=is_whole)
         columns = []
-        for number, ((fd, row_bytes), column) in enumerate(zip(self._plain, schema.plain, strict=True)):
+        for number, ((fd, row_bytes), file) in enumerate(zip(self._plain, schema.files, strict=True)):
             size, used = self.entry.alloc * row_bytes, rows * row_bytes
-            total = sums.of_column(self._columns, number, fd, size, used)
-            found[self._relative(paths.columns / path_of(column.key))] = total
+            total = sums.of_column(self.columns, number, fd, size, used)
+            seal.add(f"segments/{name}/{file}", total)
             columns.append(total.content)
-        finals = self._seal_finals(found)
+        finals = self._seal_finals(seal)
         heaps = []
         for heap in self._heaps:
             total = heap.sums.total()
             heaps.append((heap.size, total.content))
             if heap.size:
-                found[self._relative(heap.path)] = total
-        episode_columns = self._seal_episodes(found, episodes)
+                seal.add(heap.path.relative_to(paths.root).as_posix(), total)
+        episode_columns = seal.put_episodes(episodes)
         journal = files.read_at(self._journal_fd, self._packer.size, 0) + records
-        found[self._relative(paths.journal)] = sums.of_bytes(journal)
-        data = sums.dump(self.entry.name, found)
-        files.replace(paths.sums, data, durable=False)
-        if durable:  # all at once, after all was written: one turn of the disk instead of thirty
-            for path in found:
-                if not path.startswith("journal/"):
-                    files.sync_path(paths.root / path)
-            files.sync_path(paths.sums)
+        sha256 = seal.put_sums(journal, durable=durable)
         content = digests.of_parts(
             schema,
             rows,
@@ -363,8 +351,7 @@ class SegmentWriter:
         )
         entry = replace(
             self.entry, sealed=True, rows=rows, episodes=len(episodes), finals=self.finals,
-            bytes=sum(entry.bytes for entry in found.values()), sums=hashlib.sha256(data).hexdigest(),
-            content=content,
+            bytes=seal.total_bytes, sums=sha256, content=content,
         )  # fmt: skip
         return entry, records
 
@@ -386,24 +373,7 @@ class SegmentWriter:
             for fd in fds:
                 last_first.callback(files.close, fd)
 
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self.paths.root).as_posix()
-
-    def _write_metas(
-        self,
-        found: dict[str, sums.FileSum],
-        folder: Path,
-        leaves: list[trees.Leaf],
-        rows: int,
-        *,
-        is_there: bool = False,
-    ) -> None:
-        for relative, data in trees.meta_files(leaves, rows).items():
-            if not is_there:
-                files.replace(folder / relative, data, durable=False)
-            found[self._relative(folder / relative)] = sums.of_bytes(data)
-
-    def _seal_finals(self, found: dict[str, sums.FileSum]) -> list[str]:
+    def _seal_finals(self, seal: Sealing) -> list[str]:
         derived = self.schema.derived
         if not self.finals:
             return [xxhash.xxh3_128_hexdigest(b"")] * len(derived)
@@ -412,20 +382,8 @@ class SegmentWriter:
             size = self.finals * column.row_bytes
             files.truncate(fd, size)
             entry = sums.of_file(fd, size, size)
-            found[self._relative(self.paths.finals / path_of(column.key))] = entry
+            seal.add(f"finals/{self.entry.name}/{path_of(column.key)}", entry)
             contents.append(entry.content)
         leaves = [(c.key, c.dtype, c.shape) for c in derived]
-        self._write_metas(found, self.paths.finals, leaves, self.finals)
+        seal.put("finals", trees.meta_files(leaves, self.finals))
         return contents
-
-    def _seal_episodes(self, found: dict[str, sums.FileSum], episodes: list[Episode]) -> list[str]:
-        arrays = episode_arrays(episodes)
-        if episodes:
-            files.make_folder(self.paths.episodes)
-            for name, array in arrays.items():
-                data = array.tobytes()
-                files.replace(self.paths.episodes / path_of((name,)), data, durable=False)
-                found[self._relative(self.paths.episodes / path_of((name,)))] = sums.of_bytes(data)
-            leaves: list[trees.Leaf] = [((name,), dtype, ()) for name, dtype in sums.EPISODE_COLUMNS]
-            self._write_metas(found, self.paths.episodes, leaves, len(episodes))
-        return [xxhash.xxh3_128_hexdigest(array.tobytes()) for array in arrays.values()]

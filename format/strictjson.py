@@ -26,6 +26,20 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+class Encoded(str):
+    """JSON that stands in a file as it is: what many generations repeat is encoded once."""
+
+    @classmethod
+    def member(cls, value: Any) -> Encoded:
+        """As a member of the file, in lines."""
+        return cls(_lines(value))
+
+    @classmethod
+    def item(cls, value: Any) -> Encoded:
+        """As an item of a list that is a member."""
+        return cls(_encode(value))
+
+
 def dump(value: dict[str, Any]) -> bytes:
     """A readable file without `check`: a line per member, and per item of a list or an object in it."""
     members = [f"{_encode(name)}: {_lines(item)}" for name, item in value.items()]
@@ -33,8 +47,11 @@ def dump(value: dict[str, Any]) -> bytes:
 
 
 def _lines(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
-        return "[\n  " + ",\n  ".join(map(_encode, value)) + "\n]"
+    if isinstance(value, Encoded):
+        return value
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list, Encoded)):
+        items = [item if isinstance(item, Encoded) else _encode(item) for item in value]
+        return "[\n  " + ",\n  ".join(items) + "\n]"
     if isinstance(value, dict) and any(isinstance(item, (dict, list)) for item in value.values()):
         members = [f"{_encode(name)}: {_encode(item)}" for name, item in value.items()]
         return "{\n  " + ",\n  ".join(members) + "\n}"

@@ -104,15 +104,19 @@ class Growing:
 def of_column(columns: _native.ColumnWriter, number: int, fd: int, size: int, used: int) -> FileSum:
     """`of_file` of a column, from the hashes that were made while its rows were written."""
     blocks, content = columns.sums(number, size)
-    if content is None:
+    if not content:
         return of_file(fd, size, used)
-    found = [f"{block:016x}" for block in blocks]
-    found += [_zeros(min(BLOCK, size - start)) for start in range(len(found) * BLOCK, size, BLOCK)]
-    return FileSum(size, tuple(found), f"{content[0]:016x}{content[1]:016x}")
+    blocks += [_zeros(min(BLOCK, size - start)) for start in range(len(blocks) * BLOCK, size, BLOCK)]
+    return FileSum(size, tuple(blocks), content)
 
 
 def dump(segment: str, sums: dict[str, FileSum]) -> bytes:
     """The sums file of a segment."""
+    found = []
+    for name, entry in sorted(sums.items()):  # of names and digits that need no escapes
+        blocks = '", "'.join(entry.blocks)
+        listed = f'["{blocks}"]' if entry.blocks else "[]"
+        found.append(f'"{name}": {{"bytes": {entry.bytes}, "blocks": {listed}}}')
     return strictjson.dump(
         {
             "magic": "rl-sums",
@@ -120,7 +124,7 @@ def dump(segment: str, sums: dict[str, FileSum]) -> bytes:
             "segment": segment,
             "hash": HASH,
             "block": BLOCK,
-            "files": {name: {"bytes": s.bytes, "blocks": list(s.blocks)} for name, s in sorted(sums.items())},
+            "files": strictjson.Encoded("{\n  " + ",\n  ".join(found) + "\n}"),
         }
     )
 

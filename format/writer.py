@@ -7,6 +7,7 @@ convenient layer on top; `creation`, `recover` and `publishing` are what stands 
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli import _native
-from rlcli.format import creation, files, manifest, recover
+from rlcli.format import creation, files, layer, manifest, recover
 from rlcli.format.given import Stored, Values, stored_final, stored_rows
 from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
 from rlcli.format.keys import Key
@@ -68,10 +69,11 @@ class Writer:
         self._last_sync = time.monotonic()
         self._state: Literal["usable", "failed", "closed"] = "usable"
         self._reward_index = _index_of(self.schema, REWARD)
-        self._quick_check = _quick_check(self.schema)
+        self._quick = _quick_rows(self.schema, self._reward_index)
         self._next_number = 0
         numbers = range(len(newest.streams)) if streams is None else streams
-        self.streams = [Stream(number) for number in numbers]
+        rewards = 0 if self._reward_index is None else math.prod(self.schema.by_key[REWARD].shape)
+        self.streams = [Stream(number, rewards) for number in numbers]
         by_number = {stream.number: stream for stream in self.streams}
         for segment in newest.segments:
             stream = by_number.get(segment.stream)
@@ -220,7 +222,7 @@ class Writer:
         return self._next_number
 
     def _check_usable(self) -> None:
-        if self._state != "usable" or not self._lock.is_held:
+        if self._state != "usable" or self._lock.fd < 0:
             state = self._state if self._lock.is_held or self._state != "usable" else "another process's"
             raise ValueError(f"{self.path}: the writer is {state}")
 
@@ -230,8 +232,21 @@ class Writer:
         `columns` has every plain column, `[n, *shape]` in its dtype, and n values of every heap column.
         Raises `ValueError` where they differ.
         """
-        quick = self._quick_check.take(columns) if self._quick_check and isinstance(columns, dict) else None
-        values, rows = quick or stored_rows(self.schema, columns)
+        self._check_usable()
+        s = self.streams[stream]
+        if self._quick and s.segments and isinstance(columns, dict) and layer.current().is_direct:
+            segment = s.segments[-1]
+            try:
+                rows = self._quick.write(columns, segment.columns, s.rewards)
+            except BaseException as err:
+                if isinstance(err, OSError):
+                    err.filename = str(segment.paths.columns)
+                self._fail(err)
+                raise
+            if rows >= 0:
+                s.rows += rows
+                return
+        values, rows = stored_rows(self.schema, columns)
         self.write_arrays(stream, values, rows)
 
     def write_arrays(self, stream: int, arrays: Sequence[Stored], rows: int) -> None:
@@ -253,7 +268,7 @@ class Writer:
             done = 0
             while done < rows:
                 if not s.segments or not s.segments[-1].room:
-                    self._add_segment(s, s.rows + done)
+                    self._add_segment(s, s.rows + done, rows - done)
                 count = min(rows - done, s.segments[-1].room)
                 s.segments[-1].write([array[done : done + count] for array in arrays], count)
                 done += count
@@ -261,10 +276,13 @@ class Writer:
         if self._reward_index is not None:
             s.add_rewards(np.asarray(arrays[self._reward_index]))
 
-    def _add_segment(self, s: Stream, first: int) -> None:
+    def _add_segment(self, s: Stream, first: int, at_once: int) -> None:
         newest = self._publisher.manifest
         is_fast = bool(s.segments) and s.segments[-1].is_fast
-        alloc = choose_alloc(self.schema, s.previous_alloc, self.segment_rows, newest.window, is_fast=is_fast)
+        alloc = choose_alloc(
+            self.schema, s.previous_alloc, self.segment_rows, newest.window, is_fast=is_fast, at_once=at_once,
+            num_streams=len(self.streams),
+        )  # fmt: skip
         name = free_name(self.path, s.number, first, newest.retired)
         entry = Segment(name, s.number, first, alloc)
         s.segments.append(
@@ -347,8 +365,9 @@ class Writer:
             if self.durability == "interval" and time.monotonic() - self._last_sync >= INTERVAL_SECONDS:
                 durable = True
             last = [s.segments[-1] for s in self.streams if s.segments]
-            if not all(segment.published for segment in last):
-                self._publisher.publish(self.streams, tag)
+            for segment in last:
+                if not segment.published:
+                    self._publisher.publish(self.streams, tag)
             for segment in last:
                 if segment.is_dirty or sync or (durable and not segment.is_synced):
                     segment.commit(tag, durable=durable)
@@ -417,12 +436,15 @@ def _owner(durability: Durability) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _quick_check(schema: Schema) -> _native.RowCheck | None:
-    """Takes rows that are as they should be; None if only `stored_rows` can judge them."""
-    if schema.heaps:
-        return None
+def _quick_rows(schema: Schema, reward: int | None) -> _native.QuickRows | None:
+    """Writes rows that are as they should be; None if only `stored_rows` can judge them."""
     given = schema.given
-    return _native.RowCheck([c.key for c in given], [c.numpy for c in given], [c.shape for c in given])
+    if schema.heaps or (reward is not None and given[reward].dtype not in ("float32", "float64")):
+        return None
+    return _native.QuickRows(
+        [c.key for c in given], [c.numpy for c in given], [c.shape for c in given],
+        -1 if reward is None else reward,
+    )  # fmt: skip
 
 
 def _index_of(schema: Schema, key: Key) -> int | None:

@@ -1,7 +1,10 @@
 // XXH3 against published values and itself in pieces, CRC-32, and files written by ColumnWriter.
 #undef NDEBUG
 #include "column_writer.hpp"
+#include "journal_tail.hpp"
+#include "reward_sum.hpp"
 
+#include <array>
 #include <cassert>
 #include <cstdio>
 #include <cstdlib>
@@ -42,21 +45,27 @@ void pieces() {
   }
 }
 
-// Every processor's loop does what the portable one does.
+// Every processor's loop does what the portable one does, which does to a twin what it does alone.
 void lanes() {
   std::vector<std::uint8_t> data(64 * 50);
   for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::uint8_t>(i * 29 + i * i * 5);
-  std::vector<rl::xxh3::Consume> loops{rl::xxh3::fastest_consume()};
+  std::vector<rl::xxh3::Consume> loops{rl::xxh3::fastest_consume(), rl::xxh3::consume_portably};
 #if defined(__x86_64__) && defined(__GNUC__)
   if (__builtin_cpu_supports("avx2")) loops.push_back(rl::xxh3::consume_avx2);
 #endif
+  using Lanes = std::array<std::uint64_t, 8>;
   for (const auto loop : loops)
     for (std::size_t before = 0; before < rl::xxh3::STRIPES_PER_BLOCK; ++before)
       for (std::size_t count = 0; count <= 50; ++count) {
-        std::uint64_t expected[8] = {1, 2, 3, 4, 5, 6, 7, 8}, found[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-        const auto stripes = rl::xxh3::consume_portably(expected, before, data.data(), count, rl::xxh3::SECRET);
-        assert(loop(found, before, data.data(), count, rl::xxh3::SECRET) == stripes);
-        assert(std::memcmp(expected, found, sizeof found) == 0);
+        const auto run = [&](rl::xxh3::Consume each, Lanes &acc, Lanes *twin) {
+          return each(acc.data(), twin ? twin->data() : nullptr, before, data.data(), count, rl::xxh3::SECRET);
+        };
+        const Lanes first{1, 2, 3, 4, 5, 6, 7, 8}, second{9, 8, 7, 6, 5, 4, 3, 2};
+        Lanes expected = first, twin = second, found = first, other = second, alone = first;
+        const auto stripes = run(rl::xxh3::consume_portably, expected, nullptr);
+        assert(run(rl::xxh3::consume_portably, twin, nullptr) == stripes);
+        assert(run(loop, found, &other) == stripes && found == expected && other == twin);
+        assert(run(loop, alone, nullptr) == stripes && alone == expected);
       }
 }
 
@@ -95,22 +104,39 @@ int empty_file() {
 
 void columns() {
   const std::vector<int> fds{empty_file(), empty_file()};
-  rl::ColumnWriter writer(fds, {4, 3});
+  rl::ColumnWriter writer(fds, {4, 3}, 1, 1);
   const std::vector<std::uint8_t> first{1, 2, 3, 4, 5, 6, 7, 8}, second{9, 8, 7, 6, 5, 4};
   const std::uint8_t *data[] = {first.data(), second.data()};
-  assert(writer.write(data, 2, 1) == 0);
+  assert(writer.write(data, 2) == 0 && writer.rows() == 3);
   std::vector<std::uint8_t> found(8);
   assert(::pread(fds[0], found.data(), 8, 4) == 8 && found == first);
   assert(::pread(fds[1], found.data(), 8, 3) == 6);
-  const std::uint64_t whole = writer.digest(nullptr, 0);
+  const std::uint64_t whole = writer.digest();
   const std::uint8_t *halves[] = {first.data() + 4, second.data() + 3};
   writer.hash(data, 1);
   writer.hash(halves, 1);
-  assert(writer.digest(nullptr, 0) == whole);  // in two calls, and after a digest anew
-  assert(writer.digest(nullptr, 0) != whole);
+  assert(writer.digest() == whole);  // in two calls, and after a digest anew
+  assert(writer.digest() != whole);
+  const std::uint8_t other[] = {1, 2, 3, 4, 5, 6, 7, 8};
+  const std::uint64_t idle = writer.digest();
+  assert(writer.digest(other) != idle && writer.digest() == idle);  // the others of one commit are not the next one's
   ::close(fds[1]);
-  assert(writer.write(data, 1, 0) == EBADF);
+  assert(writer.write(data, 1) == EBADF);
   ::close(fds[0]);
+}
+
+// Rewards in any portions, and episodes that end inside the last one.
+void rewards() {
+  rl::RewardSum sum(0.5);
+  const std::vector<float> first(5000, 0.1f), second{1e16f, 1, -1e16f, 3};
+  double expected = 0.5;
+  for (const float value : first) expected += static_cast<double>(value);
+  sum.add(first.data(), first.size());
+  assert(sum.held() == first.size());
+  sum.add(second.data(), second.size());
+  for (int i = 0; i < 2; ++i) expected += static_cast<double>(second[static_cast<std::size_t>(i)]);
+  assert(sum.held() >= second.size() && sum.take(2) == expected);
+  assert(sum.take(2) == 0 && sum.take(0) == -1e16f + 3.0 && sum.take(0) == 0);
 }
 
 }  // namespace
@@ -121,5 +147,6 @@ int main() {
   lanes();
   growing();
   columns();
+  rewards();
   std::puts("ok");
 }

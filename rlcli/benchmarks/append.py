@@ -1,14 +1,20 @@
 """`rl bench append`: transitions to a fresh dataset in batches of 1,000, 8 and 1, each hashed and committed.
 
-Limit: `write()` of as many bytes in as many blocks to a fresh file without fsync; of a commit alone `write()`
-of the 64 bytes of its record.
+Limit: `write()` of the same bytes in as many blocks to a fresh file without fsync; of a commit alone that of
+the 64 bytes of its record. Rows lie in memory that was not touched just before, as a collector's do, and so
+do the limit's: `write()` of one block again and again, which never leaves the cache, is shown beside it.
+
+Nothing is deleted before the end, only put aside and emptied: to make a new file ext4 passes one by one over
+the inodes that were deleted in the last minutes, so fresh files would pay for the rounds before.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +23,24 @@ import numpy as np
 
 from rlcli.benchmarks import Setting
 from rlcli.benchmarks.rows import SCHEMA, Columns, block, spec
+from rlcli.format import files
 from rlcli.format.dataset import Dataset
 from rlcli.format.writer import Durability, Writer
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
 
 TITLE = "append transitions in batches of 1,000, 8 and 1"
 BATCH = 1000
+OBSERVATION_BYTES = SCHEMA.by_key["observation",].row_bytes
+PEER_BYTES = 165  # observation, action, reward, terminated, next observation
 
 
 def items(setting: Setting) -> Iterator[Item]:
     """`append/batches`, `append/eights`, `append/singles`, `append/commit`."""
+    with tempfile.TemporaryDirectory(prefix="rl-bench-", dir=setting.folder.parent) as kept:
+        yield from _items(replace(setting, folder=Path(kept)))
+
+
+def _items(setting: Setting) -> Iterator[Item]:
     yield from _batches(setting)
     rows = [block(start, BATCH) for start in range(0, setting.pick(small=1, full=16) * BATCH, BATCH)]
     torchrl = "torchrl, memmap"
@@ -48,11 +62,9 @@ def _few(setting: Setting, name: str, batches: list[Columns], goal: Goal) -> Ite
     """Commits of a few rows each."""
     rows = len(batches[0]["step",])
     units = float(len(batches) * rows)
-    data = bytes(SCHEMA.row_bytes * rows)
     ours = _Ours(setting.folder / name, batches, "process")
-    limit = _Fresh(
-        setting.folder / f"plain-{name}", lambda file: _write(file, data, len(batches), sync=False)
-    )
+    blocks = [_bytes_of(batch) for batch in batches]
+    limit = _Fresh(setting.folder / f"plain-{name}", lambda file: _write(file, blocks, sync=False))
     arms: list[Arm] = [
         LocalArm("rl, a commit per batch", "ours", ours.call, units, ours.prepare),
         LocalArm("write() of the same bytes", "limit", limit.call, units, limit.prepare),
@@ -81,8 +93,8 @@ def _commit(setting: Setting) -> Iterator[Item]:
         for _ in range(count):
             segment.commit(0, durable=False)
 
-    record = bytes(64)
-    limit = _Fresh(setting.folder / "records", lambda file: _write(file, record, count, sync=False))
+    records = [bytes(64)] * count
+    limit = _Fresh(setting.folder / "records", lambda file: _write(file, records, sync=False))
     name = "write() of 64 bytes"
     yield Item(
         "append/commit",
@@ -102,21 +114,25 @@ def _batches(setting: Setting) -> Iterator[Item]:
     batches = [block(start * BATCH, BATCH) for start in range(num_batches)]
     units = float(num_batches * BATCH)
     row_bytes = SCHEMA.row_bytes
-    data = np.random.default_rng(0).bytes(row_bytes * BATCH)
+    blocks = [_bytes_of(batch) for batch in batches]
+    hot_blocks = blocks[:1] * num_batches
 
     ours = _Ours(setting.folder / "process", batches, "process")
+    sealed = _Ours(setting.folder / "sealed", batches, "process", is_closed=True)
     durable = _Ours(setting.folder / "commit", batches, "commit")
-    limit = _Fresh(setting.folder / "plain", lambda file: _write(file, data, num_batches, sync=False))
-    synced = _Fresh(setting.folder / "synced", lambda file: _write(file, data, num_batches, sync=True))
+    limit = _Fresh(setting.folder / "plain", lambda file: _write(file, blocks, sync=False))
+    hot = _Fresh(setting.folder / "hot", lambda file: _write(file, hot_blocks, sync=False))
+    synced = _Fresh(setting.folder / "synced", lambda file: _write(file, blocks, sync=True))
     hdf5 = _Fresh(setting.folder / "hdf5", lambda file: _write_hdf5(file, batches))
     arms: list[Arm] = [
         LocalArm("rl, a commit per batch", "ours", ours.call, units, ours.prepare),
+        LocalArm("rl, closed and sealed", "ours", sealed.call, units, sealed.prepare),
         LocalArm("rl, a durable commit per batch", "ours", durable.call, units, durable.prepare),
         LocalArm("h5py, resized columns", "peer", hdf5.call, units, hdf5.prepare),
         LocalArm("write() of the same bytes", "limit", limit.call, units, limit.prepare),
+        LocalArm("write() of one hot block", "reference", hot.call, units, hot.prepare),
         LocalArm("write() and one fsync at the end", "reference", synced.call, units, synced.prepare),
     ]
-    remark = f"rl stores {row_bytes} bytes a row, the next observation once; the peers 165 with it twice"
     goals = (Goal("write() of the same bytes", 0.5), Goal("torchrl, memmap", 3.5))
     item = Item(
         "append/batches",
@@ -124,13 +140,18 @@ def _batches(setting: Setting) -> Iterator[Item]:
         arms,
         goals,
         lambda: _reads_back(setting.folder, batches),
-        (remark,),
+        (_space(setting.folder, batches, row_bytes),),
     )
     if setting.peer is not None:
         item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
     yield item
-    ours.discard()
-    durable.discard()
+    for arm in (ours, sealed, durable):
+        arm.discard()
+
+
+def _bytes_of(columns: Columns) -> bytes:
+    """The bytes of a batch, one column after the other."""
+    return b"".join(values.tobytes() for values in columns.values())
 
 
 def _reads_back(folder: Path, batches: list[Columns]) -> str:
@@ -146,12 +167,30 @@ def _reads_back(folder: Path, batches: list[Columns]) -> str:
     return "what was appended reads back equal, hashes checked"
 
 
-class _Ours:
-    """Appending to a dataset that `prepare` makes anew each time."""
+def _space(folder: Path, batches: list[Columns], row_bytes: int) -> str:
+    """What a sealed dataset of the batches takes, in words: its files, its journal and its manifests too."""
+    arm = _Ours(folder / "space", batches, "process", is_closed=True)
+    arm.prepare()
+    arm.call()
+    rows = len(batches) * BATCH
+    taken = files.space(arm.path) / rows
+    arm.discard()
+    twice = row_bytes + OBSERVATION_BYTES
+    return (
+        f"on disk {taken:.0f} bytes a row, {taken / twice:.2f} of the {twice} with next observations stored; "
+        f"the peers, without flags, episode and step, store {PEER_BYTES}"
+    )
 
-    def __init__(self, path: Path, batches: list[Any], durability: Durability) -> None:
+
+class _Ours:
+    """Appending to a dataset that `prepare` makes anew each time, and perhaps closing it."""
+
+    def __init__(
+        self, path: Path, batches: list[Any], durability: Durability, *, is_closed: bool = False
+    ) -> None:
         self.path, self.batches = path, batches
         self.durability: Durability = durability
+        self.is_closed = is_closed
         self.writer: Writer | None = None
 
     def prepare(self) -> None:
@@ -165,13 +204,15 @@ class _Ours:
         for batch in self.batches:
             self.writer.write(0, batch)
             self.writer.commit()
+        if self.is_closed:
+            self.writer.close()
 
     def discard(self) -> None:
         """Drop the dataset with its writer."""
         if self.writer is not None:
             self.writer.abort()
             self.writer = None
-        shutil.rmtree(self.path, ignore_errors=True)
+        _put_aside(self.path)
 
 
 class _Fresh:
@@ -181,16 +222,28 @@ class _Fresh:
         self.path, self.write = path, write
 
     def prepare(self) -> None:
-        self.path.unlink(missing_ok=True)
+        _put_aside(self.path)
 
     def call(self) -> None:
         self.write(self.path)
 
 
-def _write(path: Path, data: bytes, times: int, *, sync: bool) -> None:
+def _put_aside(path: Path) -> None:
+    """Gives the space of a file or folder back and its name free, but deletes nothing."""
+    if not path.exists():
+        return
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            os.truncate(file, 0)
+    aside = path.with_name("aside")
+    aside.mkdir(exist_ok=True)
+    path.rename(aside / uuid.uuid4().hex)
+
+
+def _write(path: Path, blocks: list[bytes], *, sync: bool) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for _ in range(times):
-        os.write(file, data)
+    for block_ in blocks:
+        os.write(file, block_)
     if sync:
         os.fsync(file)
     os.close(file)

@@ -179,6 +179,16 @@ def test_segments_of_a_window_are_a_fraction_of_it() -> None:
 def test_a_fast_stream_soon_has_large_segments() -> None:
     assert SCHEMA.row_bytes == 12
     assert choose_alloc(SCHEMA, 4096, None, is_fast=True) == 32_768
-    assert choose_alloc(SCHEMA, 65_536, None, is_fast=True) == 524_288, "six MiB"
-    assert choose_alloc(SCHEMA, 131_072, None, is_fast=True) == 262_144, "eight times were more than eight"
+    assert choose_alloc(SCHEMA, 131_072, None, is_fast=True) == 1_048_576, "twelve MiB"
+    assert choose_alloc(SCHEMA, 262_144, None, is_fast=True) == 524_288, "eight times were more than sixteen"
+    assert choose_alloc(SCHEMA, 131_072, None, is_fast=True, num_streams=2) == 262_144, "six MiB each"
     assert choose_alloc(SCHEMA, 4096, None, 10_000, is_fast=True) == 4096
+
+
+def test_a_first_segment_has_room_for_many_writes_as_large_as_the_first() -> None:
+    assert choose_alloc(SCHEMA, None, None, at_once=255) == 4096
+    assert choose_alloc(SCHEMA, None, None, at_once=1000) == 131_072
+    assert choose_alloc(SCHEMA, None, None, at_once=10**6) == 1_048_576, "twelve MiB"
+    assert choose_alloc(SCHEMA, None, None, at_once=1000, num_streams=32) == 32_768, "twelve MiB of all"
+    assert choose_alloc(SCHEMA, None, None, 100_000, at_once=1000) == 8192, "of a window an eighth"
+    assert choose_alloc(SCHEMA, None, 7, at_once=1000) == 7
