@@ -279,7 +279,7 @@ def test_hostile_folders_are_one_line(tmp_path):
         (lambda p: meta(p, "storage", shape=[-3]), CorruptError, "shape"),
         (lambda p: meta(p, "storage", shape=[5]), CorruptError, "does not begin with the batch"),
         (lambda p: (p / "storage" / "meta.json").write_text("{"), CorruptError, "damaged JSON"),
-        (lambda p: (p / "storage" / "meta.json").write_text("[" * 100_000), CorruptError, "metadata"),
+        (lambda p: (p / "storage" / "meta.json").write_text("[" * 100_000), CorruptError, "damaged JSON"),
         (lambda p: (p / "storage" / "next" / "meta.json").unlink(), InputError, "no such file"),
         (
             lambda p: (p / "storage" / "storage_metadata.json").write_text('{"len": 99}'),
