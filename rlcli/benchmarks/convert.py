@@ -1,7 +1,8 @@
-"""`rl bench convert`: whole conversions of foreign files, hashed, in MB/s of the rows that the files hold.
+"""`rl bench convert`: whole conversions of foreign files: read, decoded, written, hashed, on the disk.
 
-Limit: `write()` of as many bytes to a fresh file, without fsync. The goal is 80% of the slower of reading
-that file with its usual library and of that writing, both alone.
+The disk is `write()` of as many bytes to a fresh file and its `fsync`: a conversion ends when its rows are on
+the disk. The goal is 80% of the slower of reading the file with its usual library and of the disk, both
+alone. Peak memory is that of a process that only converts.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import h5py
 import numpy as np
 
@@ -22,55 +25,80 @@ from rlcli import console
 from rlcli.benchmarks import Setting
 from rlcli.benchmarks.convert_sources import write_pictures
 from rlcli.benchmarks.rows import EPISODE, SCHEMA, write_dataset
+from rlcli.datasets import example, rlds_images
+from rlcli.datasets.tfrecord import read_records
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Role
 from rlcli.pipeline.convert import convert
 
-TITLE = "foreign files of 400,000 transitions, and of pictures, become datasets"
+TITLE = "foreign files of 2,000,000 transitions, and of pictures, become datasets"
 SHARE = 0.8  # of the slower of decode and disk
+TFDS = 5.0  # times as fast as it
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """`convert/d4rl`, `minari`, `rlds`, `jpeg`, `npz`, `hdf5`, `parquet`, `zarr`."""
+    """`convert/small`; `d4rl`, `minari`, `rlds`, `npz`, `hdf5`, `parquet`, `zarr`; `pictures-…`, which stay
+    encoded, and `pixels-…`, which they become; `jobs`.
+    """
     for name, to, file, package, read in _FORMATS:
         if package is not None and importlib.util.find_spec(package) is None:
             console.warn(f"convert/{name} is left out: {package} is not installed")
             continue
-        yield _plain(setting, name, to, file, read)
+        episodes = 20 if name == "small" else setting.pick(small=2, full=2000)
+        yield _plain(setting, name, to, file, read, episodes)
     if importlib.util.find_spec("PIL") is not None:
-        yield _pictures(setting)
+        for height, width, steps in ((256, 256, 5000), (512, 640, 1000)):
+            for images in ("keep", "decode"):
+                yield _pictures(setting, steps, height, width, images)
+    yield _jobs(setting)
 
 
-def _plain(setting: Setting, name: str, to: str, file: str, read: Callable[[Path], object]) -> Item:
+def _plain(
+    setting: Setting, name: str, to: str, file: str, read: Callable[[Path], object], episodes: int
+) -> Item:
     """Transitions that our own export wrote."""
-    rows = EPISODE * setting.pick(small=2, full=400)
-    write_dataset(setting.folder / "rows", rows)
-    source = setting.folder / file
-    convert(setting.folder / "rows", source, to=to)
+    source = _exported(setting, to, file, episodes)
+    reader = LocalArm(f"{_LIBRARY[to]}, reading alone", "reference", lambda: read(source))
+    return _item(setting, name, source, EPISODE * episodes * SCHEMA.row_bytes, reader)
+
+
+def _exported(setting: Setting, to: str, file: str, episodes: int) -> Path:
+    write_dataset(setting.folder / "rows", EPISODE * episodes)
+    convert(setting.folder / "rows", setting.folder / file, to=to)
     shutil.rmtree(setting.folder / "rows")
-    reader = LocalArm(f"{_LIBRARY[name]}, reading alone", "reference", lambda: read(source))
-    slower = f"the slower of {_LIBRARY[name]} and write()"
-    return _item(setting, name, source, rows * SCHEMA.row_bytes, reader, Goal(slower, SHARE))
+    return setting.folder / file
 
 
-def _pictures(setting: Setting) -> Item:
-    """`convert/jpeg`: RLDS with pictures, which become pixels."""
-    episodes, steps, size = setting.pick(small=2, full=20), 50, setting.pick(small=32, full=256)
-    source = setting.folder / "jpeg"
-    pictures = write_pictures(source, episodes, steps, size)
-    reader = LocalArm("Pillow, decoding alone", "reference", lambda: [_decoded(one) for one in pictures])
-    num_bytes = episodes * steps * size * size * 3
-    item = _item(setting, "jpeg", source, num_bytes, reader, Goal("TFDS", 5.0), images="decode")
-    kept = _Conversion(setting.folder / "kept", source, {"images": "keep"})
-    item.arms.insert(
-        1, LocalArm("rl, pictures stay encoded", "ours", kept.call, num_bytes / 1e6, kept.prepare)
-    )
-    return item
+def _pictures(setting: Setting, steps: int, height: int, width: int, images: str) -> Item:
+    """RLDS with pictures, episodes of 50 steps, 200 MB of JPEG."""
+    name = f"{'pictures' if images == 'keep' else 'pixels'}-{width}"
+    source, steps = setting.folder / name, setting.pick(small=100, full=steps)
+    pictures = write_pictures(source, steps // 50, 50, height, width)
+    if images == "keep":
+        reader = LocalArm("Examples, parsing alone", "reference", lambda: _read_records(source))
+        num_bytes = sum(map(len, pictures))
+        goals = (Goal("TFDS, steps as NumPy", TFDS), Goal("TFDS, pictures left encoded", TFDS))
+        return _item(setting, name, source, num_bytes, reader, *goals, images=images)
+    reader = LocalArm("JPEG, decoding alone on all cores", "reference", lambda: _decode_all(pictures, width))
+    return _item(setting, name, source, steps * height * width * 3, reader, images=images)
+
+
+def _jobs(setting: Setting) -> Item:
+    """RLDS shards by one process and by two. Both figures count the same bytes."""
+    episodes = setting.pick(small=2, full=6000)
+    source = _exported(setting, "rlds", "shards", episodes)
+    units = EPISODE * episodes * SCHEMA.row_bytes / 1e6
+    arms: list[Arm] = []
+    for jobs in (2, 1):
+        one = _Conversion(setting.folder / "converted", source, {"jobs": jobs})
+        role: Role = "ours" if jobs == 2 else "reference"
+        arms.append(LocalArm(f"rl --jobs {jobs}", role, one.call, units, one.prepare))
+    return Item("convert/jobs", "MB/s", arms, (Goal("rl --jobs 1", 1.6),))
 
 
 def _item(
-    setting: Setting, name: str, source: Path, num_bytes: int, reader: LocalArm, goal: Goal, **options: Any
+    setting: Setting, name: str, source: Path, num_bytes: int, reader: LocalArm, *goals: Goal, **options: Any
 ) -> Item:
-    """The arms of every format: ours, reading alone, writing alone, the slower of both, and peers."""
+    """The arms of every format: ours, reading alone, the disk alone, the slower of both, and peers."""
     units = num_bytes / 1e6
     ours = _Conversion(setting.folder / "converted", source, options)
     block = np.random.default_rng(0).bytes(min(num_bytes, 8 << 20))
@@ -79,6 +107,7 @@ def _item(
         file = os.open(setting.folder / "written", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for start in range(0, num_bytes, len(block)):
             os.write(file, block[: num_bytes - start])
+        os.fsync(file)
         os.close(file)
 
     def prepare() -> None:
@@ -90,15 +119,16 @@ def _item(
         return "every row equals the source, both read again"
 
     reader.units = units
-    limit = LocalArm("write() of the same bytes", "limit", write, units, prepare)
-    library = reader.name.partition(",")[0]
+    limit = LocalArm("write() and fsync() of the same bytes", "limit", write, units, prepare)
+    slower = _Slower("the slower of reading and the disk", units, reader, limit)
     arms: list[Arm] = [
         LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare),
         reader,
         limit,
-        _Slower(f"the slower of {library} and write()", units, reader, limit),
+        slower,
     ]
-    item = Item(f"convert/{name}", "MB/s", arms, (goal,), check)
+    peak = f"peak memory of a process that converts it: {ours.peak_bytes() / 2**20:.0f} MiB"
+    item = Item(f"convert/{name}", "MB/s", arms, goals or (Goal(slower.name, SHARE),), check, (peak,))
     if setting.peer is not None:
         found = setting.peer.arms(item.name, setting.size, setting.folder / "peers")
         for arm in found:
@@ -135,6 +165,21 @@ class _Conversion:
     def call(self) -> None:
         convert(self.source, self.path, yes=True, **self.options)
 
+    def peak_bytes(self) -> int:
+        """The largest resident memory of a process that does it."""
+        self.prepare()
+        told = [f"--{name}={value}" for name, value in self.options.items()]
+        command = [sys.executable, "-m", "rlcli", "convert", str(self.source), str(self.path), "--yes", *told]
+        pid = os.posix_spawn(
+            sys.executable,
+            command,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (1, 2)],
+        )
+        _, status, usage = os.wait4(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, command
+        return usage.ru_maxrss * 1024
+
 
 def _read_hdf5(path: Path) -> None:
     def take(name: str, node: Any) -> None:
@@ -151,7 +196,8 @@ def _read_minari(path: Path) -> None:
 
 def _read_records(path: Path) -> None:
     for shard in path.glob("*.tfrecord*"):
-        google_crc32c.value(shard.read_bytes())
+        for _, record in read_records(shard):
+            example.decode(record)
 
 
 def _read_npz(path: Path) -> None:
@@ -180,18 +226,23 @@ def _read_zarr(path: Path) -> None:
     take(zarr.open_group(path, mode="r"))
 
 
-def _decoded(picture: bytes) -> Any:
-    import io
+def _decode_all(pictures: list[bytes], width: int) -> None:
+    found = rlds_images.look("", pictures[0])
+    out = threading.local()
 
-    from PIL import Image
+    def one(picture: bytes) -> None:
+        if not hasattr(out, "pixels"):
+            out.pixels = np.empty((found.height, width, 3), np.uint8)
+        rlds_images.decode("", picture, out.pixels, "accurate")
 
-    return np.asarray(Image.open(io.BytesIO(picture)))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(one, pictures))
 
 
 _LIBRARY = {
     "d4rl": "h5py",
     "minari": "h5py",
-    "rlds": "read() and CRC",
+    "rlds": "Examples",
     "npz": "numpy",
     "hdf5": "h5py",
     "parquet": "pyarrow",
@@ -199,6 +250,7 @@ _LIBRARY = {
 }
 #: Item, format, where it lies, the package that reads it, the reader.
 _FORMATS: tuple[tuple[str, str, str, str | None, Callable[[Path], object]], ...] = (
+    ("small", "d4rl", "rows.hdf5", None, _read_hdf5),
     ("d4rl", "d4rl", "rows.hdf5", None, _read_hdf5),
     ("minari", "minari", "minari", None, _read_minari),
     ("rlds", "rlds", "rlds", None, _read_records),

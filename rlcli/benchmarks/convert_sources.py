@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlcli.datasets.example import encode
 from rlcli.datasets.tfrecord import RecordWriter
@@ -15,11 +16,14 @@ from rlcli.datasets.tfrecord import RecordWriter
 _CORE = "tensorflow_datasets.core.features."
 
 
-def write_pictures(folder: Path, episodes: int, steps: int, size: int) -> list[bytes]:
-    """Writes the folder of a dataset with pictures `[size, size, 3]`; all its pictures, encoded, in order."""
+def write_pictures(folder: Path, episodes: int, steps: int, height: int, width: int) -> list[bytes]:
+    """Writes the folder of a dataset with pictures `[height, width, 3]`; its pictures, encoded, in order.
+
+    At most 100 are different; each differs from the one before it.
+    """
     folder.mkdir()
     picture = {
-        "shape": {"dimensions": [str(size), str(size), "3"]},
+        "shape": {"dimensions": [str(height), str(width), "3"]},
         "dtype": "uint8",
         "encodingFormat": "jpeg",
     }
@@ -37,11 +41,12 @@ def write_pictures(folder: Path, episodes: int, steps: int, size: int) -> list[b
     info = {"name": "pictures", "version": "1.0.0", "fileFormat": "tfrecord", "splits": [split]}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     rng = np.random.default_rng(0)
+    frames = _film(rng, min(100, episodes * steps), height, width)
     last = np.arange(steps) == steps - 1
     written: list[bytes] = []
     with RecordWriter(folder / "pictures-train.tfrecord-00000-of-00001", "none") as writer:
-        for _ in range(episodes):
-            pictures = [_jpeg(rng, size) for _ in range(steps)]
+        for episode in range(episodes):
+            pictures = [frames[(episode * steps + step) % len(frames)] for step in range(steps)]
             example: dict[str, Any] = {
                 "steps/observation/image": pictures,
                 "steps/action": rng.random((steps, 7), dtype=np.float32),
@@ -55,14 +60,32 @@ def write_pictures(folder: Path, episodes: int, steps: int, size: int) -> list[b
     return written
 
 
-def _jpeg(rng: np.random.Generator, size: int) -> bytes:
-    """A picture of smooth patches, about as large as one of a camera."""
+def _film(rng: np.random.Generator, count: int, height: int, width: int) -> list[bytes]:
+    """JPEG of a camera that pans: brightness and colour fall off with frequency as in photographs, objects
+    have edges, the sensor has noise. Quality 95, which TFDS writes.
+    """
     from PIL import Image
 
-    patches = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), np.uint8))
-    out = io.BytesIO()
-    patches.resize((size, size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
-    return out.getvalue()
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+
+    def texture(slope: float) -> NDArray[np.float64]:
+        spectrum = np.exp(2j * np.pi * rng.random(frequency.shape)) / frequency**slope
+        values = np.fft.irfft2(spectrum, (height, width))
+        return np.asarray(values / values.std())
+
+    scene = 128 + 45 * texture(1.2)[..., None] + 18 * np.stack([texture(1.6) for _ in range(3)], axis=-1)
+    for _ in range(8):
+        y, x = rng.integers(0, height * 7 // 8), rng.integers(0, width * 7 // 8)
+        scene[y : y + height // 8, x : x + width // 8] *= 0.3
+        scene[y : y + height // 8, x : x + width // 8] += rng.integers(0, 180, 3)
+    found = []
+    for number in range(count):
+        frame = np.roll(scene, 3 * number, axis=1) + rng.normal(0, 1.5, scene.shape)
+        out = io.BytesIO()
+        Image.fromarray(frame.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=95)
+        found.append(out.getvalue())
+    return found
 
 
 def _group(**features: Any) -> dict[str, Any]:

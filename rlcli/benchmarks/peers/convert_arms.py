@@ -8,18 +8,29 @@ from pathlib import Path
 from typing import Any
 
 
-def tfds(name: str) -> Callable[[Path, str], dict[str, Any]]:
-    """All steps of an RLDS folder as NumPy arrays, in batches of 256, pictures decoded."""
+def tfds(name: str, way: str) -> Callable[[Path, str], dict[str, Any]]:
+    """All steps of an RLDS folder as NumPy arrays.
+
+    `way`: `steps` as RLDS' own documentation reads them, episode by episode and step by step; `batches` of
+    256 steps, made by TensorFlow; `encoded` are steps whose pictures are left as they are.
+    """
 
     def make(folder: Path, size: str) -> dict[str, Any]:
         library: Any = importlib.import_module("tensorflow_datasets")
         builder = library.builder_from_directory(str(folder.parent / name))
+        skip = {"steps": {"observation": {"image": library.decode.SkipDecoding()}}}
+        options = {"decoders": skip} if way == "encoded" else {}
 
         def read() -> None:
-            episodes = builder.as_dataset(split="train", shuffle_files=False)
-            steps = episodes.flat_map(lambda episode: episode["steps"])
-            for _ in steps.batch(256).prefetch(1).as_numpy_iterator():
-                pass
+            episodes = builder.as_dataset(split="train", shuffle_files=False, **options)
+            if way == "batches":
+                steps = episodes.flat_map(lambda episode: episode["steps"])
+                for _ in steps.batch(256).prefetch(1).as_numpy_iterator():
+                    pass
+                return
+            for episode in library.as_numpy(episodes):
+                for _ in episode["steps"]:
+                    pass
 
         return {"call": read}
 
@@ -39,8 +50,17 @@ def minari_episodes(folder: Path, size: str) -> dict[str, Any]:
     return {"call": read}
 
 
+def _tfds(name: str, *ways: str) -> dict[str, Callable[[Path, str], dict[str, Any]]]:
+    return {f"TFDS, {_TOLD[way]}": tfds(name, way) for way in ways}
+
+
+_TOLD = {"steps": "steps as NumPy", "batches": "batches of 256", "encoded": "pictures left encoded"}
+
 ARMS: dict[str, dict[str, Callable[[Path, str], dict[str, Any]]]] = {
-    "rlds": {"TFDS": tfds("rlds")},
-    "jpeg": {"TFDS": tfds("jpeg")},
+    "rlds": _tfds("rlds", "steps", "batches"),
+    "pictures-256": _tfds("pictures-256", "steps", "batches", "encoded"),
+    "pictures-640": _tfds("pictures-640", "steps", "batches", "encoded"),
+    "pixels-256": _tfds("pixels-256", "steps", "batches"),
+    "pixels-640": _tfds("pixels-640", "steps", "batches"),
     "minari": {"minari": minari_episodes},
 }
