@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Source
+from rlcli.datasets.opened import nest
 from rlcli.errors import InputError, ResourceError, UsageError
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Schema
@@ -264,20 +265,9 @@ def _without_unknown(parts: Iterator[Part], schema: Schema, report: Report) -> I
 
 def _observation(columns: Mapping[Any, Any], row: int, schema: Schema) -> Any:
     """The observation of one row, an array or a nested dict, as `End.final` takes it."""
-    nested: dict[str, Any] = {}
-    for column in schema.columns:
-        if column.encoding != "derived":
-            continue
-        key = column.of or ()
-        value = columns[key][row]
-        value = value.copy() if isinstance(value, np.ndarray) else value
-        if len(key) < 2:
-            return value
-        node = nested
-        for name in key[1:-1]:
-            node = node.setdefault(name, {})
-        node[key[-1]] = value
-    return nested or None
+    values = {column.of: columns[column.of][row] for column in schema.columns if column.encoding == "derived"}
+    copied = {key or (): v.copy() if isinstance(v, np.ndarray) else v for key, v in values.items()}
+    return nest(copied) if copied else None
 
 
 def _cut(columns: Mapping[Any, Any], start: int, stop: int) -> dict[Any, Any]:
