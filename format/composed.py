@@ -51,7 +51,7 @@ class Composer:
     def values(self, column: Column, rows: Rows) -> Array:
         """`[n, *shape]`: a copy. Text, bytes and arrays with an open axis are an object array `[n]`."""
         if column.encoding == "stack":
-            return self._stacks(column, rows, np.empty((len(rows), *column.shape), column.numpy))
+            return self.stacks(column, rows, np.empty((len(rows), *column.shape), column.numpy))
         unknown = heap.missing(column)
         found = self._decoded(column, rows)
         if isinstance(unknown, np.ndarray) and -1 not in column.shape:
@@ -64,10 +64,13 @@ class Composer:
 
     def fill(self, keys: Sequence[Key], rows: Rows, places: Rows | slice, out: Sequence[Array]) -> None:
         """Writes the values at `rows` to `places` of each key's array, composed ones and others."""
+        around: dict[int, tuple[Rows, Array]] = {}  # of columns that stack as many frames
         for key, target in zip(keys, out, strict=True):
             column = self._schema.column(key)
             if column.encoding == "stack" and isinstance(places, slice) and target.flags.c_contiguous:
-                self._stacks(column, rows, target)
+                if column.frames not in around:
+                    around[column.frames] = self._episodes(rows, column.frames)
+                self.stacks(column, rows, target, around[column.frames])
                 continue
             composed = column.encoding == "stack" or column.heap is not None
             target[places] = self.values(column, rows) if composed else self._gather(rows, [key], None)[0]
@@ -84,20 +87,26 @@ class Composer:
         index = [table.setdefault(text or "", len(table)) for text in self._decoded(column, rows)]
         return np.array(index, np.int64), list(table)
 
-    def _stacks(self, column: Column, rows: Rows, array: Array) -> Array:
-        """Fills `array` `[n, frames, …]`, each frame straight from where it is stored."""
+    def stacks(
+        self, column: Column, rows: Rows, array: Array, around: tuple[Rows, Array] | None = None
+    ) -> Array:
+        """Fills `array` `[n, frames, …]`, each frame straight from where it is stored.
+
+        The schema has what `column` stacks; it need not have `column`. `around` is what `_episodes` says.
+        """
         of = self._schema.column(column.of or ())
         if array.shape != (len(rows), *column.shape):
             raise ValueError(f"out is {array.shape}, expected {(len(rows), *column.shape)}")
         flat = array.reshape(len(rows) * column.frames, *of.shape)
-        starts = self._episode_starts(rows, column.frames)
+        starts, goes_on = around or self._episodes(rows, column.frames)
         if of.encoding == "plain":
             index = stack.stack_rows(rows, starts, column.frames)
             self._gather(index.reshape(-1), [of.key], [flat])
         else:
-            index = stack.next_stack_rows(rows, starts, column.frames)
+            index = stack.next_stack_rows(rows, starts, goes_on, column.frames)
             self._gather(index.reshape(-1), [of.of or ()], [flat])
-            array[:, -1] = self._gather(rows, [of.key], None)[0]
+            if not goes_on.all():
+                array[~goes_on, -1] = self._gather(rows[~goes_on], [of.key], None)[0]
         return array
 
     def _parts(self, rows: Rows) -> Iterable[tuple[int, StreamReader, int, Rows]]:
@@ -112,9 +121,11 @@ class Composer:
         if len(rows) and not 0 <= rows.min() <= rows.max() < at:
             raise IndexError(f"a row is outside 0 to {at - 1}")
 
-    def _episode_starts(self, rows: Rows, frames: int) -> Rows:
-        """The first row of each row's episode, or one at least `frames` earlier."""
-        starts = np.empty(len(rows), np.int64)
+    def _episodes(self, rows: Rows, frames: int) -> tuple[Rows, Array]:
+        """The first row of each row's episode, or one at least `frames` earlier; and whether the episode goes
+        on in the row after.
+        """
+        starts, goes_on = np.empty(len(rows), np.int64), np.empty(len(rows), bool)
         for _, stream, at, inside in self._parts(rows):
             own = rows[inside] - at + stream.start
             earliest = np.maximum(own - frames, stream.start)
@@ -125,9 +136,11 @@ class Composer:
             ends = [stream.touch(position).episodes.ends for position in sorted(needed)]
             before = np.concatenate([[stream.start - 1], *ends])
             before = before[before >= stream.start - 1]
-            last = before[np.searchsorted(before, own) - 1] + 1
-            starts[inside] = np.maximum(last, earliest) - stream.start + at
-        return starts
+            following = np.searchsorted(before, own)
+            starts[inside] = np.maximum(before[following - 1] + 1, earliest) - stream.start + at
+            is_end = before[np.minimum(following, len(before) - 1)] == own
+            goes_on[inside] = ~is_end & (own + 1 < stream.rows)
+        return starts, goes_on
 
     def _places(self, column: Column, rows: Rows) -> list[_Place | None]:
         """Where the values are; None where they are unknown."""

@@ -20,12 +20,12 @@ def stack_rows(rows: Rows, starts: Rows, frames: int) -> Rows:
     return found
 
 
-def next_stack_rows(rows: Rows, starts: Rows, frames: int) -> Rows:
-    """The same for the stacks one row later; the newest frame, which may be a final value, is replaced by
-    `rows` itself.
+def next_stack_rows(rows: Rows, starts: Rows, goes_on: Array, frames: int) -> Rows:
+    """The same for the stacks one row later. The newest frame is `rows` itself where the episode does not go
+    on in the row after: there it is a final value, or unknown.
     """
     found = stack_rows(rows + 1, starts, frames)
-    found[:, -1] = rows
+    found[:, -1] = rows + goes_on
     return found
 
 
