@@ -27,6 +27,7 @@ SCOPES = ("sampler",)
 
 def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `rl train` with a command per built-in algorithm, and one for the user's own if it is named."""
+    _repeat_flag(arguments)
     group = typer.Typer(help=TRAIN_HELP, no_args_is_help=True, rich_markup_mode=None)
     named = next((word for word in arguments[1:] if not word.startswith("-")), "")
     names = [*ALGORITHMS] if named in ("", *ALGORITHMS) else [*ALGORITHMS, named]
@@ -34,6 +35,19 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
         module = load(name)
         group.command(name, help=_help(name, module))(_command(name, module))
     app.add_typer(group, name="train", help=TRAIN_HELP)
+
+
+def _repeat_flag(arguments: list[str]) -> None:
+    """Make `--from-dataset a:0.7 b:0.3` the repeated flag that it stands for, in place."""
+    words: list[str] = []
+    listing = False  # among the words behind the flag's own value
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if listing and not word.startswith("-"):
+            words.append("--from-dataset")
+        else:
+            listing = before == "--from-dataset" or word.startswith("--from-dataset=")
+        words.append(word)
+    arguments[:] = words
 
 
 def _help(name: str, module: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from rlcli.format.location import Location, local, locate
 from rlcli.format.specs import Spec, spec_from_json
 from rlcli.pipeline.arguments import parse_arguments
 from rlcli.pipeline.settings import Settings
+
+WEIGHTED = re.compile(r":[0-9.eE+-]+$")
 
 
 @dataclass
@@ -139,7 +142,7 @@ def planned_updates(source: str, algorithm: ModuleType, settings: Settings, conf
 
 def _datasets(settings: Settings, recorded: Sequence[Mapping[str, Any]]) -> Inputs:
     assert settings.updates is not None
-    named = [split_weight(text) for text in settings.from_dataset]
+    named = [split_weight(part) for text in settings.from_dataset for part in _parts(text)]
     for path, _ in named:
         if settings.follow:
             local(path, "--follow")
@@ -180,6 +183,12 @@ def _datasets(settings: Settings, recorded: Sequence[Mapping[str, Any]]) -> Inpu
         weights=[weight for _, weight in named],
         parents=parents,
     )
+
+
+def _parts(text: str) -> list[str]:
+    """The words of `a:0.7 b:0.3`; a path with spaces, where a word has no weight, is one."""
+    words = text.split()
+    return words if all(WEIGHTED.search(word) for word in words) and not Path(text).exists() else [text]
 
 
 def split_weight(text: str) -> tuple[Location, float]:

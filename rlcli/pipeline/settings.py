@@ -17,7 +17,10 @@ class Settings:
         (), "Argument of the environment; repeatable.", metavar="K=V", repeatable=True
     )
     from_dataset: tuple[str, ...] = opt(
-        (), "Train from this dataset; repeatable, with weights `a:0.7`.", metavar="DS[:W]", repeatable=True
+        (),
+        "Train from this dataset, or several with weights: `a:0.7 b:0.3`.",
+        metavar="DS[:W]",
+        repeatable=True,
     )
     sampler: str = opt(
         "uniform",
@@ -26,8 +29,8 @@ class Settings:
     )
     transform: tuple[str, ...] = opt(
         (),
-        "What observations or rewards go through before the networks: normalise, cast, reward-scale, "
-        "reward-clip; repeatable, in order.",
+        "What observations or rewards go through before the networks: frame-stack, normalise, cast, "
+        "reward-scale, reward-clip; repeatable, in order.",
         metavar="NAME[:K=V,…]",
         repeatable=True,
     )
