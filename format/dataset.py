@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from rlcli.errors import IncompatibleError, InputError, nearest
+from rlcli.errors import InputError, nearest
 from rlcli.format import digests, direct, interop
 from rlcli.format.checking import Waiting
 from rlcli.format.composed import Composer, run_rows
@@ -22,7 +22,7 @@ from rlcli.format.keys import Key
 from rlcli.format.location import Location, is_folder, locate
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.nested import nest, pick, put
-from rlcli.format.schema import Column, Schema, stack_column
+from rlcli.format.schema import Column, Schema
 from rlcli.format.stream_reader import SegmentReader, StreamReader
 from rlcli.format.view import Refreshed, View
 
@@ -410,13 +410,7 @@ class Dataset:
 
         Raises `IncompatibleError` for a column that is neither plain nor a shift of a plain one.
         """
-        column = self.schema.column(key)
-        source = column if column.of is None else self.schema.column(column.of)
-        if column.encoding not in ("plain", "derived") or source.encoding != "plain":
-            raise IncompatibleError(
-                f"{self.path}: {'/'.join(key)} is a {source.encoding} column, not to stack"
-            )
-        self._composer.stacks(stack_column(key, column, frames), rows, out)
+        self._composer.stacks(self.schema.stack_of(key, frames), rows, out)
 
     def read_runs(
         self, starts: Rows, counts: Rows, at: Rows, keys: tuple[Key, ...], out: Sequence[Array]

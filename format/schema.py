@@ -148,6 +148,14 @@ class Schema:
     def heaps(self) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.encoding == "heap")
 
+    def stack_of(self, key: Key, frames: int) -> Column:
+        """A column that stacks the one at `key`, in no schema yet. Raises `IncompatibleError` if none can."""
+        column = self.column(key)
+        source = self.column(column.of or key) if column.encoding == "derived" else column
+        if source.encoding != "plain":
+            raise IncompatibleError(f"{'/'.join(key)} is a {source.encoding} column, which is not stacked")
+        return stack_column(key, column, frames)
+
     @cached_property
     def stacks(self) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.encoding == "stack")

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rlcli.format.specs import Spec
-from rlcli.transforms.transform import Memory, Transform
+from rlcli.transforms.transform import Memory, Transform, history_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ State = dict[str, Any]
 
 
 class Transformed(ModuleType):
-    """`algorithm` behind `transforms`, in order; `observation` is the spec of the first one's input.
+    """`algorithm` behind `transforms`, in order; `observation` is the spec of what environments give.
 
     What transforms remember lies in the algorithm's state under `transform<k>_<name>`. Off-policy they learn
     from every batch, after the update on it; on-policy the runner calls `learn` after an iteration, so that
@@ -34,11 +34,17 @@ class Transformed(ModuleType):
         for transform in transforms:
             specs.append(transform.output(specs[-1]))
         self.specs = tuple(specs)
+        self.history = history_of(transforms)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("algorithm", "transforms", "specs"):
+        if name in ("algorithm", "transforms", "specs", "history"):
             raise AttributeError(name)
         return getattr(self.algorithm, name)
+
+    @property
+    def input(self) -> Spec:
+        """What `act`, `update` and the like take as observations: histories, if a transform asks for them."""
+        return self.specs[1] if self.history else self.specs[0]
 
     @property
     def __file__(self) -> str:  # type: ignore[override]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ class Policy(Protocol):
 
         The caller owns neither: the observation is overwritten by the next step, and so may the action be.
         """
+
+
+@runtime_checkable
+class Remembers(Policy, Protocol):
+    """A policy whose actions depend on what it saw earlier in the episode."""
+
+    def begin(self, env: int) -> None:
+        """The next observation of environment `env` is the first of an episode."""
 
 
 class RandomPolicy:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.collectors.nested import allocate, flatten, put, row, singles
-from rlcli.collectors.policy import Policy, RandomPolicy
+from rlcli.collectors.policy import Policy, RandomPolicy, Remembers
 from rlcli.collectors.seeds import EpisodeSeeds
 from rlcli.envs.contract import Env, check_fits, explain
 from rlcli.errors import ResourceError, RLError
@@ -252,6 +252,8 @@ class _Recording:
         lane.seed = lane.seeds[lane.number]
         value = lane.env.reset(lane.seed)
         self.fresh.append(lane)
+        if isinstance(self.policy, Remembers):
+            self.policy.begin(lane.index)
         put(lane.observation, 0, value)
         put(self.observation, lane.index, value)
 

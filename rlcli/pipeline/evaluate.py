@@ -12,6 +12,7 @@ import numpy as np
 
 from rlcli import console
 from rlcli.collectors.nested import Batch, allocate, put, row, singles
+from rlcli.collectors.policy import Remembers
 from rlcli.datasets.d4rl_envs import normalized_score
 from rlcli.envs.contract import Env, check_score, foreign
 from rlcli.errors import ConditionFalse, IncompatibleError, UsageError, nearest
@@ -88,6 +89,8 @@ def rollouts(
         current[slot] = index = next(waiting, None)
         scores[slot], lengths[slot] = 0.0, 0
         if index is not None:
+            if isinstance(policy, Remembers):
+                policy.begin(slot)
             with foreign(envs[slot]):
                 put(observations, slot, envs[slot].reset(seeds[index]))
             recorder.begin(slot, index, seeds[index])

@@ -59,6 +59,7 @@ def export_policy(run: Path, out: Path, options: Options, to: str | None = None)
         )
     policy, identity = policy_from_run(run, which=options.checkpoint)
     observation = spec_from_json(open_run(run).info["spec"]["observation"])
+    observation = getattr(policy.algorithm, "input", observation)
     inputs = leaves(observation, ("observation",))
     rng = np.random.default_rng(0)
     samples = [_draw(inputs, size, rng) for size in BATCHES]
@@ -139,7 +140,7 @@ def _draw_leaf(leaf: Leaf, size: int, rng: np.random.Generator) -> Any:
     if isinstance(leaf, Discrete):
         return leaf.start + rng.integers(0, leaf.n, shape)
     if isinstance(leaf, Box) and leaf.low is not None and leaf.high is not None:
-        low, high = np.broadcast_to(leaf.low, leaf.shape), np.broadcast_to(leaf.high, leaf.shape)
+        low, high = leaf.bounds()
         known = np.isfinite(low) & np.isfinite(high) & (np.abs(high) < 1e6)
         drawn = np.where(known, low, 0) + rng.random(shape) * np.where(
             known, high - np.where(known, low, 0), 0

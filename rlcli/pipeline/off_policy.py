@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rlcli.collectors.history import History
 from rlcli.collectors.loop import Collector
 from rlcli.collectors.nested import row
 from rlcli.collectors.policy import RandomPolicy
@@ -29,14 +30,16 @@ class OffPolicy(Loop):
         config, settings = session.config, session.settings
         self.updates_per_round = config.updates_per_round or config.train_freq
         self.collector = Collector(inputs.envs, settings.seed)
+        self.history = History(getattr(session.algorithm, "history", 0))
         self.random = RandomPolicy(inputs.action, (settings.seed, 1))
         self.writer = EpisodeWriter(self._open_replay(inputs, position))
         self.replay = Dataset.open(session.run.replay, check="none")
         self.sampler = session.sampler.make(
-            self.replay, session.algorithm.COLUMNS, config.buffer_size, settings.seed
+            self.replay, session.algorithm.COLUMNS, config.buffer_size, settings.seed, self.history.frames
         )
         if position is not None:
             self.collector.load_state_dict(position.arrays["collector"])
+            self.history.load_state_dict(position.arrays.get("history", {}))
             self.random.load_state_dict(position.facts["random"])
             arrays = position.arrays.get("sampler", {})
             self.sampler.load_state(join_state(position.facts["sampler"], arrays))
@@ -62,7 +65,9 @@ class OffPolicy(Loop):
             "replay_rows": self.writer.writer.stream_rows,
             "sampler": state,
         }
-        return Position(facts, {"collector": self.collector.state_dict(), "sampler": arrays})
+        seen = self.history.state_dict()
+        kept = {"collector": self.collector.state_dict(), "sampler": arrays}
+        return Position(facts, {**kept, "history": seen} if seen else kept)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """The replay is sealed at the end of the budget; before it stays as committed, for a resumed run."""
@@ -87,18 +92,20 @@ class OffPolicy(Loop):
         self.session.step += 1
         for episode in moved.ended:
             self.session.finished(episode.score)
+            self.history.begin(episode.env)
             self.writer.begin(0, self.collector.episode_seeds[0])
 
     @torch.no_grad()
     def _act(self, observation: Any) -> Any:
         session = self.session
+        seen = self.history.see(observation)
         if session.step < session.config.learning_starts:
             return self.random(observation)
         algorithm, generator = session.algorithm, session.runner.generator
         noise = draw(algorithm.act_noise(session.nets, session.config, 1), generator)
         if hasattr(algorithm, "epsilon"):
             noise["epsilon"] = torch.tensor(algorithm.epsilon(session.config, session.step / session.total))
-        action = algorithm.act(session.state, tensors(observation), session.nets, session.config, noise=noise)
+        action = algorithm.act(session.state, tensors(seen), session.nets, session.config, noise=noise)
         return action.numpy()
 
     def _open_replay(self, inputs: Inputs, position: Position | None) -> Writer:

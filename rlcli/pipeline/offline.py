@@ -57,7 +57,7 @@ class Offline(Loop):
     def _source(self, dataset: Dataset, seed: int) -> Sampler:
         session = self.session
         keys = columns(dataset, session.algorithm, session.config, session.sampler)
-        sampler = session.sampler.make(dataset, keys, None, seed)
+        sampler = session.sampler.make(dataset, keys, None, seed, getattr(session.algorithm, "history", 0))
         settings = session.settings
         if not settings.follow:
             return sampler

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlcli.collectors.history import History
 from rlcli.collectors.loop import Collector
 from rlcli.collectors.nested import Batch
 from rlcli.pipeline.inputs import Inputs
@@ -21,8 +22,10 @@ class OnPolicy(Loop):
     def __init__(self, session: Session, inputs: Inputs, position: Position | None) -> None:
         self.session = session
         self.collector = Collector(inputs.envs, session.settings.seed)
+        self.history = History(getattr(session.algorithm, "history", 0))
         if position is not None:
             self.collector.load_state_dict(position.arrays["collector"])
+            self.history.load_state_dict(position.arrays.get("history", {}))
 
     def advance(self) -> None:
         session, config = self.session, self.session.config
@@ -33,7 +36,9 @@ class OnPolicy(Loop):
         session.updates += config.num_epochs * (num_rows // min(config.minibatch_size, num_rows))
 
     def position(self) -> Position:
-        return Position({}, {"collector": self.collector.state_dict()})
+        seen = self.history.state_dict()
+        kept = {"collector": self.collector.state_dict()}
+        return Position({}, {**kept, "history": seen} if seen else kept)
 
     @torch.no_grad()
     def _rollout(self, num_steps: int) -> dict[str, Any]:
@@ -44,20 +49,20 @@ class OnPolicy(Loop):
         rows: list[dict[str, Any]] = []
         for _ in range(num_steps):
             noise = draw(shapes, generator)
-            observation = tensors(collector.observation)
+            observation = self.history.see(collector.observation)
             action, log_prob, value = algorithm.sample(
-                session.state, observation, session.nets, session.config, noise
+                session.state, tensors(observation), session.nets, session.config, noise
             )
             moved = collector.step(action.numpy())
             after = {
-                "observation": moved.next_observation,
+                "observation": self.history.following(moved.next_observation),
                 "reward": moved.reward,
                 "terminated": moved.terminated,
                 "truncated": moved.truncated,
             }
             rows.append(
                 {
-                    "observation": moved.observation,
+                    "observation": observation,
                     "action": moved.action,
                     "log_prob": log_prob.numpy(),
                     "value": value.numpy(),
@@ -66,6 +71,7 @@ class OnPolicy(Loop):
             )
             for episode in moved.ended:
                 session.finished(episode.score)
+                self.history.begin(episode.env)
         return stack_steps(rows)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from rlcli.algorithms import load
 from rlcli.algorithms.transformed import Transformed
+from rlcli.collectors.history import History
 from rlcli.config import from_dict
 from rlcli.format.specs import spec_from_json
 from rlcli.pipeline import checkpoint
@@ -25,11 +26,16 @@ class NetworkPolicy:
     ) -> None:
         self.algorithm, self.nets, self.state, self.config = algorithm, nets, state, config
         self.generator = generator
+        self._history = History(getattr(algorithm, "history", 0))
+
+    def begin(self, env: int) -> None:
+        """The next observation of environment `env` is the first of an episode."""
+        self._history.begin(env)
 
     @torch.no_grad()
     def __call__(self, observation: Any) -> Any:
         """Actions `[B, ...]` for observations `[B, ...]` (nested dicts of arrays, or one array)."""
-        inputs = tensors(observation)
+        inputs = tensors(self._history.see(observation))
         noise = None
         if self.generator is not None:
             first = inputs

@@ -50,9 +50,12 @@ class Choice:
         """The inverse of `to_json`."""
         return cls(name, from_dict(load_sampler(name).CONFIG, options))
 
-    def make(self, dataset: Dataset, keys: Sequence[Key], capacity: int | None, seed: int) -> Sampler:
-        """The sampler over the newest `capacity` rows of a dataset."""
-        return load_sampler(self.name)(dataset, keys, capacity, config=self.config, seed=seed)
+    def make(
+        self, dataset: Dataset, keys: Sequence[Key], capacity: int | None, seed: int, frames: int = 0
+    ) -> Sampler:
+        """The sampler over the newest `capacity` rows of a dataset, observations stacked if `frames` > 0."""
+        kind = load_sampler(self.name)
+        return kind(dataset, keys, capacity, config=self.config, seed=seed, frames=frames)
 
     @property
     def sums_rewards(self) -> bool:

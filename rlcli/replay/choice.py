@@ -36,6 +36,7 @@ def make_sampler(
     keys: Sequence[Key] | None = None,
     capacity: int | None = None,
     seed: int = 0,
+    frames: int = 0,
 ) -> DatasetSampler[Any]:
     """A sampler of `dataset`; `sets` are `option=value`, or `sampler.option=value`.
 
@@ -43,4 +44,4 @@ def make_sampler(
     """
     kind = load_sampler(name)
     options = resolve(kind.CONFIG, sets=[item.removeprefix("sampler.") for item in sets])
-    return kind(dataset, keys, capacity, config=options, seed=seed)
+    return kind(dataset, keys, capacity, config=options, seed=seed, frames=frames)

@@ -52,8 +52,8 @@ class Steps:
         runs = self.source.runs()
         steps = np.minimum(n, runs.stop[runs.of(rows)] - rows)
         arrays = block.arrays
-        dataset.gather_into(rows, self._now, [arrays[key] for key in self._now])
-        dataset.gather_into(rows + steps - 1, self._later, [arrays[key] for key in self._later])
+        self.source.read(rows, self._now, [arrays[key] for key in self._now])
+        self.source.read(rows + steps - 1, self._later, [arrays[key] for key in self._later])
         column = self._reward
         window = np.zeros((len(rows) * n, *column.shape), column.numpy)
         at = np.arange(len(rows), dtype=np.int64) * n

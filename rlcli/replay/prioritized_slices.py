@@ -38,6 +38,7 @@ class PrioritizedSlices(PrioritySampler[Config]):
     NAME = "prioritized-slices"
     STREAM = 5
     CONFIG = Config
+    STACKS = False
 
     def prepare(self) -> None:
         super().prepare()

@@ -101,10 +101,12 @@ class Sampler(ABC):
 class DatasetSampler(Sampler, Generic[C]):
     """A sampler of one dataset, with options: the frozen dataclass `CONFIG`, of which `config` is one.
 
-    See `Source` for `keys` and `capacity`. Raises `IncompatibleError` if the dataset lacks a column.
+    See `Source` for `keys`, `capacity` and `frames`. Raises `IncompatibleError` if the dataset lacks a
+    column, or its observations are not to be stacked.
     """
 
     CONFIG: ClassVar[type[Any]]
+    STACKS: ClassVar[bool] = True  # whether its observations may be stacks
 
     def __init__(
         self,
@@ -114,8 +116,11 @@ class DatasetSampler(Sampler, Generic[C]):
         *,
         config: C | None = None,
         seed: int = 0,
+        frames: int = 0,
     ) -> None:
-        super().__init__(Source(dataset, keys, capacity), seed)
+        if frames and not self.STACKS:
+            raise IncompatibleError(f"sampler {self.NAME} cannot stack frames")
+        super().__init__(Source(dataset, keys, capacity, frames), seed)
         self.config: C = self.CONFIG() if config is None else config
         self.prepare()
 

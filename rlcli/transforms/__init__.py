@@ -7,6 +7,7 @@ training, evaluation and export, and to sampled batches; datasets and environmen
 
 TRANSFORMS: dict[str, str] = {
     "normalise": "rlcli.transforms.normalise:Normalise",
+    "frame-stack": "rlcli.transforms.frame_stack:FrameStack",
     "cast": "rlcli.transforms.cast:Cast",
     "reward-scale": "rlcli.transforms.reward:RewardScale",
     "reward-clip": "rlcli.transforms.reward:RewardClip",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlcli.config import from_options
@@ -48,6 +48,14 @@ class Transform:
         return reward
 
     @property
+    def history(self) -> int:
+        """How many of an episode's newest observations come in, `[B, history, …]`; 0: the newest one alone.
+
+        Only the first of several transforms may ask for more than that.
+        """
+        return 0
+
+    @property
     def is_linear(self) -> bool:
         """Whether a sum of rewards is changed as its parts are, so that n-step rewards can be given."""
         return True
@@ -69,6 +77,13 @@ def parse_transform(text: str) -> Transform:
         values[key.strip()] = value.strip()
     made: Transform = from_options(load_reference(TRANSFORMS[name]), values, name)
     return made
+
+
+def history_of(transforms: Sequence[Transform]) -> int:
+    """What the first transform asks for. Raises `UsageError` if another one has wishes of its own."""
+    if any(transform.history for transform in transforms[1:]):
+        raise UsageError("--transform frame-stack comes first: it stacks what the environment gives")
+    return transforms[0].history if transforms else 0
 
 
 def map_leaves(function: Callable[[Leaf, Any], Any], spec: Spec, value: Any) -> Any:

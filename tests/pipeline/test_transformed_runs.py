@@ -25,9 +25,12 @@ ONLINE = {
         "--learning-starts",
         "100",
         "--transform",
-        "normalise",
+        "frame-stack:frames=3",
     ],
-    "ppo": ["--env", "CartPole-v1", "--steps", "1024", "--num-envs", "2", "--num-steps", "64"],
+    "ppo": [
+        *["--env", "CartPole-v1", "--steps", "1024", "--num-envs", "2", "--num-steps", "64"],
+        *["--transform", "frame-stack:frames=2"],
+    ],
     "sac": ["--env", "Pendulum-v1", "--steps", "400", "--learning-starts", "50", "--transform", "cast"],
 }
 REWARDS = ["--transform", "normalise:clip=5", "--transform", "reward-scale:factor=0.1"]
@@ -88,6 +91,33 @@ def test_a_run_is_evaluated_and_exported_through_its_transforms(tmp_path: Path) 
     assert torch.equal(loaded(batch), torch.from_numpy(policy(raw[:64])))
 
 
+def test_stacks_are_the_same_in_batches_and_in_environments(tmp_path: Path) -> None:
+    """What a run does in an environment is what it would do on the stacks of the data it left there."""
+    run, data = str(tmp_path / "run"), str(tmp_path / "data")
+    rl("train", "dqn", *ONLINE["dqn"], "--transform", "normalise", *QUICK, "-o", run)
+    more = ["--policy", run, "--deterministic", "--episodes", "5", "--num-envs", "2", "--quiet"]
+    rl("collect", "CartPole-v1", *more, "-o", data)
+    report = json.loads(rl("eval", run, "--record", str(tmp_path / "seen"), "--json", "--quiet"))
+    assert report["episodes"] == 20
+
+    from rlcli.pipeline.policy import policy_from_run
+
+    policy, _ = policy_from_run(Path(run))
+    for path in (data, str(tmp_path / "seen")):
+        with Dataset.open(path) as dataset:
+            assert dataset.schema.column(("observation",)).shape == (4,), "datasets stay raw"
+            rows = np.arange(dataset.num_rows)
+            stacks = np.empty((len(rows), 3, 4), np.float32)
+            dataset.stack_into(rows, ("observation",), 3, stacks)
+            acted = dataset.read(("action",))
+        seen = policy.algorithm.act(policy.state, torch.from_numpy(stacks), policy.nets, policy.config)
+        np.testing.assert_array_equal(seen.numpy(), acted)
+
+    exported = json.loads(rl("convert", run, str(tmp_path / "policy.pt2"), "--json", "--quiet"))
+    assert exported["inputs"][0]["shape"] == ["batch", 3, 4]
+    assert exported["max_difference"] < 1e-5
+
+
 def test_an_environment_of_other_observations_is_refused(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     rl("train", "dqn", *ONLINE["dqn"], *QUICK, "--eval-every", "0", "-o", run)
@@ -101,6 +131,8 @@ def test_an_environment_of_other_observations_is_refused(tmp_path: Path) -> None
         (["--transform", "normalize"], 2, "did you mean 'normalise'"),
         (["--transform", "reward-clip", "--sampler", "n-step"], 2, "rewards of one step"),
         (["--transform", "normalise:statistics=nowhere"], 3, "nowhere"),
+        (["--transform", "normalise", "--transform", "frame-stack"], 2, "comes first"),
+        (["--transform", "frame-stack", "--sampler", "hindsight"], 5, "cannot stack frames"),
     ],
 )
 def test_a_transform_that_does_not_fit_is_one_line(

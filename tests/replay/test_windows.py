@@ -15,6 +15,7 @@ from tests.replay.made_up import Growing
 
 WINDOW = 50
 SETS = {
+    "without-replacement": ["drop_last=false"],
     "slices": ["length=3"],
     "prioritized-slices": ["length=3"],
     "top-return": ["share=0.5"],

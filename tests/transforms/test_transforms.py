@@ -16,9 +16,10 @@ from rlcli.format.specs import Box, Composite, Discrete
 from rlcli.pipeline.execution import Execution
 from rlcli.pipeline.updates import UpdateRunner
 from rlcli.transforms.cast import Cast
+from rlcli.transforms.frame_stack import FrameStack
 from rlcli.transforms.normalise import Normalise
 from rlcli.transforms.reward import RewardClip, RewardScale
-from rlcli.transforms.transform import parse_transform
+from rlcli.transforms.transform import history_of, parse_transform
 
 BOX = Box((2,), "float32", -1.0, 1.0)
 NESTED = Composite({"b": Box((2,), "float64"), "mode": Discrete(3), "a": Box((1, 2), "uint8", 0, 255)})
@@ -94,6 +95,27 @@ def test_rewards_are_scaled_or_clipped() -> None:
     assert RewardScale(0.5).reward(rewards).flatten().tolist() == [-1.5, 0.25, 1.0]
     assert RewardClip(-1.0, 1.0).reward(rewards).flatten().tolist() == [-1.0, 0.5, 1.0]
     assert (RewardScale(2.0).is_linear, RewardClip().is_linear) == (True, False)
+
+
+def test_a_stack_is_a_history_and_its_spec() -> None:
+    transform = FrameStack(3)
+    assert transform.output(Box((2,), "float32", -1.0, (1.0, 2.0))) == Box(
+        (3, 2), "float32", -1.0, (1.0, 2.0, 1.0, 2.0, 1.0, 2.0)
+    )
+    stacked = torch.randn(4, 3, 2)
+    assert transform.observation({}, BOX, stacked) is stacked
+    with pytest.raises(IncompatibleError, match="numbers can be stacked"):
+        transform.output(NESTED)
+
+
+def test_a_history_is_asked_for_first() -> None:
+    assert history_of([]) == history_of([Normalise()]) == 0
+    assert history_of([FrameStack(3), Normalise()]) == 3
+    with pytest.raises(UsageError, match="comes first"):
+        history_of([Normalise(), FrameStack(3)])
+    seen = Transformed(bc, [FrameStack(3), Normalise()], BOX)
+    assert (seen.history, seen.input) == (3, Box((3, 2), "float32", -1.0, 1.0))
+    assert Transformed(bc, [Normalise()], BOX).input == BOX
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""What environments showed since their episodes began, as far back as a policy looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rlcli.collectors.nested import Batch
+
+
+class History:
+    """The last `frames` observations of E environments, oldest first; 0 gives observations as they are.
+
+    Before an episode's first observation stands that one again, as in a dataset's stacks.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self._seen: Batch = None
+        self._fresh: set[int] = set()
+
+    def begin(self, env: int) -> None:
+        """The next observation of environment `env` is the first of an episode."""
+        self._fresh.add(env)
+
+    def see(self, observation: Batch) -> Batch:
+        """Takes in `[E, …]`; returns `[E, frames, …]`, the caller's to keep. Call it once per step."""
+        if not self.frames:
+            return observation
+        if self._seen is None:
+            self._seen = _repeated(observation, self.frames)
+        self._seen = _followed(self._seen, observation, sorted(self._fresh))
+        self._fresh.clear()
+        return self._seen
+
+    def following(self, observation: Batch) -> Batch:
+        """What `see` would give for the true next observations `[E, …]`, which stay unseen."""
+        return _followed(self._seen, observation, []) if self.frames else observation
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later stacks depend on, as arrays; empty before the first, and without frames."""
+        if self._seen is None:
+            return {}
+        return {"seen": self._seen, "fresh": np.array(sorted(self._fresh), np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken."""
+        self._seen = state.get("seen")
+        self._fresh = set(np.asarray(state.get("fresh", ())).tolist())
+
+
+def _repeated(observation: Batch, frames: int) -> Batch:
+    if isinstance(observation, dict):
+        return {name: _repeated(child, frames) for name, child in observation.items()}
+    return np.repeat(observation[:, None], frames, axis=1)
+
+
+def _followed(seen: Batch, observation: Batch, fresh: list[int]) -> Batch:
+    """`seen` one step later; of `fresh` environments nothing before it counts."""
+    if isinstance(observation, dict):
+        return {name: _followed(seen[name], child, fresh) for name, child in observation.items()}
+    stack = np.concatenate([seen[:, 1:], observation[:, None]], axis=1)
+    stack[fresh] = observation[fresh][:, None]
+    return stack
