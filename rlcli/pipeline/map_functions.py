@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcli.datasets.opened import nest
 from rlcli.errors import InputError, RLError, UsageError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column
@@ -33,14 +34,8 @@ def call(function: Function, name: str, columns: Mapping[Key, Array]) -> Any:
 
     Raises `InputError` with what it raised.
     """
-    nested: dict[str, Any] = {}
-    for key, values in columns.items():
-        node = nested
-        for part in key[:-1]:
-            node = node.setdefault(part, {})
-        node[key[-1]] = values.copy()
     try:
-        return function(nested)
+        return function(nest({key: values.copy() for key, values in columns.items()}, depth=0))
     except RLError:
         raise
     except Exception as err:  # foreign code: whatever it raises is shown in one line
