@@ -26,19 +26,23 @@ void known_values() {
   for (std::size_t size = 0; size < sizeof bytes; ++size) {  // bit by bit
     assert(rl::crc32(bytes, size) == static_cast<std::uint32_t>(~crc));
     crc ^= bytes[size] = static_cast<std::uint8_t>(size * 37 + 11);
-    for (int bit = 0; bit < 8; ++bit) crc = crc & 1 ? 0xEDB88320u ^ crc >> 1 : crc >> 1;
+    for (int bit = 0; bit < 8; ++bit)
+      crc = crc & 1 ? 0xEDB88320u ^ crc >> 1 : crc >> 1;
   }
 }
 
 // Any way to cut the bytes gives the hash of the whole.
 void pieces() {
   std::vector<std::uint8_t> data(3000);
-  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::uint8_t>(i * 131 + i * i * 7);
+  for (std::size_t i = 0; i < data.size(); ++i)
+    data[i] = static_cast<std::uint8_t>(i * 131 + i * i * 7);
   for (std::size_t size = 0; size < data.size(); size += 1 + size / 40) {
     const std::uint64_t whole = of(data.data(), size);
-    for (std::size_t step : {std::size_t{1}, std::size_t{63}, std::size_t{64}, std::size_t{255}, std::size_t{256}, std::size_t{257}, std::size_t{1024}}) {
+    for (std::size_t step : {std::size_t{1}, std::size_t{63}, std::size_t{64}, std::size_t{255}, std::size_t{256},
+                             std::size_t{257}, std::size_t{1024}}) {
       rl::Xxh3 hash;
-      for (std::size_t at = 0; at < size; at += step) hash.update(data.data() + at, std::min(step, size - at));
+      for (std::size_t at = 0; at < size; at += step)
+        hash.update(data.data() + at, std::min(step, size - at));
       assert(hash.digest() == whole);
       assert(hash.digest() == whole);
     }
@@ -48,7 +52,8 @@ void pieces() {
 // Every processor's loop does what the portable one does, which does to a twin what it does alone.
 void lanes() {
   std::vector<std::uint8_t> data(64 * 50);
-  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::uint8_t>(i * 29 + i * i * 5);
+  for (std::size_t i = 0; i < data.size(); ++i)
+    data[i] = static_cast<std::uint8_t>(i * 29 + i * i * 5);
   std::vector<rl::xxh3::Consume> loops{rl::xxh3::fastest_consume(), rl::xxh3::consume_portably};
 #if defined(__x86_64__) && defined(__GNUC__)
   if (__builtin_cpu_supports("avx2")) loops.push_back(rl::xxh3::consume_avx2);
@@ -74,7 +79,8 @@ void growing() {
   constexpr std::size_t BLOCK = rl::GrowingSums::BLOCK;
   std::vector<std::uint8_t> file(3 * BLOCK + 777);
   const std::size_t used = 2 * BLOCK + 12345;
-  for (std::size_t i = 0; i < used; ++i) file[i] = static_cast<std::uint8_t>(i * 131 + (i >> 9));
+  for (std::size_t i = 0; i < used; ++i)
+    file[i] = static_cast<std::uint8_t>(i * 131 + (i >> 9));
   for (const std::size_t step : {std::size_t{4099}, std::size_t{1 << 19}, used}) {
     rl::GrowingSums sums;
     for (std::size_t at = 0; at < used; at += step) {
@@ -130,11 +136,13 @@ void rewards() {
   rl::RewardSum sum(0.5);
   const std::vector<float> first(5000, 0.1f), second{1e16f, 1, -1e16f, 3};
   double expected = 0.5;
-  for (const float value : first) expected += static_cast<double>(value);
+  for (const float value : first)
+    expected += static_cast<double>(value);
   sum.add(first.data(), first.size());
   assert(sum.held() == first.size());
   sum.add(second.data(), second.size());
-  for (int i = 0; i < 2; ++i) expected += static_cast<double>(second[static_cast<std::size_t>(i)]);
+  for (int i = 0; i < 2; ++i)
+    expected += static_cast<double>(second[static_cast<std::size_t>(i)]);
   assert(sum.held() >= second.size() && sum.take(2) == expected);
   assert(sum.take(2) == 0 && sum.take(0) == -1e16f + 3.0 && sum.take(0) == 0);
 }
