@@ -417,15 +417,6 @@ def test_a_file_without_rows_is_refused(tmp_path):
         convert(tmp_path / "x.hdf5", tmp_path / "ds")
 
 
-def test_a_mapping_is_not_ignored(d4rl_file, tmp_path):
-    """The keys of D4RL have their meanings; another reader takes a mapping."""
-    path = d4rl_file("mujoco_v2")
-    mapping = {"infos/qpos": "observation", "observations": "info/raw", "next_observations": "-"}
-    with pytest.raises(UsageError, match="fixed meanings") as caught:
-        convert(path, tmp_path / "ds", mapping=mapping)
-    assert "--from hdf5" in (caught.value.hint or "")
-
-
 def test_content_decides_not_the_name(d4rl_file, tmp_path):
     source = d4rl_file("maze2d").rename(tmp_path / "download.bin")
     assert detect(source).matches

@@ -273,6 +273,15 @@ def test_files_of_other_columns_are_refused(folder, tmp_path):
         convert(folder, tmp_path / "ds")
 
 
+def test_a_mapping_is_not_ignored(d4rl_file, tmp_path):
+    """The keys of D4RL have their meanings; another reader takes a mapping."""
+    path = d4rl_file("mujoco_v2")
+    mapping = {"infos/qpos": "observation", "observations": "info/raw", "next_observations": "-"}
+    with pytest.raises(UsageError, match="fixed meanings") as caught:
+        convert(path, tmp_path / "ds", mapping=mapping)
+    assert "--from hdf5" in (caught.value.hint or "")
+
+
 # -- files that point elsewhere or lie -----------------------------------------------------------------------
 
 
