@@ -88,17 +88,9 @@ class MLP:
     def _forward(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         activation: Callable[[Tensor], Tensor] = torch.relu if self.activation == "relu" else torch.tanh
         for weight, bias in layers[:-1]:
-            x = activation(_linear(x, weight, bias))
-        return _linear(x, *layers[-1])
+            x = activation(F.linear(x, weight, bias))
+        return F.linear(x, *layers[-1])
 
     def _shapes(self) -> list[tuple[int, ...]]:
         pairs = itertools.pairwise(self.sizes)
         return [shape for num_in, num_out in pairs for shape in ((num_out, num_in), (num_out,))]
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():
-        # Inductor turns `mm + bias` into addmm, which first copies the bias over the output (4 % of a SAC
-        # update); a difference it leaves to the element-wise kernel that follows.
-        return torch.mm(x, weight.t()) - (-bias)
-    return F.linear(x, weight, bias)

@@ -91,7 +91,7 @@ def calibrated_matmul(batch_size: int, width: int, threads: int) -> Literal["hig
     Measured once per machine, torch version and size, then read from the cache. On CPUs with bfloat16
     units `medium` really means bfloat16; the error bound keeps it out there.
     """
-    cpu = f"{platform.machine()} {_cpu_model()} torch {torch.__version__}"
+    cpu = f"{platform.machine()} {cpu_model()} torch {torch.__version__}"
     key = f"{cpu} | {threads} threads | {batch_size}x{width}x{width}"
     path = cache_dir() / "matmul.json"
     try:
@@ -108,7 +108,7 @@ def calibrated_matmul(batch_size: int, width: int, threads: int) -> Literal["hig
 def compiled_marker(algorithm: ModuleType, nets: Any, config: Any) -> Path:
     """A file that exists once this very update was compiled on this machine, so its compilation is cached."""
     source = Path(str(algorithm.__file__)).read_bytes()
-    identity = f"{algorithm.__name__} {torch.__version__} {_cpu_model()} {nets!r} {config!r}".encode()
+    identity = f"{algorithm.__name__} {torch.__version__} {cpu_model()} {nets!r} {config!r}".encode()
     return cache_dir() / "compiled" / hashlib.sha256(source + identity).hexdigest()[:32]
 
 
@@ -170,7 +170,8 @@ def _measure_matmul(batch_size: int, width: int, threads: int) -> dict[str, floa
     return {"speedup": median["highest"] / median["medium"], "error": error}
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name and numbers, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

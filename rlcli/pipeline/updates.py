@@ -5,7 +5,6 @@ It knows tensors only: no buffer, no environment, no files but the compilation c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 
 from rlcli.algorithms.transformed import Transformed
-from rlcli.pipeline.execution import Execution, cache_dir, compiled_marker, mark_compiled
+from rlcli.pipeline.compilation import CompiledUpdate, Key, Metrics, State, nested
+from rlcli.pipeline.execution import Execution, compiled_marker, mark_compiled
 from rlcli.returns.gae import gae
 
-State = dict[str, Any]
-Metrics = dict[str, Tensor]
 Draws = Mapping[str, tuple[str, tuple[int, ...]]]
+Columns = tuple[Key, ...]
+RANDOM: dict[str, Any] = {"normal": torch.randn, "uniform": torch.rand}
 
 
 class UpdateRunner:
@@ -39,24 +39,38 @@ class UpdateRunner:
         self.config = config
         self.execution = execution
         self.generator = generator
-        self._update = self._compile() if execution.compiled else self._eager
+        self._optional: Columns = getattr(algorithm, "OPTIONAL", ())
+        self._noise: dict[int, list[tuple[str, Any, tuple[int, ...]]]] = {}
+        self._compiled: CompiledUpdate | None = None
+        if execution.compiled:
+            marker = compiled_marker(algorithm, nets, config)
+            self._compiled = CompiledUpdate(self._update, lambda: mark_compiled(marker))
         torch.set_num_threads(execution.threads)
 
     def update(self, state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
         """One update on `batch`: nested mappings of arrays or tensors `[B, …]`.
 
-        Only `COLUMNS` are read, and those of `OPTIONAL` that it has. Returns the new state, the old one
-        untouched, and 0-d metrics; those of a weighted batch with `priority` `[B]` among them.
+        Only `COLUMNS` are read, and those of `OPTIONAL` that it has: extra columns never recompile. Returns
+        the new state and 0-d metrics; those of a weighted batch with `priority` `[B]` among them. A state
+        that a compiled update returned is overwritten by the next one; any other stays as it was.
         """
-        columns = self.algorithm.COLUMNS
-        if optional := getattr(self.algorithm, "OPTIONAL", ()):
-            columns = (*columns, *(path for path in optional if has(batch, path)))
-        inputs = select(batch, columns)
-        batch_size = len(inputs["action"])
-        inputs["noise"] = draw(self.algorithm.noise(self.nets, self.config, batch_size), self.generator)
+        columns: Columns = self.algorithm.COLUMNS
+        if self._optional:
+            columns = (*columns, *[path for path in self._optional if has(batch, path)])
+        paths: list[Key] = []
+        leaves: list[Tensor] = []
+        for path in columns:
+            value: Any = batch
+            for name in path:
+                value = value[name]
+            _gather(value, path, paths, leaves)
+        for name, random, shape in self._draws(len(batch["action"])):
+            paths.append(("noise", name))
+            leaves.append(random(shape, generator=self.generator))
+        if self.execution.matmul == "highest":
+            return self._run(state, paths, leaves)
         with _matmul(self.execution.matmul):
-            state, metrics = self._update(state, inputs)
-        return state, metrics
+            return self._run(state, paths, leaves)
 
     def iterate(self, state: State, rollout: Mapping[str, Any]) -> tuple[State, Metrics]:
         """One on-policy iteration: advantages, then epochs of shuffled minibatches.
@@ -96,34 +110,22 @@ class UpdateRunner:
         """Go on where `state_dict` was called."""
         self.generator.set_state(saved["generator"])
 
-    def _eager(self, state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
+    def _run(self, state: State, paths: list[Key], leaves: list[Tensor]) -> tuple[State, Metrics]:
+        if self._compiled is not None:
+            return self._compiled(state, paths, leaves)
+        return self._update(state, nested(paths, leaves))
+
+    def _update(self, state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
         new_state, metrics = self.algorithm.update(state, batch, self.nets, self.config)
         return new_state, metrics
 
-    def _compile(self) -> Any:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
-        marker = compiled_marker(self.algorithm, self.nets, self.config)
-
-        def step(state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
-            new_state, metrics = self.algorithm.update(state, batch, self.nets, self.config)
-            return new_state, metrics
-
-        # torch caches compilations by code object and re-checks everything Python on each call, a seventh of
-        # a small update. A code object of its own makes networks and config constants that need no check.
-        step.__code__ = step.__code__.replace()
-        options: dict[str, Any] = {
-            "cpp_wrapper": True,  # the Python wrapper costs 30 us more per update
-            "guard_filter_fn": lambda guards: [guard.guard_type == "TENSOR_MATCH" for guard in guards],
-        }
-        compiled = torch.compile(step, fullgraph=True, dynamic=False, options=options)
-
-        def first(state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
-            result = compiled(state, batch)
-            mark_compiled(marker)
-            self._update = compiled
-            return result
-
-        return first
+    def _draws(self, batch_size: int) -> list[tuple[str, Any, tuple[int, ...]]]:
+        draws = self._noise.get(batch_size)
+        if draws is None:
+            shapes: Draws = self.algorithm.noise(self.nets, self.config, batch_size)
+            draws = [(name, RANDOM[kind], shape) for name, (kind, shape) in shapes.items()]
+            self._noise[batch_size] = draws
+        return draws
 
     def _rollout_rows(self, state: State, rollout: Mapping[str, Any]) -> dict[str, Any]:
         rollout = tensors(rollout)
@@ -155,26 +157,12 @@ class UpdateRunner:
 
 def draw(shapes: Draws, generator: torch.Generator) -> dict[str, Tensor]:
     """Standard normals and uniforms in [0, 1), float32, as an algorithm's `noise` or `act_noise` asks for."""
-    kinds = {"normal": torch.randn, "uniform": torch.rand}
-    return {name: kinds[kind](shape, generator=generator) for name, (kind, shape) in shapes.items()}
+    return {name: RANDOM[kind](shape, generator=generator) for name, (kind, shape) in shapes.items()}
 
 
 def tensors(batch: Any) -> Any:
     """Nested mappings with every NumPy array as a tensor that shares its memory."""
     return _map(batch, lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x)
-
-
-def select(batch: Mapping[str, Any], columns: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
-    """The named columns of a nested batch as nested dicts of tensors: extra columns never recompile."""
-    chosen: dict[str, Any] = {}
-    for path in columns:
-        source: Any = batch
-        target = chosen
-        for name in path[:-1]:
-            source = source[name]
-            target = target.setdefault(name, {})
-        target[path[-1]] = tensors(source[path[-1]])
-    return chosen
 
 
 def has(batch: Any, path: tuple[str, ...]) -> bool:
@@ -184,6 +172,19 @@ def has(batch: Any, path: tuple[str, ...]) -> bool:
             return False
         batch = batch[name]
     return True
+
+
+def _gather(value: Any, path: Key, paths: list[Key], leaves: list[Tensor]) -> None:
+    """Append the arrays and tensors of `value`, which is or lies at `path`, sorted by name."""
+    if isinstance(value, Tensor):
+        paths.append(path)
+        leaves.append(value)
+    elif isinstance(value, np.ndarray):
+        paths.append(path)
+        leaves.append(torch.from_numpy(value))
+    else:
+        for name in sorted(value):
+            _gather(value[name], (*path, name), paths, leaves)
 
 
 def _map(tree: Any, function: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,8 @@ from rlcli.algorithms import ALGORITHMS, SUMMARIES, load
 from rlcli.config import options
 from rlcli.errors import IncompatibleError
 from rlcli.format.specs import Box, Composite, Discrete, Spec
-from rlcli.pipeline.updates import draw
+from rlcli.pipeline.execution import Execution
+from rlcli.pipeline.updates import UpdateRunner, draw
 
 DICT = Composite({"position": Box((2,), "float64"), "mode": Discrete(3)})
 DISCRETE = Discrete(3, start=1)
@@ -162,12 +164,13 @@ def test_importing_an_algorithm_loads_neither_torch_nor_numpy(name: str) -> None
 def test_compiled_update_matches_eager(name: str, action: Spec) -> None:
     algorithm, nets, config, state = make(name, action)
     batch = random_batch(algorithm, nets, config, action)
-    compiled = torch.compile(
-        lambda state, batch: algorithm.update(state, batch, nets, config), fullgraph=True, dynamic=False
-    )
+    chosen = Execution(compiled=True, matmul="highest", threads=1, reason="test")
+    generators = torch.Generator(), torch.Generator()
+    eager = UpdateRunner(algorithm, nets, config, replace(chosen, compiled=False), generators[0])
+    compiled = UpdateRunner(algorithm, nets, config, chosen, generators[1])
     eager_state, compiled_state = state, state
     for _ in range(3):
-        eager_state, eager_metrics = algorithm.update(eager_state, batch, nets, config)
-        compiled_state, compiled_metrics = compiled(compiled_state, batch)
+        eager_state, eager_metrics = eager.update(eager_state, batch)
+        compiled_state, compiled_metrics = compiled.update(compiled_state, batch)
     torch.testing.assert_close(compiled_state, eager_state, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(compiled_metrics, eager_metrics, atol=1e-5, rtol=1e-4)

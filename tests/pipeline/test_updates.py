@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from rlcli.algorithms import bc, dqn, ppo, sac
-from rlcli.errors import UsageError
+from rlcli.errors import InputError, UsageError
 from rlcli.format.specs import Box, Discrete
 from rlcli.pipeline import execution
+from rlcli.pipeline.compilation import CompiledUpdate
 from rlcli.pipeline.execution import Execution, choose_execution
 from rlcli.pipeline.updates import UpdateRunner, draw
 
@@ -70,14 +71,25 @@ def test_compiled_updates_match_eager_ones_and_never_those_of_another_config() -
         marker = execution.compiled_marker(dqn, eager.nets, eager.config)
         assert not marker.exists()
         one, other = state, state
+        start = {name: state[name].clone() for name in ("critic", "target_critic")}
         for _ in range(3):
             one, metrics = eager.update(one, data)
             other, compiled_metrics = compiled.update(other, data)
+        assert all(torch.equal(state[name], value) for name, value in start.items())  # ours was copied
         torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(compiled_metrics, metrics, atol=1e-6, rtol=1e-5)
         assert marker.exists()
     smaller = transitions(0, size=8) | {"action": np.arange(8) % 2}
     torch.testing.assert_close(compiled.update(state, smaller), eager.update(state, smaller))
+
+
+def test_update_that_cannot_be_traced_is_refused_in_one_line() -> None:
+    def update(state: Any, batch: Any) -> Any:
+        return (state if batch["x"].sum() > 0 else batch), {}
+
+    compiled = CompiledUpdate(update, lambda: None)
+    with pytest.raises(InputError, match="the update cannot be compiled: "):
+        compiled({"weight": torch.ones(2)}, [("x",)], [torch.ones(2)])
 
 
 def rollout(nets: Any, state: Any, config: ppo.Config, num_steps: int, num_envs: int) -> dict[str, Any]:
