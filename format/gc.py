@@ -64,8 +64,11 @@ def collect_garbage(
 
 
 def _lock(root: Path) -> WriterLock | None:
-    """The whole dataset, or a part beside writers that share it; None while one writer has it all."""
-    for take in (WriterLock.exclusive, WriterLock.shared):
+    """The whole dataset, or where writers share it a part beside them, so that one who comes need not wait;
+    None while one writer has it all.
+    """
+    is_shared = files.exists(root / "locks" / "publish.lock")
+    for take in (WriterLock.shared,) if is_shared else (WriterLock.exclusive, WriterLock.shared):
         with suppress(BusyError):
             return take(root)
     return None

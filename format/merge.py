@@ -50,7 +50,8 @@ class Merged:
     copied_rows: int = 0  # of open segments, of windows, URLs, packed and deduplicated datasets
     cut_episodes: int = 0  # unfinished in their dataset
     dropped_episodes: int = 0  # equal to an earlier one
-    dropped_rows: int = 0  # of those, and of episodes that a window no longer has from their first row
+    lost_rows: int = 0  # of episodes that a window no longer has from their first row
+    dropped_rows: int = 0  # of both
 
 
 def merge(
@@ -119,7 +120,9 @@ def _choose(
     """All episodes of a dataset, and the indices of those to keep: all, or those not `seen` before."""
     table = copying.all_episodes(dataset)
     report.cut_episodes += len(table) - dataset.num_episodes
-    report.dropped_rows += dataset.num_rows - int(table.length.sum())
+    lost = dataset.num_rows - int(table.length.sum())
+    report.lost_rows += lost
+    report.dropped_rows += lost
     if seen is None:
         return table, np.arange(len(table))
     kept = []

@@ -201,8 +201,13 @@ class SideColumn:
                 self._create(path, size)
             files.close(files.open_read(path, size))
             fd = files.open_write(path)
-            memory = _native.AddressRange(-(-size // PAGE) * PAGE)
-            memory.map_file(fd, 0, size)
+            try:
+                memory = _native.AddressRange(-(-size // PAGE) * PAGE)
+                with files.resources(path):
+                    memory.map_file(fd, 0, size)
+            except BaseException:
+                files.close(fd)
+                raise
             view = memory.view(0, size).view(DTYPES[self.dtype]).reshape(-1, *self.shape)
             self._open[segment.name] = (fd, view)
         return self._open[segment.name][1]

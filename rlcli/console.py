@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from rlcli.config import parse_count
 from rlcli.errors import Interrupted, RLError
 
 JSON_VERSION = 1
+_CHOICE = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 
 
 def _count(text: str | int) -> int:
@@ -127,6 +129,16 @@ def fields(pairs: Mapping[str, Any]) -> str:
 def count_text(count: int, noun: str) -> str:
     """`1 episode`, `2,000 episodes`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def counts_text(**counts: int) -> str:
+    """`counts_text(row=1, episode=2)` is `1 row, 2 episodes`."""
+    return ", ".join(count_text(count, noun) for noun, count in counts.items())
+
+
+def counted(count: int, text: str) -> str:
+    """`counted(1, "[row was|rows were] copied")` is `1 row was copied`."""
+    return f"{count:,} " + _CHOICE.sub(lambda found: found[1 if count == 1 else 2], text)
 
 
 def bytes_text(count: float) -> str:

@@ -75,7 +75,7 @@ def sample(
     report = buffer_sample.sample_dataset(
         place, out, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys
     )
-    console.log(f"{report['rows']:,} rows, {report['seconds']:.2f} s")
+    console.log(f"{console.count_text(report['rows'], 'row')}, {report['seconds']:.2f} s")
     console.result("sample", report, str(out))
 
 
@@ -173,7 +173,8 @@ def pack(
 
     report = buffer_care.pack(local(locate(dataset), "rl buffer pack"), out)
     console.log(
-        f"{report['rows']:,} rows, {report['episodes']:,} episodes in {report['files']:,} files, "
+        f"{console.counts_text(row=report['rows'], episode=report['episodes'])} in "
+        f"{console.count_text(report['files'], 'file')}, "
         f"{console.bytes_text(report['bytes'])}"
     )
     console.result("pack", report, str(out))
@@ -193,7 +194,8 @@ def unpack(
     from rlcli.pipeline import buffer_care
 
     report = buffer_care.unpack(file, out)
-    console.log(f"{report['rows']:,} rows, {report['episodes']:,} episodes, {report['seconds']:.2f} s")
+    counts = console.counts_text(row=report["rows"], episode=report["episodes"])
+    console.log(f"{counts}, {report['seconds']:.2f} s")
     console.result("unpack", report, str(out))
 
 

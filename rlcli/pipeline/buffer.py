@@ -7,10 +7,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlcli import console
 from rlcli.format import files
 from rlcli.format.dataset import Dataset
-from rlcli.format.location import Location
+from rlcli.format.location import Location, is_folder
 from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Column
 from rlcli.format.specs import Box, Leaf, leaves, spec_from_json
@@ -52,12 +54,13 @@ def info(path: Location) -> tuple[str, dict[str, Any], str]:
                 "terminated": int(table.terminated.sum()),
                 "truncated": int((table.truncated & ~table.terminated).sum()),
                 "cut": int(table.cut.sum()),
-                "unfinished_rows": dataset.num_rows - int(table.length.sum()),
+                "begun_before_window": begun_before(dataset),
+                "unfinished_rows": unfinished_rows(dataset),
             },
             **episode_quantiles(table),
             "normalised_return": None,
             "bytes": dataset.size_bytes,
-            "disk_bytes": disk_bytes(path) if isinstance(path, Path) else None,
+            "disk_bytes": disk_bytes(path) if is_folder(path) else None,
             "row_bytes": dataset.schema.row_bytes,
             "segments": {"sealed": sealed, "open": len(dataset.segments) - sealed},
             "columns": [_column_facts(column) for column in dataset.schema.columns],
@@ -68,6 +71,17 @@ def info(path: Location) -> tuple[str, dict[str, Any], str]:
         span = scores["max"] - scores["min"]
         facts["normalised_return"] = 100 * (facts["return"]["mean"] - scores["min"]) / span
     return "dataset", facts, _info_text(facts)
+
+
+def begun_before(dataset: Dataset) -> int:
+    """Ended episodes of which the first rows have left a window."""
+    return len(dataset.episodes_all()) - len(dataset.episodes)
+
+
+def unfinished_rows(dataset: Dataset) -> int:
+    """Rows behind the last end of an episode in their streams."""
+    snapshot = dataset.snapshot
+    return sum(np.subtract(snapshot["rows"], snapshot["ended"]).tolist())
 
 
 def _column_facts(column: Column) -> dict[str, Any]:
@@ -123,6 +137,8 @@ def _holds(pid: int, file: Path) -> bool:
 def _info_text(facts: dict[str, Any]) -> str:
     episodes, spec = facts["episodes"], facts["spec"]
     kinds = [f"{episodes[name]:,} {name}" for name in ("terminated", "truncated", "cut") if episodes[name]]
+    if before := episodes["begun_before_window"]:
+        kinds.append(f"{before:,} begun before the window")
     streams = len(facts["stream_rows"])
     segments = ", ".join(f"{count:,} {kind}" for kind, count in facts["segments"].items() if count)
     normalised = facts["normalised_return"]
@@ -134,7 +150,7 @@ def _info_text(facts: dict[str, Any]) -> str:
             "action": _spec_text(spec.get("action")),
             "rows": f"{facts['rows']:,}" + (f" in {streams} streams" if streams > 1 else ""),
             "window": f"the newest {facts['window']:,} rows of each stream" if facts["window"] else None,
-            "episodes": f"{episodes['count']:,}" + (f" ({', '.join(kinds)})" if kinds else ""),
+            "episodes": f"{episodes['count'] + before:,}" + (f" ({', '.join(kinds)})" if kinds else ""),
             "unfinished": console.count_text(episodes["unfinished_rows"], "row")
             if episodes["unfinished_rows"]
             else None,

@@ -36,17 +36,17 @@ def recover(path: Path) -> dict[str, Any]:
 def recover_remarks(report: dict[str, Any]) -> list[str]:
     """What a person should read about a recovery, a line each."""
     if not report["changed"] and not report["removed"]:
-        return [f"nothing to recover; {report['rows']:,} rows"]
+        return [f"nothing to recover; {console.count_text(report['rows'], 'row')}"]
     counts = {
-        "open segments were sealed": len(report["sealed"]),
-        "segments were replaced by a shorter copy": len(report["shortened"]),
-        "empty segments were dropped": len(report["dropped"]),
-        "unlisted segments were removed": len(report["removed"]),
-        "unfinished episodes are marked cut": report["cut_episodes"],
+        "open [segment was|segments were] sealed": len(report["sealed"]),
+        "[segment was|segments were] replaced by a shorter copy": len(report["shortened"]),
+        "empty [segment was|segments were] dropped": len(report["dropped"]),
+        "unlisted [segment was|segments were] removed": len(report["removed"]),
+        "unfinished [episode is|episodes are] marked cut": report["cut_episodes"],
     }
     return [
-        f"{report['rows']:,} rows are there",
-        *(f"{count:,} {what}" for what, count in counts.items() if count),
+        console.counted(report["rows"], "[row is|rows are] there"),
+        *(console.counted(count, what) for what, count in counts.items() if count),
     ]
 
 

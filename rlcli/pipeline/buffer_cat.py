@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.config import parse_count
 from rlcli.errors import UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -48,6 +49,8 @@ def cat(
     Raises `UsageError` for wrong names and slices, `MissingExtraError` if Arrow is not there, `CorruptError`
     when it comes to damaged bytes.
     """
+    if out is not None and str(out) == "-":
+        out = None
     if out is not None:
         refuse_existing(out)
     if format == "arrow":
@@ -187,11 +190,11 @@ def _slice(flag: str, text: str | None, count: int) -> tuple[int, int]:
     if text is None:
         return 0, count
     try:
-        parts = [int(part) if part.strip() else None for part in text.split(":")]
+        parts = [parse_count(part) if part.strip() else None for part in text.split(":")]
         if len(parts) == 1 and parts[0] is not None:
             parts.append(parts[0] + 1 or None)
         first, last = parts
     except ValueError as err:
-        raise UsageError(f"{flag} {text}: expected A:B, e.g. 0:100, -10: or 7") from err
+        raise UsageError(f"{flag} {text}: expected A:B, e.g. 0:10k, -10: or 7") from err
     start, stop, _ = slice(first, last).indices(count)
     return start, max(start, stop)

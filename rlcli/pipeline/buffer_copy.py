@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from rlcli import console
+from rlcli.console import count_text
 from rlcli.errors import Interrupted, UsageError
 from rlcli.format import compatible
 from rlcli.format.copying import all_episodes, copy_episodes, whole_segment_rows
 from rlcli.format.dataset import Dataset
-from rlcli.format.location import Location
+from rlcli.format.location import Location, is_folder
 from rlcli.format.writer import Writer
 from rlcli.pipeline.buffer_list import disk_bytes
 from rlcli.pipeline.making import lineage, making
@@ -98,7 +99,7 @@ def compact(path: Location, out: Path, *, one_stream: bool = False) -> dict[str,
             "rows": source.num_rows,
             "segments": len(source.segments),
             "bytes": source.size_bytes,
-            "disk_bytes": disk_bytes(path) if isinstance(path, Path) else source.size_bytes,
+            "disk_bytes": disk_bytes(path) if is_folder(path) else source.size_bytes,
         }
         disk = disk_bytes(work.temporary)
         return {**work.finish(), "disk_bytes": disk, "source": str(path), "before": before}
@@ -107,8 +108,8 @@ def compact(path: Location, out: Path, *, one_stream: bool = False) -> dict[str,
 def append_remarks(report: dict[str, Any]) -> list[str]:
     """What a person should read about an append, a line each."""
     lines = [
-        f"{report['added_rows']:,} rows, {report['added_episodes']:,} episodes appended; now "
-        f"{report['rows']:,} rows"
+        f"{count_text(report['added_rows'], 'row')}, {count_text(report['added_episodes'], 'episode')} "
+        f"appended; now {count_text(report['rows'], 'row')}"
     ]
     return [*lines, *_cut(report["cut_episodes"])]
 
@@ -118,14 +119,23 @@ def compact_remarks(report: dict[str, Any]) -> list[str]:
     before = report["before"]
     old, new = (console.bytes_text(facts["disk_bytes"]) for facts in (before, report))
     lines = [
-        f"{before['segments']:,} segments became {report['segments']:,}, {old} on disk became {new}",
-        f"{report['rows']:,} rows, {report['episodes']:,} episodes, {report['seconds']:.2f} s",
+        f"{count_text(before['segments'], 'segment')} became {report['segments']:,}, "
+        f"{old} on disk became {new}",
+        f"{count_text(report['rows'], 'row')}, {count_text(report['episodes'], 'episode')}, "
+        f"{report['seconds']:.2f} s",
     ]
     lost = before["rows"] - report["rows"]
     if lost:
-        lines.append(f"{lost:,} rows of episodes whose beginning had left the window are not there")
+        lines.append(lost_rows(lost))
     return lines
 
 
+def lost_rows(count: int) -> str:
+    """What a person should read about the rows that a copy of a window leaves behind."""
+    return console.counted(
+        count, "[row|rows] of episodes whose beginning had left the window [is|are] not there"
+    )
+
+
 def _cut(count: int) -> list[str]:
-    return [f"{count:,} unfinished episodes are marked cut"] if count else []
+    return [console.counted(count, "unfinished [episode is|episodes are] marked cut")] if count else []

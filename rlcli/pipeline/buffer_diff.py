@@ -177,6 +177,8 @@ def _episodes(a: _Side, b: _Side, tol: float, ignore: set[str]) -> dict[str, Any
             listed.append({"episode": index, "what": name, "a": one[index].item(), "b": other[index].item()})
     return {
         "count": [len(a), len(b)],
+        "begun_before_window": [int((side.spans.lost > 0).sum()) for side in (a, b)],
+        "unfinished": [int((~side.spans.ended).sum()) for side in (a, b)],
         "different": int(any_differs.sum()),
         "first": sorted(listed, key=lambda entry: entry["episode"]),
     }
@@ -265,13 +267,19 @@ def _wide(values: Array) -> Array:
     return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
 
 
+def _among(episodes: dict[str, Any], side: int) -> str:
+    kinds = {"begun before the window": "begun_before_window", "unfinished": "unfinished"}
+    found = [f"{episodes[name][side]:,} {what}" for what, name in kinds.items() if episodes[name][side]]
+    return f" ({', '.join(found)})" if found else ""
+
+
 def _text(facts: dict[str, Any]) -> str:
     episodes = facts["episodes"]
     if facts["equal"]:
         within = f" within {facts['tol']:g}" if facts["tol"] else ""
         return (
             f"equal{within}: {console.count_text(facts['rows'][0], 'row')}, "
-            f"{console.count_text(episodes['count'][0], 'episode')}"
+            f"{console.count_text(episodes['count'][0], 'episode')}{_among(episodes, 0)}"
         )
     blocks = []
     if facts["schema"]:
@@ -280,7 +288,9 @@ def _text(facts: dict[str, Any]) -> str:
     if facts["spec"]:
         rows = [[d["where"], _short(d["a"]), _short(d["b"])] for d in facts["spec"][:SHOWN]]
         blocks.append(console.table(["spec", "A", "B"], rows))
-    counts = "{:,} and {:,} episodes".format(*episodes["count"])
+    counts = (
+        " and ".join(f"{n:,}{_among(episodes, k)}" for k, n in enumerate(episodes["count"])) + " episodes"
+    )
     if episodes["different"]:
         counts += f", {episodes['different']:,} differ in what the table says of them"
     blocks.append(counts)

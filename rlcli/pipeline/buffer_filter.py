@@ -18,6 +18,8 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location
 from rlcli.format.spans import Spans
 from rlcli.format.writer import Writer
+from rlcli.pipeline.buffer import unfinished_rows
+from rlcli.pipeline.buffer_copy import lost_rows
 from rlcli.pipeline.expressions import Expression
 from rlcli.pipeline.making import Making, lineage, making
 from rlcli.pipeline.outputs import refuse_existing, unfinished
@@ -183,7 +185,8 @@ def _source(path: Location, source: Dataset) -> dict[str, Any]:
         "source": str(path),
         "source_rows": source.num_rows,
         "source_episodes": len(table),
-        "unfinished_rows": source.num_rows - int(table.length.sum()),
+        "unfinished_rows": (unfinished := unfinished_rows(source)),
+        "lost_rows": source.num_rows - int(table.length.sum()) - unfinished,
     }
 
 
@@ -194,13 +197,16 @@ def remarks(report: dict[str, Any]) -> list[str]:
         share = 100 * made["episodes"] / report["source_episodes"]
         name = f"{made['dataset']}: " if "datasets" in report else ""
         lines.append(
-            f"{name}{made['episodes']:,} of {report['source_episodes']:,} episodes ({share:.1f} %), "
-            f"{made['rows']:,} of {report['source_rows']:,} rows"
+            f"{name}{made['episodes']:,} of "
+            f"{console.count_text(report['source_episodes'], 'episode')} ({share:.1f} %), "
+            f"{made['rows']:,} of {console.count_text(report['source_rows'], 'row')}"
         )
     if report["unfinished_rows"]:
         lines.append(
             f"{console.count_text(report['unfinished_rows'], 'row')} of unfinished episodes are left out"
         )
+    if report["lost_rows"]:
+        lines.append(lost_rows(report["lost_rows"]))
     if report.get("shared_seeds"):
         lines.append(
             f"common seeds of parts: {report['shared_seeds']:,}; --by seed keeps those of one seed together"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcli.console import counts_text
 from rlcli.errors import UsageError
 from rlcli.format.copying import all_episodes, whole_segment_rows
 from rlcli.format.dataset import Dataset
@@ -19,6 +20,7 @@ from rlcli.format.keys import Key
 from rlcli.format.location import Location
 from rlcli.format.schema import Column, Schema
 from rlcli.format.writer import Writer
+from rlcli.pipeline.buffer_copy import lost_rows
 from rlcli.pipeline.making import Making, lineage, making
 from rlcli.pipeline.map_block import Array, Block, Layout, blocks
 from rlcli.pipeline.map_columns import Cast, Normalise, Rename, Select, Step
@@ -48,7 +50,8 @@ def map_dataset(path: Location, out: Path, options: Options) -> dict[str, Any]:
 
     Next values that are derived stay so where they still are the next row's, which is checked bit by bit;
     else they are stored, and last rows whose next value is unknown are left out (`dropped_unknown_next`;
-    `dropped_rows` counts these and what `--apply` left out).
+    `dropped_rows` counts these and what `--apply` left out; `lost_rows` those of episodes whose beginning a
+    window no longer has).
 
     Raises `UsageError` for steps that do not fit, `InputError` for values that do not, `Interrupted`.
     """
@@ -73,6 +76,7 @@ def map_dataset(path: Location, out: Path, options: Options) -> dict[str, Any]:
             ],
             "stored_next": now_stored,
             "dropped_rows": dropped,
+            "lost_rows": source.num_rows - int(table.length.sum()),
             "dropped_unknown_next": run.dropped_unknown_next,
             "fits_env": run.layout.fits_env,
         }
@@ -239,14 +243,16 @@ def _number(text: str, flag: str) -> float:
 
 def remarks(report: dict[str, Any]) -> list[str]:
     """What a person should read about a mapping, a line each."""
-    lines = [f"{report['rows']:,} rows, {report['episodes']:,} episodes, {report['seconds']:.2f} s"]
+    lines = [f"{counts_text(row=report['rows'], episode=report['episodes'])}, {report['seconds']:.2f} s"]
     if report["stored_next"]:
         lines.append(f"stored, as they are no longer the next row's: {', '.join(report['stored_next'])}")
     if unknown := report["dropped_unknown_next"]:
         rows = "1 last row" if unknown == 1 else f"{unknown:,} last rows"
         lines.append(f"{rows} left out: next values are stored, and what follows there is unknown")
-    if others := report["dropped_rows"] - unknown:
+    if others := report["dropped_rows"] - unknown - report["lost_rows"]:
         lines.append(f"{others:,} row{'s' if others > 1 else ''} left out by --apply")
+    if report["lost_rows"]:
+        lines.append(lost_rows(report["lost_rows"]))
     if not report["fits_env"]:
         lines.append("observations or actions are not the environment's any more; spec.env is empty")
     return lines

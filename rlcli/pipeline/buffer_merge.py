@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli import console
+from rlcli.console import count_text
 from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location
 from rlcli.format.merge import merge as merge_into
@@ -38,25 +39,29 @@ def merge(paths: Sequence[Location], out: Path, *, dedup: bool = False, link: bo
         "cut_episodes": found.cut_episodes,
         "dropped_episodes": found.dropped_episodes,
         "dropped_rows": found.dropped_rows,
+        "lost_rows": found.lost_rows,
     }
 
 
 def remarks(report: dict[str, Any]) -> list[str]:
     """What a person should read about a merge, a line each."""
     lines = [
-        f"{report['rows']:,} rows, {report['episodes']:,} episodes in {report['streams']:,} streams of "
-        f"{len(report['sources'])} datasets, {report['seconds']:.2f} s"
+        f"{count_text(report['rows'], 'row')}, {count_text(report['episodes'], 'episode')} in "
+        f"{count_text(report['streams'], 'stream')} of {count_text(len(report['sources']), 'dataset')}, "
+        f"{report['seconds']:.2f} s"
     ]
     words = {"link": "hard-linked", "reflink": "sharing blocks", "copy": "copied"}
     shares = [
-        f"{report['files'][way]:,} files {word} ({console.bytes_text(report['file_bytes'][way])})"
+        f"{count_text(report['files'][way], 'file')} {word} ({console.bytes_text(report['file_bytes'][way])})"
         for way, word in words.items()
         if report["files"][way]
     ]
     lines += [", ".join(shares)] if shares else []
     counts = {
-        "rows were copied: of open segments, windows, or datasets that lost episodes": report["copied_rows"],
-        "unfinished episodes are marked cut": report["cut_episodes"],
-        "episodes were left out, equal to earlier ones": report["dropped_episodes"],
+        "[row was|rows were] copied: of open segments, windows, URLs, packed files, or datasets that lost "
+        "episodes": report["copied_rows"],
+        "unfinished [episode is|episodes are] marked cut": report["cut_episodes"],
+        "[episode was|episodes were] left out, equal to earlier ones": report["dropped_episodes"],
+        "[row|rows] of episodes whose beginning had left the window [is|are] not there": report["lost_rows"],
     }
-    return [*lines, *(f"{count:,} {what}" for what, count in counts.items() if count)]
+    return [*lines, *(console.counted(count, what) for what, count in counts.items() if count)]

@@ -29,6 +29,9 @@ EPISODE, STEP, IS_INIT, SOURCE_ROW = ("episode",), ("step",), ("is_init",), ("so
 TERMINATED, TRUNCATED = ("next", "terminated"), ("next", "truncated")
 
 
+MOST_ROWS = 1 << 30  # their numbers alone are 8 GiB
+
+
 def sample_rows(
     path: Location,
     count: int,
@@ -87,6 +90,8 @@ def sample_dataset(
 def _draw(dataset: Dataset, count: int, seed: int, sampler: str, sets: Sequence[str]) -> Rows:
     if count < 1:
         raise UsageError(f"-n must be at least 1, got {count}")
+    if count > MOST_ROWS:
+        raise UsageError(f"-n must be at most {MOST_ROWS:,}, got {count:,}; draw in parts, with other seeds")
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed must be a whole number from 0 to 2^63 - 1, got {seed}")
     chosen = make_sampler(sampler, dataset, sets=sets, seed=seed)

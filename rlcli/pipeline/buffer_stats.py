@@ -18,6 +18,7 @@ from rlcli.format.schema import Column
 from rlcli.format.semantic_rules import spec_leaves
 from rlcli.format.spans import as_numbers
 from rlcli.pipeline.coverage import coverage_of
+from rlcli.pipeline.heap_stats import heap_facts, heap_text
 from rlcli.pipeline.moments import Moments
 
 Array = NDArray[Any]
@@ -33,7 +34,8 @@ _BOOKKEEPING = {("episode",), ("step",), ("is_init",), ("next", "done")}
 
 def stats(path: Location) -> tuple[dict[str, Any], str]:
     """Facts and text: extremes, mean, deviation, NaN, infinite and constant elements per stored column;
-    how actions cover their spec; quantiles of returns and lengths of episodes that were not cut.
+    lengths and frequent texts of heap columns; how actions cover their spec; quantiles of returns and lengths
+    of episodes that were not cut.
 
     Raises `CorruptError` when reading finds damaged bytes.
     """
@@ -60,6 +62,7 @@ def stats(path: Location) -> tuple[dict[str, Any], str]:
             "path": path,
             "rows": dataset.num_rows,
             "columns": columns,
+            "heaps": [heap_facts(dataset, column) for column in dataset.schema.heaps],
             "actions": actions,
             **episode_quantiles(table),
         }
@@ -185,6 +188,7 @@ def _text(facts: dict[str, Any], table: Episodes) -> str:
                 constant = "yes" if i in column["constant"] else ""
                 rows.append([f"  [{i}]", *map(_number, numbers), *odd, constant])
     blocks = [console.table(["column", "min", "mean", "std", "max", "NaN", "inf", "constant"], rows)]
+    blocks += [heap_text(entry) for entry in facts["heaps"]]
     blocks += [_coverage_text(entry) for entry in facts["actions"]]
     whole = ~table.cut
     if facts["return"] == facts["length"] is not None:  # a reward of 1 per step

@@ -213,22 +213,24 @@ def remarks(report: dict[str, Any]) -> list[str]:
         from rlcli.pipeline.export_policy import remarks as about_policy
 
         return about_policy(report)
-    lines = [f"{report['rows']:,} rows, {report['episodes']:,} episodes in {report['seconds']:.1f} s"]
+    counts_text = console.counts_text(row=report["rows"], episode=report["episodes"])
+    lines = [f"{counts_text} in {report['seconds']:.1f} s"]
     if "dataset" in report:
         lines.insert(0, f"source: {report['seen']}")
         if "episode_ends" in report:
             known = report.get("env") or "unknown (name it with --env-id)"
             lines.append(f"environment: {known}; episodes end by {', '.join(report['episode_ends'])}")
         counts = {
-            "rows end an episode without a flag in the source; they are marked truncated": "repaired",
-            "rows at the end are an unfinished episode": "unfinished_rows",
-            "rows have an unknown next observation": "unknown_next",
-            "episodes have one row": "length_one_episodes",
-            "rows of the source were left out": "dropped",
+            "[row ends|rows end] an episode without a flag in the source; marked truncated": "repaired",
+            "[row|rows] at the end [is|are] an unfinished episode": "unfinished_rows",
+            "[row has|rows have] an unknown next observation": "unknown_next",
+            "[episode has|episodes have] one row": "length_one_episodes",
+            "[row|rows] of the source [was|were] left out": "dropped",
         }
-        lines += [f"{report[name]:,} {what}" for what, name in counts.items() if report[name]]
+        lines += [console.counted(report[name], what) for what, name in counts.items() if report[name]]
         lines += [
-            f"{count:,} values of {name} are not finite" for name, count in report["not_finite"].items()
+            console.counted(count, f"[value|values] of {name} [is|are] not finite")
+            for name, count in report["not_finite"].items()
         ]
     lines += [f"lost: {sentence}" for sentence in report["lossy"]]
     lines += report["remarks"]

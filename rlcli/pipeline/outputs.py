@@ -22,7 +22,11 @@ from rlcli.format.gc import GRACE_SECONDS
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise `UsageError` if there is something at `out`, a dangling link too, or if it lies in a dataset."""
+    """Raise `UsageError` if there is something at `out`, a dangling link too, or if it lies in a dataset; and
+    for `-`, which is no name for what is more than a stream of bytes.
+    """
+    if str(out) == "-":
+        raise UsageError("-: this output cannot go to standard output; name a new file or folder")
     if os.path.lexists(out):
         raise UsageError(f"{out}: exists already; nothing is overwritten", path=out)
     refuse_inside(out)
@@ -73,9 +77,9 @@ def _remove_stale(out: Path) -> None:
 def publish(temporary: Path, out: Path) -> None:
     """The finished output takes its name, unless something took it meanwhile."""
     refuse_existing(out)
-    os.rename(temporary, out)
     folder = os.open(out.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        os.rename(temporary, out)
         os.fsync(folder)
     finally:
         os.close(folder)

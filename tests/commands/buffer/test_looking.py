@@ -28,7 +28,8 @@ def test_info_tells_what_is_in_a_dataset(rl: Callable[..., Any], sealed: Path) -
         "sealed",
         None,
     )
-    counts = {"count": 10, "terminated": 4, "truncated": 4, "cut": 2, "unfinished_rows": 0}
+    counts = {"count": 10, "terminated": 4, "truncated": 4, "cut": 2}
+    counts |= {"begun_before_window": 0, "unfinished_rows": 0}
     assert facts["episodes"] == counts
     assert facts["return"]["mean"] == facts["length"]["mean"] == 7.0
     assert facts["normalised_return"] == 70.0
