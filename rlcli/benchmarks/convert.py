@@ -71,8 +71,9 @@ def _exported(setting: Setting, to: str, file: str, episodes: int) -> Path:
 def _pictures(setting: Setting, steps: int, height: int, width: int, images: str) -> Item:
     """RLDS with pictures, episodes of 50 steps, 200 MB of JPEG."""
     name = f"{'pictures' if images == 'keep' else 'pixels'}-{width}"
-    source, steps = setting.folder / name, setting.pick(small=100, full=steps)
-    pictures = write_pictures(source, steps // 50, 50, height, width)
+    source, steps = setting.folder / name, setting.pick(small=4, full=steps)
+    length = min(50, steps)
+    pictures = write_pictures(source, steps // length, length, height, width)
     if images == "keep":
         reader = LocalArm("Examples, parsing alone", "reference", lambda: _read_records(source))
         num_bytes = sum(map(len, pictures))
@@ -86,13 +87,23 @@ def _jobs(setting: Setting) -> Item:
     """RLDS shards by one process and by two. Both figures count the same bytes."""
     episodes = setting.pick(small=2, full=6000)
     source = _exported(setting, "rlds", "shards", episodes)
-    units = EPISODE * episodes * SCHEMA.row_bytes / 1e6
+    num_bytes = EPISODE * episodes * SCHEMA.row_bytes
     arms: list[Arm] = []
     for jobs in (2, 1):
         one = _Conversion(setting.folder / "converted", source, {"jobs": jobs})
         role: Role = "ours" if jobs == 2 else "reference"
-        arms.append(LocalArm(f"rl --jobs {jobs}", role, one.call, units, one.prepare))
-    return Item("convert/jobs", "MB/s", arms, (Goal("rl --jobs 1", 1.6),))
+        arms.append(LocalArm(f"rl --jobs {jobs}", role, one.call, num_bytes / 1e6, one.prepare))
+
+    def check() -> str:
+        digests = set()
+        for jobs in (1, 2):
+            one.prepare()
+            digests.add(convert(source, one.path, yes=True, jobs=jobs)["digest"])
+        assert len(digests) == 1
+        return "one process and two make datasets of one digest"
+
+    arms.append(_disk(setting, num_bytes))
+    return Item("convert/jobs", "MB/s", arms, (Goal("rl --jobs 1", 1.6),), check)
 
 
 def _item(
@@ -101,6 +112,35 @@ def _item(
     """The arms of every format: ours, reading alone, the disk alone, the slower of both, and peers."""
     units = num_bytes / 1e6
     ours = _Conversion(setting.folder / "converted", source, options)
+
+    def check() -> str:
+        ours.prepare()
+        assert convert(source, ours.path, yes=True, check=True, **options)["check"]["equal"]
+        return "every row equals the source, both read again"
+
+    reader.units = units
+    limit = _disk(setting, num_bytes)
+    slower = _Slower("the slower of reading and the disk", units, reader, limit)
+    arms: list[Arm] = [
+        LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare),
+        reader,
+        limit,
+        slower,
+    ]
+    item = Item(f"convert/{name}", "MB/s", arms, goals or (Goal(slower.name, SHARE),), check)
+    if setting.size == "full":
+        peak = ours.peak_bytes() / 2**20
+        item.remarks = (f"peak memory of a process that converts it: {peak:.0f} MiB",)
+    if setting.peer is not None:
+        found = setting.peer.arms(item.name, setting.size, setting.folder / "peers")
+        for arm in found:
+            arm.units = units
+        item.arms += found
+    return item
+
+
+def _disk(setting: Setting, num_bytes: int) -> LocalArm:
+    """Bringing as many bytes to the disk as a file."""
     block = np.random.default_rng(0).bytes(min(num_bytes, 8 << 20))
 
     def write() -> None:
@@ -113,28 +153,8 @@ def _item(
     def prepare() -> None:
         (setting.folder / "written").unlink(missing_ok=True)
 
-    def check() -> str:
-        ours.prepare()
-        assert convert(source, ours.path, yes=True, check=True, **options)["check"]["equal"]
-        return "every row equals the source, both read again"
-
-    reader.units = units
-    limit = LocalArm("write() and fsync() of the same bytes", "limit", write, units, prepare)
-    slower = _Slower("the slower of reading and the disk", units, reader, limit)
-    arms: list[Arm] = [
-        LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare),
-        reader,
-        limit,
-        slower,
-    ]
-    peak = f"peak memory of a process that converts it: {ours.peak_bytes() / 2**20:.0f} MiB"
-    item = Item(f"convert/{name}", "MB/s", arms, goals or (Goal(slower.name, SHARE),), check, (peak,))
-    if setting.peer is not None:
-        found = setting.peer.arms(item.name, setting.size, setting.folder / "peers")
-        for arm in found:
-            arm.units = units
-        item.arms += found
-    return item
+    name = "write() and fsync() of the same bytes"
+    return LocalArm(name, "limit", write, num_bytes / 1e6, prepare)
 
 
 @dataclass
