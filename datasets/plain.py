@@ -103,9 +103,13 @@ class PlainSource:
         self.num_rows = self._count_rows()
         self._leave_out_other_lengths(kept)
         self.files: Sequence[Path] = table.files
-        self.plan: dict[str, Any] = {}
         self.slice_rows = self._slice_rows()
-        self.scan: Scan = look_through(table, self.roles, self.num_rows, self.slice_rows)
+        self.scan = (
+            Scan.from_json(request.plan)
+            if request.plan
+            else look_through(table, self.roles, self.num_rows, self.slice_rows)
+        )
+        self.plan: dict[str, Any] = self.scan.to_json()
         self.next_names = self.roles.below("next", "observation")
         self._check_spaces()
         self.derived = request.derive or not self.next_names

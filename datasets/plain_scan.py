@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,33 @@ class Scan:
     inexact: set[str] = field(default_factory=set)
     action_range: dict[str, tuple[int, int]] = field(default_factory=dict)
     empty: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it; `from_json` is the inverse."""
+        return {
+            "last_rows": _packed(self.last_rows),
+            "terminated": _packed(self.terminated),
+            "truncated": _packed(self.truncated),
+            "cut": sorted(self.cut),
+            "rule": self.rule,
+            "repaired": self.repaired,
+            "inexact": sorted(self.inexact),
+            "action_range": {name: list(ends) for name, ends in self.action_range.items()},
+        }
+
+    @staticmethod
+    def from_json(told: Mapping[str, Any]) -> Scan:
+        """The scan that `to_json` told."""
+        return Scan(
+            _unpacked(told["last_rows"], np.int64),
+            _unpacked(told["terminated"], np.bool_),
+            _unpacked(told["truncated"], np.bool_),
+            set(told["cut"]),
+            list(told["rule"]),
+            told["repaired"],
+            set(told["inexact"]),
+            {name: (low, high) for name, (low, high) in told["action_range"].items()},
+        )
 
     def ends_within(self, start: int, stop: int) -> NDArray[np.int64]:
         """The rows in `start … stop - 1` that end an episode."""
@@ -101,6 +131,14 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
         inexact |= _inexact_flags(roles, told, last_rows, terminated, truncated)
     repaired = int((~flagged[last_rows]).sum()) if flags else 0
     return Scan(last_rows, terminated, truncated, cut, rule, repaired, inexact, ranges, empty)
+
+
+def _packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes(), 1)).decode("ascii")
+
+
+def _unpacked(text: str, dtype: Any) -> NDArray[Any]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
 
 
 def _ends(

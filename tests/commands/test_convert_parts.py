@@ -12,12 +12,15 @@ import h5py
 import numpy as np
 import pytest
 
+from rlcli.datasets.contract import NoOptions, Report, Request
 from rlcli.errors import BusyError, CorruptError, ExitCode, Interrupted, ResourceError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 from rlcli.main import run
 from rlcli.pipeline import convert_parts, convert_workers
 from rlcli.pipeline.convert import convert
+from rlcli.pipeline.convert_job import Job
+from rlcli.pipeline.convert_rows import Selection
 
 EPISODES, LENGTH = 12, 5
 
@@ -282,3 +285,17 @@ def test_rows_that_cannot_fit_are_refused_before_they_are_read(source, out, monk
     with pytest.raises(ResourceError, match="100 are free"):
         convert(source, out)
     assert left(out) == []
+
+
+def test_a_worker_is_told_where_episodes_end_and_does_not_look_through_the_source_again(source, monkeypatch):
+    job = Job("hdf5", source, Request(confirmed=True), NoOptions(), Selection())
+    with job.opened() as first:
+        plan = json.loads(json.dumps(first.plan))
+        monkeypatch.setattr("rlcli.datasets.plain.look_through", None)
+        with job.opened(plan) as again:
+            assert again.pieces == first.pieces
+            ends = [
+                [part.end for part in each.parts(each.pieces[0], Report(), int)] for each in (first, again)
+            ]
+    assert ends[0] == ends[1]
+    assert len(ends[0]) == EPISODES
