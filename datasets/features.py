@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,12 +45,12 @@ class Field:
     lengths: tuple[int | None, ...] = ()
     num_classes: int | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its key in an Example."""
         return "/".join(self.path)
 
-    @property
+    @cached_property
     def is_bytes(self) -> bool:
         """Whether an element is read as one byte string, to be decoded by someone else."""
         return self.kind in ("image", "text") or self.dtype == "string"
@@ -61,7 +62,7 @@ class Field:
         parts += [f"/ragged_row_lengths_{level}" for level in range(max(0, len(self.lengths) - 1))]
         return tuple(self.name + part for part in parts)
 
-    @property
+    @cached_property
     def is_dynamic(self) -> bool:
         """Whether its elements say their shape beside their values."""
         return self.kind == "tensor" and self.shape.count(None) > 1
