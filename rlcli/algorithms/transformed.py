@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from rlcli.errors import IncompatibleError
 from rlcli.format.specs import Spec
-from rlcli.transforms.transform import Memory, Transform, history_of
+from rlcli.transforms.reward_to_go import NAME as REWARD_TO_GO
+from rlcli.transforms.transform import Memory, Transform, episodic_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +36,24 @@ class Transformed(ModuleType):
         for transform in transforms:
             specs.append(transform.output(specs[-1]))
         self.specs = tuple(specs)
-        self.history = history_of(transforms)
+        self.episodic, self._needing = episodic_of(transforms)
+        self.COLUMNS: tuple[tuple[str, ...], ...] = algorithm.COLUMNS
+        if self.episodic.to_go is not None:
+            if ("next", "observation") in self.COLUMNS or algorithm.ON_POLICY:
+                raise IncompatibleError(
+                    "reward-to-go is for learners from observations and actions alone: bc"
+                )
+            self.COLUMNS = (*self.COLUMNS, (REWARD_TO_GO,))
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("algorithm", "transforms", "specs", "history"):
+        if name in ("algorithm", "transforms", "specs", "episodic", "_needing", "COLUMNS"):
             raise AttributeError(name)
         return getattr(self.algorithm, name)
 
     @property
     def input(self) -> Spec:
-        """What `act`, `update` and the like take as observations: histories, if a transform asks for them."""
-        return self.specs[1] if self.history else self.specs[0]
+        """What `act` and the like take as observations: what environments give, and what is `episodic`."""
+        return self.specs[self._needing]
 
     @property
     def __file__(self) -> str:  # type: ignore[override]
@@ -65,7 +74,10 @@ class Transformed(ModuleType):
         self, state: State, batch: Mapping[str, Any], nets: Any, config: Any
     ) -> tuple[State, dict[str, Tensor]]:
         """One update on the transformed batch."""
-        seen = {**batch, "observation": self.observation(state, batch["observation"])}
+        observation = batch["observation"]
+        if self.episodic.to_go is not None:
+            observation = {"observation": observation, REWARD_TO_GO: batch[REWARD_TO_GO]}
+        seen = {**batch, "observation": self.observation(state, observation)}
         if after := batch.get("next"):
             after = dict(after)
             if "observation" in after:
@@ -76,7 +88,7 @@ class Transformed(ModuleType):
         new, metrics = self.algorithm.update(state, seen, nets, config)
         if self.algorithm.ON_POLICY:
             return {**new, **self._remembered(state)}, metrics
-        return {**new, **self._remembered(self.learn(state, batch["observation"]))}, metrics
+        return {**new, **self._remembered(self.learn(state, observation))}, metrics
 
     def act(self, state: State, observation: Any, nets: Any, config: Any, **noise: Any) -> Any:
         """Actions for raw observations."""

@@ -1,4 +1,4 @@
-"""What environments showed since their episodes began, as far back as a policy looks."""
+"""What environments showed and gave since their episodes began, as far as a policy looks at it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,44 @@ from typing import Any
 
 import numpy as np
 
-from rlcli.collectors.nested import Batch
+from rlcli.collectors.nested import Batch, flatten
+from rlcli.transforms.transform import Episodic
 
 
 class History:
-    """The last `frames` observations of E environments, oldest first; 0 gives observations as they are.
+    """What is `needed` of the episodes of E environments, and their newest observations.
 
     Before an episode's first observation stands that one again, as in a dataset's stacks.
     """
 
-    def __init__(self, frames: int) -> None:
-        self.frames = frames
+    def __init__(self, needed: Episodic) -> None:
+        self.frames = needed.frames
+        self.to_go = needed.to_go
         self._seen: Batch = None
         self._fresh: set[int] = set()
+        self._left: dict[int, float] = {}  # reward-to-go, where something was earned
 
     def begin(self, env: int) -> None:
         """The next observation of environment `env` is the first of an episode."""
         self._fresh.add(env)
+        self._left.pop(env, None)
+
+    def earned(self, env: int, reward: float) -> None:
+        """What the last step of environment `env` gave."""
+        if self.to_go is not None:
+            gamma, target = self.to_go
+            self._left[env] = (self._left.get(env, target) - float(np.float32(reward))) / gamma
 
     def see(self, observation: Batch) -> Batch:
-        """Takes in `[E, …]`; returns `[E, frames, …]`, the caller's to keep. Call it once per step."""
-        if not self.frames:
+        """Takes in `[E, …]`; returns what is needed, the caller's to keep. Call it once per step."""
+        observation = self._stacked(observation) if self.frames else observation
+        if self.to_go is None:
             return observation
+        size = len(next(flatten(observation, ()))[1])
+        left = [[self._left.get(env, self.to_go[1])] for env in range(size)]
+        return {"observation": observation, "reward_to_go": np.array(left, np.float32)}
+
+    def _stacked(self, observation: Batch) -> Batch:
         if self._seen is None:
             self._seen = _repeated(observation, self.frames)
         self._seen = _followed(self._seen, observation, sorted(self._fresh))
@@ -36,7 +52,7 @@ class History:
         return self._seen
 
     def following(self, observation: Batch) -> Batch:
-        """What `see` would give for the true next observations `[E, …]`, which stay unseen."""
+        """The stacks of the true next observations `[E, …]`, which stay unseen."""
         return _followed(self._seen, observation, []) if self.frames else observation
 
     def state_dict(self) -> dict[str, Any]:

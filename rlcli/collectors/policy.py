@@ -37,6 +37,9 @@ class Remembers(Policy, Protocol):
     def begin(self, env: int) -> None:
         """The next observation of environment `env` is the first of an episode."""
 
+    def earned(self, env: int, reward: float) -> None:
+        """What the last step of environment `env` gave."""
+
 
 class RandomPolicy:
     """Independent actions, uniform over the bounds of `action_spec`.

@@ -203,6 +203,7 @@ class _Recording:
         observation, part_rows, fresh, stop = self.observation, self.part_rows, self.fresh, self.stop
         flat = isinstance(observation, np.ndarray) and isinstance(active[0].action, np.ndarray)
         observed = not isinstance(self.policy, RandomPolicy)
+        told = self.policy if isinstance(self.policy, Remembers) else None
         rounds = 0
         exhausted = False
         for actions in source:
@@ -219,6 +220,8 @@ class _Recording:
                     put(lane.action, size, action)
                 value, reward, terminated, truncated = lane.step(action)
                 lane.reward[size] = reward
+                if told is not None:
+                    told.earned(index, reward)
                 size += 1
                 if terminated or truncated:
                     self._end(lane, size, value, bool(terminated), bool(truncated))

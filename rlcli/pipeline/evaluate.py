@@ -107,6 +107,8 @@ def rollouts(
                 outcome = env.step(actions[slot])
             recorder.step(slot, env, row(observations, slot), actions[slot], outcome)
             observation, reward, terminated, truncated = outcome
+            if isinstance(policy, Remembers):
+                policy.earned(slot, reward)
             with foreign(env):
                 put(observations, slot, observation)
                 scores[slot] += float(np.float32(reward))

@@ -20,6 +20,7 @@ from rlcli.pipeline.inputs import Inputs
 from rlcli.pipeline.sampling import join_state, split_state
 from rlcli.pipeline.session import Loop, Position, Session
 from rlcli.pipeline.updates import draw, tensors
+from rlcli.transforms.transform import NEWEST
 
 
 class OffPolicy(Loop):
@@ -30,12 +31,17 @@ class OffPolicy(Loop):
         config, settings = session.config, session.settings
         self.updates_per_round = config.updates_per_round or config.train_freq
         self.collector = Collector(inputs.envs, settings.seed)
-        self.history = History(getattr(session.algorithm, "history", 0))
+        needed = getattr(session.algorithm, "episodic", NEWEST)
+        self.history = History(needed)
         self.random = RandomPolicy(inputs.action, (settings.seed, 1))
         self.writer = EpisodeWriter(self._open_replay(inputs, position))
         self.replay = Dataset.open(session.run.replay, check="none")
         self.sampler = session.sampler.make(
-            self.replay, session.algorithm.COLUMNS, config.buffer_size, settings.seed, self.history.frames
+            self.replay,
+            session.algorithm.COLUMNS,
+            config.buffer_size,
+            settings.seed,
+            needed,
         )
         if position is not None:
             self.collector.load_state_dict(position.arrays["collector"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from rlcli import console
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.inputs import Inputs
@@ -16,6 +17,7 @@ from rlcli.replay.follow import Config as FollowConfig
 from rlcli.replay.follow import Follow
 from rlcli.replay.mixture import Mixture
 from rlcli.replay.sampler import Sampler
+from rlcli.transforms.transform import NEWEST
 
 POLL_SECONDS = 0.02
 
@@ -57,8 +59,12 @@ class Offline(Loop):
     def _source(self, dataset: Dataset, seed: int) -> Sampler:
         session = self.session
         keys = columns(dataset, session.algorithm, session.config, session.sampler)
-        sampler = session.sampler.make(dataset, keys, None, seed, getattr(session.algorithm, "history", 0))
+        sampler = session.sampler.make(
+            dataset, keys, None, seed, getattr(session.algorithm, "episodic", NEWEST)
+        )
         settings = session.settings
+        if sampler.source.to_go is not None and (lost := len(sampler.source.to_go.unknown())):
+            console.log(f"{dataset.path}: {lost:,} rows of episodes that are not whole are left out")
         if not settings.follow:
             return sampler
         config = FollowConfig(

@@ -14,6 +14,7 @@ from rlcli.collectors.nested import Batch
 from rlcli.pipeline.inputs import Inputs
 from rlcli.pipeline.session import Loop, Position, Session
 from rlcli.pipeline.updates import draw, tensors
+from rlcli.transforms.transform import NEWEST
 
 
 class OnPolicy(Loop):
@@ -22,7 +23,7 @@ class OnPolicy(Loop):
     def __init__(self, session: Session, inputs: Inputs, position: Position | None) -> None:
         self.session = session
         self.collector = Collector(inputs.envs, session.settings.seed)
-        self.history = History(getattr(session.algorithm, "history", 0))
+        self.history = History(getattr(session.algorithm, "episodic", NEWEST))
         if position is not None:
             self.collector.load_state_dict(position.arrays["collector"])
             self.history.load_state_dict(position.arrays.get("history", {}))

@@ -15,7 +15,7 @@ from rlcli.format.specs import spec_from_json
 from rlcli.pipeline import checkpoint
 from rlcli.pipeline.run import open_run
 from rlcli.pipeline.updates import draw, tensors
-from rlcli.transforms.transform import parse_transform
+from rlcli.transforms.transform import NEWEST, parse_transform
 
 
 class NetworkPolicy:
@@ -26,11 +26,15 @@ class NetworkPolicy:
     ) -> None:
         self.algorithm, self.nets, self.state, self.config = algorithm, nets, state, config
         self.generator = generator
-        self._history = History(getattr(algorithm, "history", 0))
+        self._history = History(getattr(algorithm, "episodic", NEWEST))
 
     def begin(self, env: int) -> None:
         """The next observation of environment `env` is the first of an episode."""
         self._history.begin(env)
+
+    def earned(self, env: int, reward: float) -> None:
+        """What the last step of environment `env` gave."""
+        self._history.earned(env, reward)
 
     @torch.no_grad()
     def __call__(self, observation: Any) -> Any:

@@ -17,7 +17,7 @@ from rlcli.format.specs import Key
 from rlcli.replay import SAMPLERS
 from rlcli.replay.choice import load_sampler
 from rlcli.replay.sampler import Sampler, State
-from rlcli.transforms.transform import Transform
+from rlcli.transforms.transform import NEWEST, Episodic, Transform
 
 REWARD: Key = ("next", "reward")
 # What a sampler adds to a row's columns, and the algorithm must read for the batch to mean what it says.
@@ -51,11 +51,16 @@ class Choice:
         return cls(name, from_dict(load_sampler(name).CONFIG, options))
 
     def make(
-        self, dataset: Dataset, keys: Sequence[Key], capacity: int | None, seed: int, frames: int = 0
+        self,
+        dataset: Dataset,
+        keys: Sequence[Key],
+        capacity: int | None,
+        seed: int,
+        episodic: Episodic = NEWEST,
     ) -> Sampler:
-        """The sampler over the newest `capacity` rows of a dataset, observations stacked if `frames` > 0."""
+        """The sampler over the newest `capacity` rows of a dataset, with what is needed of their episodes."""
         kind = load_sampler(self.name)
-        return kind(dataset, keys, capacity, config=self.config, seed=seed, frames=frames)
+        return kind(dataset, keys, capacity, config=self.config, seed=seed, episodic=episodic)
 
     @property
     def sums_rewards(self) -> bool:

@@ -29,8 +29,8 @@ class Settings:
     )
     transform: tuple[str, ...] = opt(
         (),
-        "What observations or rewards go through before the networks: frame-stack, normalise, cast, "
-        "reward-scale, reward-clip; repeatable, in order.",
+        "What observations or rewards go through before the networks: frame-stack, reward-to-go, normalise, "
+        "cast, reward-scale, reward-clip; repeatable, in order.",
         metavar="NAME[:K=V,…]",
         repeatable=True,
     )

@@ -12,6 +12,7 @@ from rlcli.format.specs import Key
 from rlcli.plugins import is_reference, load_reference
 from rlcli.replay import SAMPLERS
 from rlcli.replay.sampler import DatasetSampler
+from rlcli.transforms.transform import NEWEST, Episodic
 
 
 def load_sampler(name: str) -> type[DatasetSampler[Any]]:
@@ -36,7 +37,7 @@ def make_sampler(
     keys: Sequence[Key] | None = None,
     capacity: int | None = None,
     seed: int = 0,
-    frames: int = 0,
+    episodic: Episodic = NEWEST,
 ) -> DatasetSampler[Any]:
     """A sampler of `dataset`; `sets` are `option=value`, or `sampler.option=value`.
 
@@ -44,4 +45,4 @@ def make_sampler(
     """
     kind = load_sampler(name)
     options = resolve(kind.CONFIG, sets=[item.removeprefix("sampler.") for item in sets])
-    return kind(dataset, keys, capacity, config=options, seed=seed, frames=frames)
+    return kind(dataset, keys, capacity, config=options, seed=seed, episodic=episodic)

@@ -50,7 +50,7 @@ class Hindsight(DatasetSampler[Config]):
     NAME = "hindsight"
     STREAM = 7
     CONFIG = Config
-    STACKS = False
+    PLAIN = True
 
     def prepare(self) -> None:
         for key in (DESIRED, ("next", *ACHIEVED), ("next", *DESIRED), ("next", "reward")):

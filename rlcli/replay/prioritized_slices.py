@@ -38,7 +38,7 @@ class PrioritizedSlices(PrioritySampler[Config]):
     NAME = "prioritized-slices"
     STREAM = 5
     CONFIG = Config
-    STACKS = False
+    PLAIN = True
 
     def prepare(self) -> None:
         super().prepare()

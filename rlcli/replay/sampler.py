@@ -19,6 +19,7 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
 from rlcli.replay.block import Batch, Block, Layout
 from rlcli.replay.source import Source
+from rlcli.transforms.transform import NEWEST, Episodic
 
 _NO_GAPS = np.zeros(0, np.int64)
 
@@ -101,12 +102,12 @@ class Sampler(ABC):
 class DatasetSampler(Sampler, Generic[C]):
     """A sampler of one dataset, with options: the frozen dataclass `CONFIG`, of which `config` is one.
 
-    See `Source` for `keys`, `capacity` and `frames`. Raises `IncompatibleError` if the dataset lacks a
-    column, or its observations are not to be stacked.
+    See `Source` for `keys`, `capacity` and `episodic`. Raises `IncompatibleError` if the dataset lacks a
+    column, or what is asked of its episodes.
     """
 
     CONFIG: ClassVar[type[Any]]
-    STACKS: ClassVar[bool] = True  # whether its observations may be stacks
+    PLAIN: ClassVar[bool] = False  # whether it can give nothing but columns as they are
 
     def __init__(
         self,
@@ -116,11 +117,13 @@ class DatasetSampler(Sampler, Generic[C]):
         *,
         config: C | None = None,
         seed: int = 0,
-        frames: int = 0,
+        episodic: Episodic = NEWEST,
     ) -> None:
-        if frames and not self.STACKS:
-            raise IncompatibleError(f"sampler {self.NAME} cannot stack frames")
-        super().__init__(Source(dataset, keys, capacity, frames), seed)
+        if self.PLAIN and episodic != NEWEST:
+            raise IncompatibleError(
+                f"sampler {self.NAME} takes rows as they are: no frame-stack, no reward-to-go"
+            )
+        super().__init__(Source(dataset, keys, capacity, episodic), seed)
         self.config: C = self.CONFIG() if config is None else config
         self.prepare()
 

@@ -105,7 +105,7 @@ class Slices(DatasetSampler[Config]):
     NAME = "slices"
     STREAM = 4
     CONFIG = Config
-    STACKS = False
+    PLAIN = True
 
     def prepare(self) -> None:
         self.cutter = Cutter(self.source, self.config)

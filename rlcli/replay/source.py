@@ -17,6 +17,8 @@ from rlcli.format.specs import Key
 from rlcli.replay.block import Block, Layout
 from rlcli.replay.runs import Runs, runs_of
 from rlcli.replay.streams import Rows
+from rlcli.replay.to_go import TO_GO, RewardsToGo
+from rlcli.transforms.transform import NEWEST, Episodic
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Eligible:
 class Source:
     """The newest `capacity` rows of a dataset (None: all), and the columns under `keys` (None: all).
 
-    With `frames` > 0 observations are stacks of that many, `[B, frames, …]`: the episode's last ones, oldest
-    first, and what would lie before its first one is that one again; of next observations likewise.
+    `episodic` says what more is wanted of a row's episode. With `frames` observations are stacks,
+    `[B, frames, …]`: the last ones, oldest first, before the first one that one again; next ones likewise.
+    With `to_go` there is a leaf `reward_to_go` `[B, 1]`, and only rows of whole episodes are eligible.
     Rows whose next observation is unknown are not eligible if a next observation is among the columns.
     The dataset may grow: `refresh` it, and what is asked next sees more.
     One larger than the memory we may use is told that rows are read at random (`Dataset.expect_random`).
@@ -48,13 +51,19 @@ class Source:
         dataset: Dataset,
         keys: Sequence[Key] | None = None,
         capacity: int | None = None,
-        frames: int = 0,
+        episodic: Episodic = NEWEST,
     ) -> None:
         self.dataset = dataset
-        self.columns = [column for column in dataset.schema.columns if is_under(column.key, keys)]
-        self.keys = tuple(column.key for column in self.columns)
+        self.to_go = None if episodic.to_go is None else RewardsToGo(dataset, episodic.to_go[0])
+        made = () if self.to_go is None else (TO_GO,)
+        self.columns = [
+            column
+            for column in dataset.schema.columns
+            if is_under(column.key, keys) and column.key not in made
+        ]
+        self.keys = (*(column.key for column in self.columns), *made)
         self.capacity = capacity
-        self.frames = frames
+        self.frames = frames = episodic.frames
         self.stacked = {column.key: column for column in self.columns if frames and _is_observation(column)}
         for key, column in self.stacked.items():  # says so if it cannot be
             none = np.empty((0, frames, *column.shape), column.numpy)
@@ -89,10 +98,13 @@ class Source:
 
     def unknown(self) -> Rows:
         """Rows from `low` on that may not be drawn, ascending."""
-        if not self.needs_next:
-            return np.zeros(0, np.int64)
-        unknown = self.dataset.unknown_next
+        unknown = self._unknown_next()
+        if self.to_go is not None:
+            unknown = np.union1d(unknown, self.to_go.unknown())
         return unknown[np.searchsorted(unknown, self.low) :]
+
+    def _unknown_next(self) -> Rows:
+        return self.dataset.unknown_next if self.needs_next else np.zeros(0, np.int64)
 
     def eligible(self) -> Eligible:
         """The rows that may be drawn."""
@@ -106,23 +118,26 @@ class Source:
         """The rows that may be drawn. Raises `IncompatibleError` if there is none."""
         eligible = self.eligible()
         if eligible.count <= 0:
-            raise IncompatibleError(f"{self.dataset.path} has no row whose next observation is known")
+            raise IncompatibleError(f"{self.dataset.path} has no row of which all that is asked is known")
         return eligible
 
     def runs(self, *, across: bool = False) -> Runs:
         """The rows that may be drawn, by episode (or `across` them)."""
         found = self._runs.get(across)
         if found is None or found[0] != self.snapshot:
-            found = (self.snapshot, runs_of(self.dataset, self.low, self.unknown(), across=across))
-            self._runs[across] = found
+            runs = runs_of(self.dataset, self.low, self._unknown_next(), across=across)
+            if self.to_go is not None:
+                runs = runs.select(~np.isnan(self.to_go.values()[runs.start]))
+            found = self._runs[across] = (self.snapshot, runs)
         return found[1]
 
     def layout(self, *axes: int) -> Layout:
         """Dtype and shape of the columns with these axes in front."""
-        return {
+        found: dict[Key, tuple[np.dtype[Any], tuple[int, ...]]] = {
             column.key: (column.numpy, (*axes, *self._stack_axes(column.key), *column.shape))
             for column in self.columns
         }
+        return found if self.to_go is None else {**found, TO_GO: (np.dtype(np.float32), (*axes, 1))}
 
     def gather(self, rows: Rows, block: Block) -> None:
         """Writes the columns at `rows` into a block whose first leaves are those of `layout(len(rows))`."""
@@ -130,10 +145,12 @@ class Source:
 
     def read(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[NDArray[Any]]) -> None:
         """Writes some of the columns at `rows` `[B]` into arrays of their `layout`."""
-        if self.frames:
+        if self.frames or self.to_go is not None:
             targets = dict(zip(keys, out, strict=True))
             for key in [key for key in keys if key in self.stacked]:
                 self.dataset.stack_into(rows, key, self.frames, targets.pop(key))
+            if self.to_go is not None and TO_GO in targets:
+                targets.pop(TO_GO)[:, 0] = self.to_go.values()[rows]
             keys, out = tuple(targets), list(targets.values())
         if keys:
             self.dataset.gather_into(rows, keys, out)

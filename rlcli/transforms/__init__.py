@@ -8,6 +8,7 @@ training, evaluation and export, and to sampled batches; datasets and environmen
 TRANSFORMS: dict[str, str] = {
     "normalise": "rlcli.transforms.normalise:Normalise",
     "frame-stack": "rlcli.transforms.frame_stack:FrameStack",
+    "reward-to-go": "rlcli.transforms.reward_to_go:RewardToGo",
     "cast": "rlcli.transforms.cast:Cast",
     "reward-scale": "rlcli.transforms.reward:RewardScale",
     "reward-clip": "rlcli.transforms.reward:RewardClip",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
 from rlcli.format.specs import Bound, Box, Leaf, Spec
-from rlcli.transforms.transform import Transform, map_spec
+from rlcli.transforms.transform import Episodic, Transform, map_spec
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,14 @@ class FrameStack(Transform):
     """The last observations of the episode, oldest first (Mnih et al., 2015); Box leaves `[frames, …]`.
 
     What would lie before an episode's first observation is that one again. The frames come from whoever has
-    the episode, as `history` says: data keeps each observation once.
+    the episode: data keeps each observation once.
     """
 
     frames: int = opt(4, "Observations in a stack.", ge=1)
 
     @property
-    def history(self) -> int:
-        return self.frames
+    def episodic(self) -> Episodic:
+        return Episodic(frames=self.frames)
 
     def output(self, spec: Spec) -> Spec:
         return map_spec(self._leaf, spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlcli.config import from_options
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Memory = dict[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class Episodic:
+    """What is needed of an episode besides its newest observation; whoever has the episode gives it.
+
+    `frames` > 0: that many of the newest observations, `[B, frames, …]`, oldest first. `to_go`: discount and,
+    in an environment, target of the reward-to-go beside them: `{"observation": …, "reward_to_go": [B, 1]}`.
+    """
+
+    frames: int = 0
+    to_go: tuple[float, float] | None = None
+
+
+NEWEST = Episodic()  # observations as they are
 
 
 class Transform:
@@ -48,12 +64,9 @@ class Transform:
         return reward
 
     @property
-    def history(self) -> int:
-        """How many of an episode's newest observations come in, `[B, history, …]`; 0: the newest one alone.
-
-        Only the first of several transforms may ask for more than that.
-        """
-        return 0
+    def episodic(self) -> Episodic:
+        """What comes in beside, or instead of, the newest observation. Only the first transforms may ask."""
+        return NEWEST
 
     @property
     def is_linear(self) -> bool:
@@ -79,11 +92,24 @@ def parse_transform(text: str) -> Transform:
     return made
 
 
-def history_of(transforms: Sequence[Transform]) -> int:
-    """What the first transform asks for. Raises `UsageError` if another one has wishes of its own."""
-    if any(transform.history for transform in transforms[1:]):
-        raise UsageError("--transform frame-stack comes first: it stacks what the environment gives")
-    return transforms[0].history if transforms else 0
+def episodic_of(transforms: Sequence[Transform]) -> tuple[Episodic, int]:
+    """What transforms need of the episode, and how many of them: a stack first, then a reward-to-go.
+
+    Raises `UsageError` if they come in another order, or behind others.
+    """
+    needs = NEWEST
+    count = 0
+    for number, transform in enumerate(transforms):
+        own = transform.episodic
+        if own == NEWEST:
+            continue
+        if number > count or (own.frames and needs != NEWEST) or (own.to_go and needs.to_go):
+            raise UsageError(
+                "--transform: frame-stack comes first, then reward-to-go, once each, then others"
+            )
+        needs = Episodic(own.frames or needs.frames, own.to_go or needs.to_go)
+        count += 1
+    return needs, count
 
 
 def map_leaves(function: Callable[[Leaf, Any], Any], spec: Spec, value: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlcli.collectors.history import History
+from rlcli.transforms.transform import Episodic
 
 EPISODES = [[5, 1, 3, 20], [2, 2, 9, 7, 1]]  # lengths, of two environments
 
@@ -38,13 +39,13 @@ def stack(values: list[int], frames: int) -> list[int]:
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
 def test_stacks_are_the_last_observations_of_the_episode(frames: int) -> None:
-    history = History(frames)
+    history = History(Episodic(frames))
     for observation, begun, since in steps():
         for env in begun:
             history.begin(env)
         if observation[0, 0]:
             saved = history.state_dict()
-            history = History(frames)  # goes on from what was saved
+            history = History(Episodic(frames))  # goes on from what was saved
             history.load_state_dict(saved)
         seen = history.see({"a": observation, "b": {"c": observation[:, 0] * 2}})
         wanted = [stack(values, frames) for values in since]
@@ -57,14 +58,33 @@ def test_stacks_are_the_last_observations_of_the_episode(frames: int) -> None:
 
 
 def test_what_was_given_out_stays() -> None:
-    history = History(2)
+    history = History(Episodic(2))
     first = history.see(np.array([[1.0]]))
     history.see(np.array([[2.0]]))
     assert first.tolist() == [[[1.0], [1.0]]]
 
 
 def test_without_frames_an_observation_is_itself() -> None:
-    history, observation = History(0), np.ones((2, 3))
+    history, observation = History(Episodic()), np.ones((2, 3))
     assert history.see(observation) is observation
     assert history.following(observation) is observation
     assert history.state_dict() == {}
+
+
+def test_what_was_earned_is_taken_off_what_was_asked_for() -> None:
+    """R_t = r_t + gamma R_(t+1), from the target on, each environment for itself."""
+    gamma, rewards = 0.5, [1.0, 2.0, -4.0]
+    history = History(Episodic(frames=2, to_go=(gamma, 10.0)))
+    history.begin(0), history.begin(1)
+    observation = np.zeros((2, 3))
+    left = [history.see(observation)["reward_to_go"][:, 0].tolist()]
+    for reward in rewards:
+        history.earned(1, reward)
+        seen = history.see(observation)
+        assert seen["observation"].shape == (2, 2, 3)
+        left.append(seen["reward_to_go"][:, 0].tolist())
+    assert [both[0] for both in left] == [10.0] * 4
+    for now, reward, after in zip(left, rewards, left[1:], strict=False):
+        assert now[1] == reward + gamma * after[1]
+    history.begin(1)
+    assert history.see(observation)["reward_to_go"].tolist() == [[10.0], [10.0]]

@@ -118,6 +118,29 @@ def test_stacks_are_the_same_in_batches_and_in_environments(tmp_path: Path) -> N
     assert exported["max_difference"] < 1e-5
 
 
+def test_a_return_can_be_asked_for(tmp_path: Path) -> None:
+    """In an environment what is to go begins at the target and falls as it would have in the data."""
+    run, data = str(tmp_path / "run"), str(tmp_path / "data")
+    rl("collect", "CartPole-v1", "--steps", "500", "-o", data, "--quiet")
+    asked = ["--transform", "frame-stack:frames=2", "--transform", "reward-to-go:target=30"]
+    options = ["--from-dataset", data, "--updates", "50", *asked, "--transform", "normalise", *QUICK]
+    rl("train", "bc", *options, "-o", run)
+    seen = str(tmp_path / "seen")
+    rl("eval", run, "--episodes", "3", "--record", seen, "--quiet")
+
+    from rlcli.pipeline.policy import policy_from_run
+
+    policy, _ = policy_from_run(Path(run))
+    with Dataset.open(seen) as dataset:
+        stacks = np.empty((dataset.num_rows, 2, 4), np.float32)
+        dataset.stack_into(np.arange(dataset.num_rows), ("observation",), 2, stacks)
+        to_go = 30.0 - dataset.read(("step",)).reshape(-1, 1).astype(np.float32)  # every reward is 1
+        acted = dataset.read(("action",))
+    observation = {"observation": torch.from_numpy(stacks), "reward_to_go": torch.from_numpy(to_go)}
+    found = policy.algorithm.act(policy.state, observation, policy.nets, policy.config)
+    np.testing.assert_array_equal(found.numpy(), acted)
+
+
 def test_an_environment_of_other_observations_is_refused(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     rl("train", "dqn", *ONLINE["dqn"], *QUICK, "--eval-every", "0", "-o", run)
@@ -132,7 +155,8 @@ def test_an_environment_of_other_observations_is_refused(tmp_path: Path) -> None
         (["--transform", "reward-clip", "--sampler", "n-step"], 2, "rewards of one step"),
         (["--transform", "normalise:statistics=nowhere"], 3, "nowhere"),
         (["--transform", "normalise", "--transform", "frame-stack"], 2, "comes first"),
-        (["--transform", "frame-stack", "--sampler", "hindsight"], 5, "cannot stack frames"),
+        (["--transform", "reward-to-go:target=5"], 5, "observations and actions alone"),
+        (["--transform", "frame-stack", "--sampler", "hindsight"], 5, "no frame-stack"),
     ],
 )
 def test_a_transform_that_does_not_fit_is_one_line(

@@ -14,6 +14,7 @@ from rlcli.format.schema import Column, Schema, stack_column, ted_schema
 from rlcli.format.specs import Box, Discrete
 from rlcli.format.writer import Writer
 from rlcli.replay.choice import make_sampler
+from rlcli.transforms.transform import Episodic
 from tests.replay.made_up import Growing, counting, goals
 
 LENGTHS = [4, 9, 1, 6, 3]
@@ -43,7 +44,7 @@ def test_observations_are_stacks_within_their_episode(
     name: str, steps: int, frames: int, tmp_path: Path
 ) -> None:
     """Rows count up, and a final observation is half more than its row's."""
-    sampler = make_sampler(name, counting(tmp_path / "a", LENGTHS, streams=1), frames=frames)
+    sampler = make_sampler(name, counting(tmp_path / "a", LENGTHS, streams=1), episodic=Episodic(frames))
     ends = np.cumsum(LENGTHS)
     for _ in range(1 if name == "consuming" else 5):
         batch = sampler.sample(9)
@@ -59,7 +60,7 @@ def test_observations_are_stacks_within_their_episode(
 
 
 def test_all_leaves_of_an_observation_are_stacked_and_nothing_else(tmp_path: Path) -> None:
-    batch = make_sampler("uniform", goals(tmp_path / "a", LENGTHS, width=5), frames=3).sample(8)
+    batch = make_sampler("uniform", goals(tmp_path / "a", LENGTHS, width=5), episodic=Episodic(3)).sample(8)
     assert value(batch, STATE).shape == value(batch["next"], STATE).shape == (8, 3, 5)
     assert batch["observation"]["desired_goal"].shape == (8, 3, 1)
     assert batch["next"]["reward"].shape == (8, 1)
@@ -70,7 +71,7 @@ def test_a_window_stacks_what_it_has(tmp_path: Path) -> None:
     growing.add(73)
     dataset = Dataset.open(tmp_path / "a")
     low = 73 - dataset.num_rows
-    batch = make_sampler("uniform", dataset, frames=4).sample(400)
+    batch = make_sampler("uniform", dataset, episodic=Episodic(4)).sample(400)
     stacks, following = value(batch, STATE)[..., 0], value(batch["next"], STATE)[..., 0]
     for stack, after in zip(stacks.tolist(), following.tolist(), strict=True):
         row = int(stack[-1])
@@ -82,8 +83,8 @@ def test_a_window_stacks_what_it_has(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["hindsight", "slices", "prioritized-slices"])
 def test_a_sampler_without_stacks_says_so(name: str, tmp_path: Path) -> None:
-    with pytest.raises(IncompatibleError, match="cannot stack frames"):
-        make_sampler(name, goals(tmp_path / "a", LENGTHS), frames=2)
+    with pytest.raises(IncompatibleError, match="no frame-stack"):
+        make_sampler(name, goals(tmp_path / "a", LENGTHS), episodic=Episodic(2))
 
 
 def test_observations_that_are_stacks_already_are_refused(tmp_path: Path) -> None:
@@ -93,4 +94,4 @@ def test_observations_that_are_stacks_already_are_refused(tmp_path: Path) -> Non
     schema = Schema((*kept, stack_column(("observation",), frame, 2)))
     Writer.create(tmp_path / "a", schema, spec={}, lineage={"op": "test"}).close()
     with pytest.raises(IncompatibleError, match="observation is a stack column"):
-        make_sampler("uniform", Dataset.open(tmp_path / "a"), frames=2)
+        make_sampler("uniform", Dataset.open(tmp_path / "a"), episodic=Episodic(2))

@@ -19,7 +19,8 @@ from rlcli.transforms.cast import Cast
 from rlcli.transforms.frame_stack import FrameStack
 from rlcli.transforms.normalise import Normalise
 from rlcli.transforms.reward import RewardClip, RewardScale
-from rlcli.transforms.transform import history_of, parse_transform
+from rlcli.transforms.reward_to_go import RewardToGo
+from rlcli.transforms.transform import Episodic, episodic_of, parse_transform
 
 BOX = Box((2,), "float32", -1.0, 1.0)
 NESTED = Composite({"b": Box((2,), "float64"), "mode": Discrete(3), "a": Box((1, 2), "uint8", 0, 255)})
@@ -108,14 +109,33 @@ def test_a_stack_is_a_history_and_its_spec() -> None:
         transform.output(NESTED)
 
 
-def test_a_history_is_asked_for_first() -> None:
-    assert history_of([]) == history_of([Normalise()]) == 0
-    assert history_of([FrameStack(3), Normalise()]) == 3
-    with pytest.raises(UsageError, match="comes first"):
-        history_of([Normalise(), FrameStack(3)])
-    seen = Transformed(bc, [FrameStack(3), Normalise()], BOX)
-    assert (seen.history, seen.input) == (3, Box((3, 2), "float32", -1.0, 1.0))
+def test_what_the_episode_gives_is_asked_for_first() -> None:
+    wanted = RewardToGo(5.0, 0.5)
+    assert episodic_of([]) == episodic_of([Normalise()]) == (Episodic(), 0)
+    assert episodic_of([FrameStack(3), Normalise()]) == (Episodic(3), 1)
+    assert episodic_of([FrameStack(3), wanted, Cast()]) == (Episodic(3, (0.5, 5.0)), 2)
+    for wrong in (
+        [Normalise(), FrameStack(3)],
+        [wanted, FrameStack(3)],
+        [FrameStack(3), FrameStack(3)],
+        [wanted, wanted],
+    ):
+        with pytest.raises(UsageError, match="comes first"):
+            episodic_of(wrong)
+    stacked = Box((3, 2), "float32", -1.0, 1.0)
+    assert Transformed(bc, [FrameStack(3), Normalise()], BOX).input == stacked
     assert Transformed(bc, [Normalise()], BOX).input == BOX
+    both = Composite({"observation": stacked, "reward_to_go": Box((1,))})
+    assert Transformed(bc, [FrameStack(3), wanted, Normalise()], BOX).input == both
+
+
+def test_a_reward_to_go_is_for_learners_from_actions_and_needs_a_target() -> None:
+    with pytest.raises(IncompatibleError, match="bc"):
+        Transformed(dqn, [RewardToGo(1.0)], BOX)
+    with pytest.raises(UsageError, match="needs a target"):
+        Transformed(bc, [RewardToGo()], BOX)
+    seen = Transformed(bc, [RewardToGo(1.0), RewardScale(2.0)], BOX)
+    assert set(seen.COLUMNS) == {*bc.COLUMNS, ("reward_to_go",)}
 
 
 @pytest.mark.parametrize(
