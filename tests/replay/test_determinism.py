@@ -108,9 +108,13 @@ def _cut_elsewhere(whole: Path, folder: Path) -> Path:
     return folder / "b"
 
 
-def _unpacked(whole: Path, folder: Path) -> Path:
+def _packed(whole: Path, folder: Path) -> Path:
     pack(whole, folder / "b.rlz")
-    unpack(folder / "b.rlz", folder / "b")
+    return folder / "b.rlz"
+
+
+def _unpacked(whole: Path, folder: Path) -> Path:
+    unpack(_packed(whole, folder), folder / "b")
     return folder / "b"
 
 
@@ -118,6 +122,7 @@ COPIES: dict[str, Callable[[Path, Path], Path]] = {
     "merged": _merged,
     "merged of parts": _merged_of_parts,
     "cut elsewhere": _cut_elsewhere,
+    "packed": _packed,
     "unpacked": _unpacked,
 }
 
