@@ -60,21 +60,32 @@ template <typename Real, template <typename> class Form> struct At {
     std::memcpy(&values, from, sizeof(values));
     return values;
   }
-  // x, and 0 where the mask is, whatever x is.
-  static RL_INLINE Values masked(Values x, Masks mask) {
-    Masks bits;
+  // x where the mask is all bits, `other` where it is none, whatever both are. Without a branch.
+  static RL_INLINE Values select(Masks mask, Values x, Values other) {
+    Masks bits, others;
     std::memcpy(&bits, &x, sizeof(x));
-    bits &= mask;
+    std::memcpy(&others, &other, sizeof(other));
+    bits = (bits & mask) | (others & ~mask);
     std::memcpy(&x, &bits, sizeof(x));
     return x;
   }
-
-  // Of the rows themselves, or of rows `back` before them.
-  RL_INLINE Values operator()(const Real *column, std::size_t back = 0) const {
-    return load<Values>(column + (i - back));
+  static RL_INLINE Values least(Values x, Real limit) {
+    if constexpr (count == 1)
+      return select(-static_cast<Masks>(x < limit), x, limit);
+    else
+      return x < limit ? x : limit;
   }
-  RL_INLINE Values kept(Values carry) const { return masked(carry, goes_on); }
-  RL_INLINE Values bootstrap(const Real *next_value) const { return masked((*this)(next_value), bootstraps); }
+
+  RL_INLINE Values operator()(const Real *column) const { return load<Values>(column + i); }
+  // The carry, and `other` where it ends. A lone one waits for nothing but its arithmetic: ends are rare, and so
+  // guessed.
+  RL_INLINE Values kept(Values carry, Values other = Values{}) const {
+    if constexpr (count == 1)
+      return goes_on ? carry : other;
+    else
+      return select(goes_on, carry, other);
+  }
+  RL_INLINE Values bootstrap(const Real *next_value) const { return select(bootstraps, (*this)(next_value), Values{}); }
   RL_INLINE Values put(Real *column, Values values) const {
     std::memcpy(column + i, &values, sizeof(values));
     return values;
@@ -87,6 +98,11 @@ template <typename Real> struct Scan {
   Real carry[kMost] = {};
   Mask<Real> bootstraps[kMost], goes_on[kMost];
 
+  // Rows that lie side by side: `width` environments of `stride`, the first at i.
+  struct Rows {
+    std::size_t count, i, stride, width;
+  };
+
   // The masks of transitions that lie side by side. A loop of its own, of the kind that compilers vectorise.
   RL_INLINE void read(const std::uint8_t *terminated, const std::uint8_t *truncated, std::size_t count) {
     for (std::size_t k = 0; k < count; ++k) {
@@ -95,39 +111,45 @@ template <typename Real> struct Scan {
     }
   }
 
-  // Environments from e on, Count of them with their carries in registers at a time, through `rows` rows of which the
-  // first begins at i and with the first masks. Returns the first environment that is left.
-  template <template <typename> class Form, std::size_t Count, typename Step>
-  RL_INLINE std::size_t columns(std::size_t rows, std::size_t i, std::size_t stride, std::size_t e, std::size_t width,
-                                Step step) {
+  // All rows, the last one first, for the environments [e, stop): Parts vectors with their carries in registers, so
+  // that none waits for another. The last vector ends at `stop` and may share environments with the one before, for
+  // which it does the same.
+  template <template <typename> class Form, std::size_t Parts, typename Step>
+  RL_INLINE void pass(const Rows &rows, std::size_t e, std::size_t stop, Step step) {
     using Here = At<Real, Form>;
     using Masks = typename Here::Masks;
-    constexpr std::size_t kParts = Count / Here::count;
-    for (; e + Count <= width; e += Count) {
-      typename Here::Values own[kParts];
-      std::memcpy(own, carry + e, sizeof(own));
-      for (std::size_t t = rows; t-- > 0;) {
-        for (std::size_t part = 0; part < kParts; ++part) {
-          const std::size_t column = e + part * Here::count, k = t * width + column;
-          const Here at{i + t * stride + column, Here::template load<Masks>(bootstraps + k),
-                        Here::template load<Masks>(goes_on + k)};
-          own[part] = step(at, own[part]);
-        }
+    const auto column = [=](std::size_t part)
+                            RL_INLINE { return part + 1 < Parts ? e + part * Here::count : stop - Here::count; };
+    typename Here::Values own[Parts];
+    for (std::size_t part = 0; part < Parts; ++part)
+      own[part] = Here::template load<typename Here::Values>(carry + column(part));
+    for (std::size_t t = rows.count; t-- > 0;) {
+      for (std::size_t part = 0; part < Parts; ++part) {
+        const std::size_t k = t * rows.width + column(part);
+        const Here at{rows.i + t * rows.stride + column(part), Here::template load<Masks>(bootstraps + k),
+                      Here::template load<Masks>(goes_on + k)};
+        own[part] = step(at, own[part]);
       }
-      std::memcpy(carry + e, own, sizeof(own));
     }
-    return e;
+    for (std::size_t part = 0; part < Parts; ++part)
+      std::memcpy(carry + column(part), &own[part], sizeof(own[part]));
   }
 
-  // All `width` environments through `rows` rows, the last one first.
-  template <typename Step>
-  RL_INLINE void back(std::size_t rows, std::size_t i, std::size_t stride, std::size_t width, Step step) {
-    constexpr std::size_t kLanes = At<Real, Abreast>::count;
-    std::size_t e = columns<Abreast, 4 * kLanes>(rows, i, stride, 0, width, step);
-    e = columns<Abreast, 2 * kLanes>(rows, i, stride, e, width, step);
-    e = columns<Abreast, kLanes>(rows, i, stride, e, width, step);
-    e = columns<Alone, 2>(rows, i, stride, e, width, step);
-    columns<Alone, 1>(rows, i, stride, e, width, step);
+  // The environments [e, width) in one pass of at most Most parts.
+  template <template <typename> class Form, std::size_t Most, typename Step>
+  RL_INLINE void last_pass(const Rows &rows, std::size_t e, Step step) {
+    if constexpr (Most > 1)
+      if (rows.width - e <= (Most - 1) * At<Real, Form>::count) return last_pass<Form, Most - 1>(rows, e, step);
+    pass<Form, Most>(rows, e, rows.width, step);
+  }
+
+  template <typename Step> RL_INLINE void back(const Rows &rows, Step step) {
+    constexpr std::size_t kLanes = At<Real, Abreast>::count, kParts = 4;
+    if (rows.width < kLanes) return last_pass<Alone, kLanes - 1>(rows, 0, step);
+    std::size_t e = 0;
+    for (; rows.width - e > (kParts + 1) * kLanes; e += kParts * kLanes)  // what is left fills a vector at least
+      pass<Abreast, kParts>(rows, e, e + kParts * kLanes, step);
+    last_pass<Abreast, kParts + 1>(rows, e, step);
   }
 };
 
@@ -143,7 +165,8 @@ RL_INLINE inline void scan_back(const Rollout &rollout, const Transitions<Real> 
       count = std::min(stop, at_once);
       const std::size_t top = (stop - count) * stride + first;
       scan.read(in.terminated + top, in.truncated + top, count * width);
-      scan.back(count, top, stride, width, step);
+      if (stop == rollout.num_steps) std::fill_n(scan.goes_on + (count - 1) * width, width, Mask<Real>{0});
+      scan.back({count, top, stride, width}, step);
     }
   }
 }
@@ -171,12 +194,9 @@ RL_INLINE inline void td_lambda(const Rollout &rollout, const Transitions<Real> 
     });
     return;
   }
-  // The carry is G - V(s) of the row after, with V(s) = V(s') of this row: where nothing follows it is 0, and so it is
-  // after the last row.
-  const std::size_t num_envs = rollout.num_envs;
   scan_back<Real>(rollout, x, [=](auto at, auto carry) RL_INLINE {
-    const auto found = at.put(return_, at(x.reward) + gamma * (at.bootstrap(x.next_value) + lam * at.kept(carry)));
-    return at.i < num_envs ? found : found - at(x.next_value, num_envs);  // before the first row is none
+    const auto next = at.bootstrap(x.next_value);
+    return at.put(return_, at(x.reward) + gamma * (1 - lam) * next + gamma * lam * at.kept(carry, next));
   });
 }
 
@@ -188,7 +208,7 @@ RL_INLINE inline void vtrace(const Rollout &rollout, const Transitions<Real> &in
   const Transitions<Real> x = in;
   scan_back<Real>(rollout, x, [=](auto at, auto carry) RL_INLINE {
     const auto found = at(ratio), value = at(x.value), kept = at.kept(carry);
-    const auto rho = found < rho_bar ? found : rho_bar, trace = lam * (found < c_bar ? found : c_bar);
+    const auto rho = at.least(found, rho_bar), trace = lam * at.least(found, c_bar);
     const auto difference = at(x.reward) + gamma * at.bootstrap(x.next_value) - value;
     const auto moved = rho * difference + gamma * trace * kept;
     at.put(target, value + moved);
