@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -73,19 +74,19 @@ struct Table {
     threads = count;
   }
 
-  py::array allocate(std::size_t column, std::size_t count) {
+  // The shape of `count` values of a column, or stacks of that many `frames`.
+  std::vector<py::ssize_t> shape_of(std::size_t column, std::size_t count, std::size_t frames = 0) const {
     std::vector<py::ssize_t> shape = shapes[column];
     shape[0] = static_cast<py::ssize_t>(count);
-    return py::array(dtypes[column], std::move(shape));
+    if (frames) shape.insert(shape.begin() + 1, static_cast<py::ssize_t>(frames));
+    return shape;
   }
 
-  void check(const py::array &array, std::size_t column, std::size_t count) const {
-    bool fits = array.ndim() == static_cast<py::ssize_t>(shapes[column].size()) &&
-                array.shape(0) == static_cast<py::ssize_t>(count) && array.dtype().equal(dtypes[column]) &&
-                (array.flags() & py::array::c_style) && array.writeable();
-    for (py::ssize_t axis = 1; fits && axis < array.ndim(); ++axis)
-      fits = array.shape(axis) == shapes[column][static_cast<std::size_t>(axis)];
-    if (!fits) throw std::invalid_argument("out: an array differs in dtype, shape, order or is read-only");
+  void check(const py::array &array, std::size_t column, const std::vector<py::ssize_t> &shape) const {
+    if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
+        !std::equal(shape.begin(), shape.end(), array.shape()) || !array.dtype().equal(dtypes[column]) ||
+        !(array.flags() & py::array::c_style) || !array.writeable())
+      throw std::invalid_argument("out: an array differs in dtype, shape, order or is read-only");
   }
 
   // A list of arrays of `count` rows, one per column, fresh unless `out` gives them; `copy` fills their memory. None if
@@ -100,10 +101,10 @@ struct Table {
       if (chosen[k] >= rows.num_columns()) throw std::out_of_range("no such column");
       py::array array;
       if (out.is_none()) {
-        array = allocate(chosen[k], count);
+        array = py::array(dtypes[chosen[k]], shape_of(chosen[k], count));
       } else {
         array = out.cast<py::sequence>()[k].cast<py::array>();
-        check(array, chosen[k], count);
+        check(array, chosen[k], shape_of(chosen[k], count));
       }
       targets[k] = static_cast<std::uint8_t *>(array.mutable_data());
       found[k] = std::move(array);
@@ -113,10 +114,14 @@ struct Table {
       py::gil_scoped_release nogil;
       outcome = copy(chosen, targets);
     }
+    if (!is_done(outcome)) return py::none();
+    return std::move(found);
+  }
+
+  bool is_done(rl::Outcome outcome) const {
     if (outcome == rl::Outcome::outside)
       throw py::index_error("a row is outside 0 to " + std::to_string(rows.num_rows() - 1));
-    if (outcome == rl::Outcome::untouched) return py::none();
-    return std::move(found);
+    return outcome == rl::Outcome::done;
   }
 
   py::object gather(const Rows &index, const py::tuple &columns, const py::object &out) {
@@ -125,6 +130,31 @@ struct Table {
     return arrays(count, columns, out, [&](const auto &chosen, const auto &targets) {
       return rows.gather(index.data(), count, chosen, targets, workers.of(threads).get());
     });
+  }
+
+  // Stacks of so many `frames` of each column fill the arrays `out`. False if rows of a segment that was not filled in
+  // are among them.
+  bool stacks(const Rows &index, const py::tuple &columns, const py::tuple &frames, const py::sequence &out) {
+    if (index.ndim() != 1) throw std::invalid_argument("rows must be [B]");
+    if (frames.size() != columns.size() || out.size() != columns.size())
+      throw std::invalid_argument("as many frames and out as columns");
+    const auto count = static_cast<std::size_t>(index.shape(0));
+    std::vector<rl::RowMap::Stacked> chosen;
+    std::vector<std::uint8_t *> targets;
+    for (std::size_t k = 0; k < columns.size(); ++k) {
+      chosen.push_back({columns[k].cast<std::size_t>(), frames[k].cast<std::size_t>()});
+      if (chosen[k].column >= rows.num_columns()) throw std::out_of_range("no such column");
+      if (chosen[k].frames < 1) throw std::invalid_argument("a stack has at least one frame");
+      auto array = out[k].cast<py::array>();
+      check(array, chosen[k].column, shape_of(chosen[k].column, count, chosen[k].frames));
+      targets.push_back(static_cast<std::uint8_t *>(array.mutable_data()));
+    }
+    rl::Outcome outcome;
+    {
+      py::gil_scoped_release nogil;
+      outcome = rows.stacks(index.data(), count, chosen, targets, workers.of(threads).get());
+    }
+    return is_done(outcome);
   }
 
   // Runs of `counts` logical rows from `starts` on go to rows `at` of the arrays `out`, of `size` rows each. False if
@@ -175,6 +205,7 @@ void bind_row_map(py::module_ &module) {
       .def("read", &Table::read, py::arg("start"), py::arg("stop"), py::arg("columns"), py::arg("out") = py::none())
       .def("read_runs", &Table::read_runs, py::arg("starts").noconvert(), py::arg("counts").noconvert(),
            py::arg("at").noconvert(), py::arg("size"), py::arg("columns"), py::arg("out"))
+      .def("stacks", &Table::stacks, py::arg("rows").noconvert(), py::arg("columns"), py::arg("frames"), py::arg("out"))
       .def("set_threads", &Table::set_threads, py::arg("count"))
       .def_property_readonly("num_rows", [](const Table &self) { return self.rows.num_rows(); });
 }

@@ -194,6 +194,47 @@ public:
     return Outcome::done;
   }
 
+  struct Stacked {
+    std::size_t column, frames;
+  };
+
+  // Copies for each of `rows` and each column the last `frames` values of the episode, oldest first, to `out`: one
+  // buffer of count * frames * row_bytes per column. What would lie before the episode's first value, or has left the
+  // window, is the first one again. Of a shifted column the newest value is the row's next one, as in `gather`.
+  Outcome stacks(const std::int64_t *rows, std::size_t count, const std::vector<Stacked> &columns,
+                 const std::vector<std::uint8_t *> &out, Pool *pool = nullptr) const {
+    std::shared_lock lock(mutex_);
+    std::size_t most = 0, bytes = 0;
+    bool shifted = false;
+    for (const Stacked &stacked : columns) {
+      most = std::max(most, stacked.frames);
+      bytes += stacked.frames * columns_[stacked.column].row_bytes;
+      shifted |= columns_[stacked.column].derived;
+    }
+    std::vector<Window> windows(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (rows[i] < 0 || rows[i] >= total_) return Outcome::outside;
+      const Place place = locate(rows[i]);
+      const Span &span = spans_[place.span];
+      const Stream &s = *span.stream;
+      const std::int64_t row = span.first + place.row;
+      if (!s.is_touched(row, row + 1)) return Outcome::untouched;
+      const bool goes_on = row + 1 < s.rows && !s.ends.contains(row);
+      windows[i] = {&span, s.back(row, static_cast<std::int64_t>(most)), row, goes_on};
+      if (!s.is_touched(windows[i].first, row + 1 + (shifted && goes_on))) return Outcome::untouched;
+    }
+    const auto part = [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i)
+        for (std::size_t k = 0; k < columns.size(); ++k)
+          copy_stack(windows[i], columns[k], out[k] + i * columns[k].frames * columns_[columns[k].column].row_bytes);
+    };
+    if (pool != nullptr && count * bytes >= kWorthThreads)
+      pool->run(count, part);
+    else
+      part(0, count);
+    return Outcome::done;
+  }
+
   struct Run {
     std::int64_t start, count;  // logical rows
     std::int64_t at;            // row of `out` where it goes
@@ -262,6 +303,12 @@ private:
     Address final_at(std::size_t order, std::size_t row_bytes) const {
       return segment == nullptr ? nullptr : segment->final_at(end, order, row_bytes);
     }
+  };
+
+  struct Window {      // rows [first, row] of a stream, of one episode
+    const Span *span;  // of `row`
+    std::int64_t first, row;
+    bool goes_on;  // in the row after
   };
 
   static std::size_t offset(std::int64_t row, const Column &column) {
@@ -342,6 +389,31 @@ private:
       };
       copy_scattered(source, begin, end, bytes, out);
     }
+  }
+
+  void copy_stack(const Window &window, const Stacked &stacked, std::uint8_t *out) const {
+    const Column &column = columns_[stacked.column];
+    const std::size_t number = column.derived ? column.of : stacked.column, bytes = column.row_bytes;
+    const auto frames = static_cast<std::int64_t>(stacked.frames);
+    const bool is_cut = column.derived && !window.goes_on;  // its newest frame is a final value, or unknown
+    const std::int64_t stop = window.row + 1 + (column.derived && window.goes_on);
+    const std::int64_t first = std::max(window.first, window.row + 1 + column.derived - frames);
+    const std::int64_t repeats = frames - (stop - first) - is_cut;
+    const Span &span = *window.span;
+    std::uint8_t *target = out + offset(repeats, column);
+    if (first >= span.first && stop <= span.end)
+      std::memcpy(target, span.bases[number] + offset(first - span.first, column), offset(stop - first, column));
+    else
+      copy_run(*span.stream, first, stop, number, target);
+    for (std::int64_t k = 0; k < repeats; ++k)
+      std::memcpy(out + offset(k, column), target, bytes);
+    if (!is_cut) return;
+    Address final = nullptr;
+    if (span.stream->ends.contains(window.row)) {
+      const Segment &segment = span.stream->segment_of(window.row);
+      final = segment.final_at(segment.end_at(window.row), column.order, bytes);
+    }
+    copy_or_zero(final, bytes, out + offset(frames - 1, column));
   }
 
   // Whether row `high` is needed for the next values of rows before it.

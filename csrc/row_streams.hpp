@@ -102,6 +102,14 @@ struct Stream {
 
   const Segment &segment_of(std::int64_t row) const { return segments[position_of(row)]; }
 
+  // The first of the last `most` rows up to `row` that are retained and of its episode.
+  std::int64_t back(std::int64_t row, std::int64_t most) const noexcept {
+    const std::int64_t least = std::max(row - most + 1, start);
+    while (row > least && !ends.contains(row - 1))
+      --row;
+    return row;
+  }
+
   template <typename Visit> void each_segment(std::int64_t low, std::int64_t high, Visit visit) const {
     if (low >= high) return;
     for (std::size_t k = position_of(low); k < segments.size() && segments[k].first < high; ++k)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcli.errors import CorruptError
-from rlcli.format import heap, stack
+from rlcli.format import heap
 from rlcli.format.checking import Checker, Waiting
 from rlcli.format.heap_file import heap_name
 from rlcli.format.keys import Key
@@ -19,6 +19,7 @@ from rlcli.format.stream_reader import StreamReader
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Gather = Callable[[Rows, Sequence[Key], Sequence[Array] | None], Sequence[Array]]
+Stack = Callable[[Rows, tuple[Key, ...], tuple[int, ...], Sequence[Array]], None]
 
 
 class _Place(NamedTuple):
@@ -37,21 +38,31 @@ def run_rows(starts: Rows, counts: Rows) -> Rows:
 
 
 class Composer:
-    """Makes values of heap and stack columns at logical rows. `gather` gives stored columns, checked."""
+    """Makes values of heap and stack columns at logical rows. `gather` gives stored columns, checked, and
+    `stack` stacks of so many frames of each.
+    """
 
     def __init__(
-        self, schema: Schema, streams: Sequence[StreamReader], checker: Checker | None, gather: Gather
+        self,
+        schema: Schema,
+        streams: Sequence[StreamReader],
+        checker: Checker | None,
+        gather: Gather,
+        stack: Stack,
     ) -> None:
         self._schema = schema
         self._streams = streams
         self._checker = checker
         self._gather = gather
+        self._stack = stack
         self._position = {column.key: n for n, column in enumerate(schema.heaps)}
 
     def values(self, column: Column, rows: Rows) -> Array:
         """`[n, *shape]`: a copy. Text, bytes and arrays with an open axis are an object array `[n]`."""
         if column.encoding == "stack":
-            return self.stacks(column, rows, np.empty((len(rows), *column.shape), column.numpy))
+            array = np.empty((len(rows), *column.shape), column.numpy)
+            self.stacks([column], rows, [array])
+            return array
         unknown = heap.missing(column)
         found = self._decoded(column, rows)
         if isinstance(unknown, np.ndarray) and -1 not in column.shape:
@@ -64,16 +75,21 @@ class Composer:
 
     def fill(self, keys: Sequence[Key], rows: Rows, places: Rows | slice, out: Sequence[Array]) -> None:
         """Writes the values at `rows` to `places` of each key's array, composed ones and others."""
-        around: dict[int, tuple[Rows, Array]] = {}  # of columns that stack as many frames
+        stacked: list[tuple[Column, Array]] = []
+        stored: list[tuple[Key, Array]] = []
         for key, target in zip(keys, out, strict=True):
             column = self._schema.column(key)
-            if column.encoding == "stack" and isinstance(places, slice) and target.flags.c_contiguous:
-                if column.frames not in around:
-                    around[column.frames] = self._episodes(rows, column.frames)
-                self.stacks(column, rows, target, around[column.frames])
-                continue
-            composed = column.encoding == "stack" or column.heap is not None
-            target[places] = self.values(column, rows) if composed else self._gather(rows, [key], None)[0]
+            if column.heap is not None or not isinstance(places, slice) or not target.flags.c_contiguous:
+                composed = column.encoding == "stack" or column.heap is not None
+                target[places] = self.values(column, rows) if composed else self._gather(rows, [key], None)[0]
+            elif column.encoding == "stack":
+                stacked.append((column, target))
+            else:
+                stored.append((key, target))
+        if stored:
+            self._gather(rows, [key for key, _ in stored], [target for _, target in stored])
+        if stacked:
+            self.stacks([column for column, _ in stacked], rows, [target for _, target in stacked])
 
     def encoded(self, column: Column, rows: Rows) -> list[heap.Encoded | None]:
         """The stored bytes, as they came; None where the value is unknown."""
@@ -87,27 +103,13 @@ class Composer:
         index = [table.setdefault(text or "", len(table)) for text in self._decoded(column, rows)]
         return np.array(index, np.int64), list(table)
 
-    def stacks(
-        self, column: Column, rows: Rows, array: Array, around: tuple[Rows, Array] | None = None
-    ) -> Array:
-        """Fills `array` `[n, frames, …]`, each frame straight from where it is stored.
+    def stacks(self, columns: Sequence[Column], rows: Rows, out: Sequence[Array]) -> None:
+        """Fills arrays `[n, frames, …]` with stack columns, each frame straight from where it is stored.
 
-        The schema has what `column` stacks; it need not have `column`. `around` is what `_episodes` says.
+        The schema has what a column stacks; it need not have the column.
         """
-        of = self._schema.column(column.of or ())
-        if array.shape != (len(rows), *column.shape):
-            raise ValueError(f"out is {array.shape}, expected {(len(rows), *column.shape)}")
-        flat = array.reshape(len(rows) * column.frames, *of.shape)
-        starts, goes_on = around or self._episodes(rows, column.frames)
-        if of.encoding == "plain":
-            index = stack.stack_rows(rows, starts, column.frames)
-            self._gather(index.reshape(-1), [of.key], [flat])
-        else:
-            index = stack.next_stack_rows(rows, starts, goes_on, column.frames)
-            self._gather(index.reshape(-1), [of.of or ()], [flat])
-            if not goes_on.all():
-                array[~goes_on, -1] = self._gather(rows[~goes_on], [of.key], None)[0]
-        return array
+        of = tuple(self._schema.column(column.of or ()).key for column in columns)
+        self._stack(rows, of, tuple(column.frames for column in columns), out)
 
     def _parts(self, rows: Rows) -> Iterable[tuple[int, StreamReader, int, Rows]]:
         """Per stream: its number, itself, its first logical row, and which of `rows` are its."""
@@ -120,27 +122,6 @@ class Composer:
             at += count
         if len(rows) and not 0 <= rows.min() <= rows.max() < at:
             raise IndexError(f"a row is outside 0 to {at - 1}")
-
-    def _episodes(self, rows: Rows, frames: int) -> tuple[Rows, Array]:
-        """The first row of each row's episode, or one at least `frames` earlier; and whether the episode goes
-        on in the row after.
-        """
-        starts, goes_on = np.empty(len(rows), np.int64), np.empty(len(rows), bool)
-        for _, stream, at, inside in self._parts(rows):
-            own = rows[inside] - at + stream.start
-            earliest = np.maximum(own - frames, stream.start)
-            needed: set[int] = set()
-            pairs = np.stack([stream.positions(earliest), stream.positions(own)], 1)
-            for low, high in np.unique(pairs, axis=0).tolist():
-                needed.update(range(low, high + 1))
-            ends = [stream.touch(position).episodes.ends for position in sorted(needed)]
-            before = np.concatenate([[stream.start - 1], *ends])
-            before = before[before >= stream.start - 1]
-            following = np.searchsorted(before, own)
-            starts[inside] = np.maximum(before[following - 1] + 1, earliest) - stream.start + at
-            is_end = before[np.minimum(following, len(before) - 1)] == own
-            goes_on[inside] = ~is_end & (own + 1 < stream.rows)
-        return starts, goes_on
 
     def _places(self, column: Column, rows: Rows) -> list[_Place | None]:
         """Where the values are; None where they are unknown."""

@@ -303,7 +303,9 @@ class Dataset:
     @property
     def _composer(self) -> Composer:
         # Not kept: it refers to this object, which is to go, with its maps, when nobody refers to it.
-        return Composer(self.schema, self._view.stream_set.streams, self._view.checker, self._gather)
+        return Composer(
+            self.schema, self._view.stream_set.streams, self._view.checker, self._gather, self._stack
+        )
 
     def _compose(self, nested: dict[str, Any], plan: _Plan, rows: Rows) -> None:
         for column in plan.composed:
@@ -392,6 +394,18 @@ class Dataset:
         assert arrays is not None, "prepared rows can be read"
         return arrays
 
+    def _stack(
+        self, rows: Rows, keys: tuple[Key, ...], frames: tuple[int, ...], out: Sequence[Array]
+    ) -> None:
+        plan = self._plans.get(keys) or self._plan(keys)
+        table = self._view.stream_set.table
+        if self._view.checker is not None:
+            self._prepare_rows(_rows_before(rows, max(frames)), plan)
+        if not table.stacks(rows, plan.numbers, frames, out):
+            self._prepare_rows(_rows_before(rows, max(frames)), plan)
+            is_done = table.stacks(rows, plan.numbers, frames, out)
+            assert is_done, "prepared rows can be read"
+
     def gather_into(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[Array]) -> None:
         """Writes the values at `rows` int64 `[B]` of each key into its array of `out`, `[B, *shape]`."""
         plan = self._plans.get(keys) or self._plan(keys)
@@ -410,7 +424,7 @@ class Dataset:
 
         Raises `IncompatibleError` for a column that is neither plain nor a shift of a plain one.
         """
-        self._composer.stacks(self.schema.stack_of(key, frames), rows, out)
+        self._composer.stacks([self.schema.stack_of(key, frames)], rows, [out])
 
     def read_runs(
         self, starts: Rows, counts: Rows, at: Rows, keys: tuple[Key, ...], out: Sequence[Array]
@@ -489,3 +503,8 @@ class Dataset:
         back (a rewind); open the dataset again then.
         """
         return self._view.refresh()
+
+
+def _rows_before(rows: Rows, frames: int) -> Rows:
+    """The last `frames` rows up to each of `rows`, whatever episode they are of."""
+    return np.unique(np.maximum(rows[:, None] - np.arange(frames), 0))

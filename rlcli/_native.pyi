@@ -110,6 +110,13 @@ class RowMap:
         columns: tuple[int, ...],
         out: Sequence[NDArray[Any]],
     ) -> bool: ...
+    def stacks(
+        self,
+        rows: NDArray[np.int64],
+        columns: tuple[int, ...],
+        frames: tuple[int, ...],
+        out: Sequence[NDArray[Any]],
+    ) -> bool: ...
     def set_threads(self, count: int) -> None: ...
     @property
     def num_rows(self) -> int: ...

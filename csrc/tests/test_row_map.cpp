@@ -13,6 +13,7 @@ namespace {
 struct Truth {
   std::int64_t value;
   std::int64_t next;  // 0 where unknown
+  bool begins;        // an episode, or what is retained of a stream
 };
 
 struct Piece {
@@ -50,6 +51,7 @@ void random_maps_match_brute_force() {
       memory.push_back(values);
       auto &narrow_rows = memory.back();
       std::vector<rl::RowMap::Listed> listed;
+      bool begins = true;
       for (std::int64_t first = 0; first < rows;) {
         const std::int64_t length = std::min<std::int64_t>(1 + random() % 15, rows - first);
         rl::Address base = address(wide_rows) + 24 * first;
@@ -69,7 +71,8 @@ void random_maps_match_brute_force() {
             piece.has_final.push_back(known);
             if (known) piece.finals.insert(piece.finals.end(), 3, next);
           }
-          if (r >= start) truth.push_back({values[static_cast<std::size_t>(r)], next});
+          if (r >= start) truth.push_back({values[static_cast<std::size_t>(r)], next, r == start || begins});
+          begins = piece.ends.size() > 0 && piece.ends.back() == r;
         }
         first += length;
       }
@@ -90,6 +93,7 @@ void random_maps_match_brute_force() {
     std::vector<std::int64_t> out(3);
     if (!pieces.empty()) assert(map.gather(&one, 1, {wide}, {bytes(out)}) == rl::Outcome::untouched);
     assert(map.read(0, 1, {wide}, {bytes(out)}) == rl::Outcome::untouched);
+    assert(map.stacks(&one, 1, {{narrow, 1}}, {bytes(out)}) == rl::Outcome::untouched);
     std::shuffle(pieces.begin(), pieces.end(), random);
     for (const Piece &p : pieces)
       map.fill(p.stream, p.first, p.rows, p.ends.data(), p.has_final.data(), p.ends.size(), {address(p.finals)});
@@ -114,6 +118,24 @@ void random_maps_match_brute_force() {
         const Truth &expected = truth[static_cast<std::size_t>(rows[i])];
         assert(a[3 * i] == expected.value && a[3 * i + 2] == expected.value && b[i] == expected.value);
         assert(c[3 * i] == expected.next && c[3 * i + 2] == expected.next);
+      }
+    }
+    for (const std::size_t frames : {1u, 2u, 3u, 9u}) {
+      std::vector<std::int64_t> now(rows.size() * 2 * frames), following(rows.size() * 3 * frames);
+      const std::vector<std::uint8_t *> targets{bytes(now), bytes(following)};
+      assert(map.stacks(rows.data(), rows.size(), {{narrow, 2 * frames}, {shifted, frames}}, targets) ==
+             rl::Outcome::done);
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        auto row = static_cast<std::size_t>(rows[i]);
+        std::int64_t newest = truth[row].next;
+        for (std::size_t k = frames; k-- > 0;) {
+          assert(following[3 * (i * frames + k)] == newest && following[3 * (i * frames + k) + 2] == newest);
+          newest = truth[row].value;
+          row -= !truth[row].begins;
+        }
+        row = static_cast<std::size_t>(rows[i]);
+        for (std::size_t k = 2 * frames; k-- > 0; row -= !truth[row].begins)
+          assert(now[i * 2 * frames + k] == truth[row].value);
       }
     }
     for (int k = 0; k < 20; ++k) {  // two runs, the second one first in the buffer, a row left between
@@ -244,6 +266,8 @@ void what_cannot_be_is_refused() {
   fill(0, 4, -1);
   for (std::int64_t row : {std::int64_t{-1}, std::int64_t{8}})
     assert(map.gather(&row, 1, {column}, {reinterpret_cast<std::uint8_t *>(&out)}) == rl::Outcome::outside);
+  for (std::int64_t row : {std::int64_t{-1}, std::int64_t{8}})
+    assert(map.stacks(&row, 1, {{column, 1}}, {reinterpret_cast<std::uint8_t *>(&out)}) == rl::Outcome::outside);
   assert(map.read(7, 9, {column}, {reinterpret_cast<std::uint8_t *>(&out)}) == rl::Outcome::outside);
   map.evict(0, 4);
   assert(throws([&] { map.evict(0, 3); }));
