@@ -29,8 +29,9 @@ class Request:
     `env_id` names the environment where the source does not. `images="keep"` leaves encoded pictures as they
     are, in a heap column; `"decode"` makes uint8 HWC arrays. `mapping` is source key -> our key (see
     `mapping.py`), `confirmed` says that an inferred mapping is right. `offline` forbids the network,
-    `trust_pickle` allows formats that run code. `derive=False` stores next observations in every row. `plan`
-    is what an earlier `Source.plan` of the same source said, so that it need not be found out again.
+    `trust_pickle` allows formats that run code. `derive=False` stores next observations in every row,
+    `unstack=False` stacks of frames as they are (see `stacked.py`). `plan` is what an earlier `Source.plan`
+    of the same source said, so that it need not be found out again.
     """
 
     env_id: str | None = None
@@ -40,6 +41,7 @@ class Request:
     offline: bool = False
     trust_pickle: bool = False
     derive: bool = True
+    unstack: bool = True
     plan: Mapping[str, Any] | None = None
 
 

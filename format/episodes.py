@@ -16,12 +16,13 @@ import numpy as np
 from rlcli.format.given import Stored, Values
 from rlcli.format.heap import Encoded, encode
 from rlcli.format.keys import Key
-from rlcli.format.schema import Column, Schema
+from rlcli.format.schema import FRAME, Column, Schema
 from rlcli.format.writer import Writer
 
 Array = np.ndarray[Any, Any]
 Nested = Any  # an array, a number, or a mapping of names to these
 _DERIVED_BY_US = (("next", "done"), ("is_init",), ("episode",), ("step",))
+_OBSERVED = ("observation", FRAME)  # what these shift is given as parts of one next observation
 _REWARD = ("next", "reward")
 _TERMINATED = ("next", "terminated")
 _TRUNCATED = ("next", "truncated")
@@ -187,7 +188,7 @@ class EpisodeWriter:
         self._keys = [column.key for column in schema.given]
         self._plain_next = any(key[:2] == ("next", "observation") for key in self._keys)
         self._final_keys = [c.of for c in schema.shifts if c.of is not None]
-        if strange := [key for key in self._final_keys if key[0] != "observation"]:
+        if strange := [key for key in self._final_keys if key[0] not in _OBSERVED]:
             raise ValueError(f"columns {strange} are shifted: what follows an episode is an observation")
         self._required = set(self._keys) - set(_DERIVED_BY_US) - {_TERMINATED, _TRUNCATED}
         self._children: dict[Key, int] = {}  # how many names a nested value must have

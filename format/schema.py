@@ -19,6 +19,7 @@ MAX_ROW_BYTES = 1 << 40
 MAX_VALUE_BYTES = 1 << 31
 MAX_FRAMES = 1024
 MAX_AXES = 32
+FRAME = "frame"  # of observations that are stacks: ("frame", *rest) is what ("observation", *rest) stacks
 _IMAGES = ("png", "jpeg")
 _CODECS = ("none", "zstd", "lz4", *_IMAGES)
 _VALUES = ("bytes", "text", "array")

@@ -15,6 +15,7 @@ from rlcli import console
 from rlcli.config import options, read_toml, resolve, to_dict
 from rlcli.datasets import registry
 from rlcli.datasets.contract import ConverterModule, NoOptions, Request
+from rlcli.datasets.stacked import whole
 from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location, is_folder, locate
@@ -182,7 +183,8 @@ def _export(src: Location, out: Path, to: str | None, sets: Sequence[str], check
             bar.advance(count)
 
         with console.progress(dataset.num_rows * dataset.schema.row_bytes, "convert", "B") as bar:
-            report = module.export(dataset, temporary, chosen, convert_check.releasing(dataset, advance))
+            releasing = convert_check.releasing(dataset, advance)
+            report = module.export(whole(dataset), temporary, chosen, releasing)
         report.rows, report.episodes = dataset.num_rows, dataset.num_episodes
         flat = report.to_json()
         if check:

@@ -8,6 +8,7 @@ from typing import Any, cast
 from rlcli import console
 from rlcli.datasets.comparing import compare_parts
 from rlcli.datasets.contract import Advance, Comparison, ConverterModule, NoOptions, Report, Request
+from rlcli.datasets.stacked import whole
 from rlcli.errors import CorruptError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert_rows import Selection, selected
@@ -26,6 +27,7 @@ def of_import(
 ) -> dict[str, Any]:
     """Compares the source with the dataset made of it. Raises `CorruptError` with the first difference."""
     own = getattr(module, "compare", None)
+    dataset = whole(dataset)
 
     def compare(advance: Advance) -> Comparison:
         if own is not None and selection.is_whole and (found := own(path, dataset, advance)) is not None:
@@ -42,6 +44,7 @@ def of_output(
 ) -> dict[str, Any] | None:
     """Compares a written output with its dataset, in all columns that the output holds."""
     own = getattr(module, "compare", None)
+    dataset = whole(dataset)
 
     def compare(advance: Advance) -> Comparison:
         if own is not None and (found := own(output, dataset, advance)) is not None:

@@ -38,12 +38,18 @@ def run(job: Job, out: Path, *, check: bool, jobs: int, resume: bool) -> dict[st
     """Convert and publish; see `convert.convert`."""
     started = time.monotonic()
     with console.interruptible() as stop, unfinished(out) as temporary:
-        try:
-            job, report, files = _fill(job, out, temporary, jobs=jobs, resume=resume, stop=stop)
-        except LayoutMismatch:
-            shutil.rmtree(temporary, ignore_errors=True)
-            convert_parts.discard(out)
-            job, report, files = _fill(job.stored(), out, temporary, jobs=jobs, resume=resume, stop=stop)
+        if resume:
+            job = convert_parts.begun(job, out)
+        while True:
+            try:
+                report, files = _fill(job, out, temporary, jobs=jobs, resume=resume, stop=stop)
+                break
+            except LayoutMismatch as mismatch:
+                if not job.request.derive:
+                    raise
+                shutil.rmtree(temporary, ignore_errors=True)
+                convert_parts.discard(out)
+                job = job.after(mismatch)
         with Dataset.open(temporary) as dataset:
             if check:
                 module = registry.load(job.format)
@@ -62,21 +68,21 @@ def run(job: Job, out: Path, *, check: bool, jobs: int, resume: bool) -> dict[st
 
 def _fill(
     job: Job, out: Path, temporary: Path, *, jobs: int, resume: bool, stop: console.Stop
-) -> tuple[Job, dict[str, Any], convert_files.Fingerprint]:
-    """Make the dataset `temporary`; the job as it was done, the report, and what the source files were."""
+) -> tuple[dict[str, Any], convert_files.Fingerprint]:
+    """Make the dataset `temporary`; the report, and what the source files were. Raises `LayoutMismatch`."""
     with job.opened() as source:
         if job.selection.is_whole:
             check_space(out, source.pieces, source.schema)
         groups = convert_parts.groups_of(source.pieces, job.selection)
         if resume or len(groups) > 1:
-            job, report, parents, files = convert_parts.convert(
+            report, parents, files = convert_parts.convert(
                 job, source, groups, out, temporary, jobs=jobs, resume=resume, stop=stop
             )
         else:
             report, parents, files = _at_once(job, source, temporary, stop)
         report.add(source.report)
         check_not_empty(job.path, report, job.selection)
-        return job, {"source": origin(job.path, parents), **report.to_json()}, files
+        return {"source": origin(job.path, parents), **report.to_json()}, files
 
 
 def _at_once(

@@ -11,7 +11,8 @@ from typing import Any
 
 from rlcli.config import from_dict, to_dict
 from rlcli.datasets import registry
-from rlcli.datasets.contract import NoOptions, Request, Source
+from rlcli.datasets.contract import LayoutMismatch, NoOptions, Request, Source
+from rlcli.datasets.stacked import StackMismatch, unstacked
 from rlcli.pipeline import provenance
 from rlcli.pipeline.convert_rows import Selection
 
@@ -31,11 +32,18 @@ class Job:
         """The opened source; `plan` is what it said of itself when it was opened before."""
         request = dataclasses.replace(self.request, plan=plan)
         with registry.load(self.format).open_source(self.path, request, self.options) as source:
-            yield source
+            yield unstacked(source) if request.derive and request.unstack else source
 
-    def stored(self) -> Job:
-        """The same with next observations stored in every row."""
-        return dataclasses.replace(self, request=dataclasses.replace(self.request, derive=False))
+    def after(self, mismatch: LayoutMismatch) -> Job:
+        """The same with what does not hold stored in every row: stacks of frames, or next observations."""
+        if isinstance(mismatch, StackMismatch):
+            return self.reading(derive=True, unstack=False)
+        return self.reading(derive=False, unstack=False)
+
+    def reading(self, *, derive: bool, unstack: bool) -> Job:
+        """The same where these fields of the request are told."""
+        request = dataclasses.replace(self.request, derive=derive, unstack=unstack)
+        return dataclasses.replace(self, request=request)
 
     def to_json(self) -> dict[str, Any]:
         """All of it; `from_json` is the inverse."""

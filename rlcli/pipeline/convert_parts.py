@@ -30,6 +30,7 @@ from rlcli.pipeline.convert_workers import Task, in_processes, make_part
 
 _GROUP_BYTES = 256 << 20
 _MAX_GROUPS = 128
+_PLAN = "plan.json"  # in the folder: what its parts are made of and how
 
 
 @dataclass(frozen=True)
@@ -80,22 +81,22 @@ def convert(
     jobs: int,
     resume: bool,
     stop: console.Stop,
-) -> tuple[Job, Report, list[dict[str, Any]], convert_files.Fingerprint]:
-    """Make the dataset `temporary` of all groups; the job as it was done, the report, the lineage's parents.
+) -> tuple[Report, list[dict[str, Any]], convert_files.Fingerprint]:
+    """Make the dataset `temporary` of all groups; the report, the lineage's parents, and the files read.
 
     Finished parts stay beside `out` with `resume`, after a signal, and when the disk is full. Raises
     `UsageError` if parts of another conversion lie there, `BusyError` while one is at work, and what
     reading and writing raise.
     """
     files = convert_files.Fingerprint(source.files)
-    folder = out.absolute().with_name(f".{out.name}.convert")
+    folder = _folder_of(out)
     stopped = f"{job.path}: conversion stopped"
 
     def check() -> None:
         stop.raise_if_requested(stopped)
 
     with (
-        _folder(folder, job, groups, files, resume) as (job, finished),
+        _folder(folder, job, groups, files, resume) as finished,
         convert_files.hashing(job.path, source.files, check) as hashes,
     ):
         try:
@@ -118,12 +119,25 @@ def convert(
             raise
         finally:
             _clean(folder, keep=resume)
-    return job, report, parents, files
+    return report, parents, files
+
+
+def begun(job: Job, out: Path) -> Job:
+    """The job as the parts beside `out` are made, if there are any: what did not hold stays stored."""
+    plan = _folder_of(out) / _PLAN
+    if not plan.exists():
+        return job
+    request = json.loads(plan.read_text())["job"]["request"]
+    return job.reading(derive=request["derive"], unstack=request.get("unstack", False))
 
 
 def discard(out: Path) -> None:
     """Removes the parts of a finished conversion."""
-    shutil.rmtree(out.absolute().with_name(f".{out.name}.convert"), ignore_errors=True)
+    shutil.rmtree(_folder_of(out), ignore_errors=True)
+
+
+def _folder_of(out: Path) -> Path:
+    return out.absolute().with_name(f".{out.name}.convert")
 
 
 def _make_all(
@@ -169,14 +183,14 @@ def _name(number: int) -> str:
 @contextmanager
 def _folder(
     folder: Path, job: Job, groups: Sequence[Group], files: convert_files.Fingerprint, resume: bool
-) -> Iterator[tuple[Job, dict[int, Report]]]:
-    """The folder of parts, locked; the job that its parts are made by, and the reports of finished ones."""
+) -> Iterator[dict[int, Report]]:
+    """The folder of parts, locked; the reports of finished ones."""
     told = {
         "job": job.to_json(),
         "groups": [[group.start, group.stop, group.selection.to_json()] for group in groups],
         "files": [list(state) for state in files.state],
     }
-    plan = folder / "plan.json"
+    plan = folder / _PLAN
     if not resume and folder.exists():
         raise UsageError(
             f"{folder} has parts of a conversion that was stopped",
@@ -191,10 +205,7 @@ def _folder(
         except BlockingIOError:
             raise BusyError(f"{folder}: another conversion is at work there", path=folder) from None
         if plan.exists():
-            before = json.loads(plan.read_text())
-            derive = before["job"]["request"]["derive"]
-            job = job if derive else job.stored()
-            if {**before, "job": job.to_json()} != before or before != {**told, "job": job.to_json()}:
+            if json.loads(plan.read_text()) != told:
                 raise UsageError(
                     f"{folder} has parts of another source, or of a conversion with other options",
                     hint="remove the folder to start anew",
@@ -202,7 +213,7 @@ def _folder(
                 )
         else:
             plan.write_text(json.dumps(told))
-        yield job, _finished(folder, len(groups))
+        yield _finished(folder, len(groups))
     finally:
         os.close(lock)
 

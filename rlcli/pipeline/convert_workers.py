@@ -21,6 +21,7 @@ from typing import Any
 
 from rlcli import errors
 from rlcli.datasets.contract import Advance, LayoutMismatch, Report, Source
+from rlcli.datasets.stacked import StackMismatch
 from rlcli.errors import ResourceError, RLError
 from rlcli.format.writer import Writer
 from rlcli.pipeline.convert_job import Job
@@ -146,7 +147,7 @@ class _Worker:
         if "system" in self.outcome:
             raise OSError(*self.outcome["system"])
         if "mismatch" in self.outcome:
-            raise LayoutMismatch
+            raise StackMismatch if self.outcome["mismatch"] == StackMismatch.__name__ else LayoutMismatch
         if "done" not in self.outcome:
             if code < 0:
                 raise ResourceError(f"the process that made {name} was killed by signal {-code}")
@@ -185,8 +186,8 @@ def main() -> None:
         task = Task.from_json(json.load(sys.stdin))
         with task.job.opened(task.plan) as source:
             make_part(task, source, advance, lambda: None)
-    except LayoutMismatch:
-        tell({"mismatch": True})
+    except LayoutMismatch as mismatch:
+        tell({"mismatch": type(mismatch).__name__})
     except MemoryError:
         tell({"error": _error(ResourceError("out of memory"))})
     except RLError as err:

@@ -100,9 +100,6 @@ def test_stacks_are_those_of_a_queue(
         assert np.array_equal(dataset.read(("next", "stacked"), low, high), following[low:high])
         with pytest.raises(IndexError):
             dataset.gather(np.array([len(now)]), [("stacked",)])
-        is_init = dataset.read(("is_init",))[:, 0]
-        whole = dataset.read(OBSERVATION)
-        assert stack.is_stack(now, whole, is_init | _stream_begins(dataset))
 
 
 def _into(dataset: Dataset, rows: Any, frames: int) -> dict[str, Any]:
@@ -111,12 +108,6 @@ def _into(dataset: Dataset, rows: Any, frames: int) -> dict[str, Any]:
     keys = (("stacked",), ("next", "stacked"))
     dataset.gather_into(rows, keys, [out["stacked"], out["next"]["stacked"]])
     return dataset.gather(rows, keys, out=out)
-
-
-def _stream_begins(dataset: Dataset) -> Any:
-    begins = np.zeros(dataset.num_rows, bool)
-    begins[np.cumsum([0, *dataset.stream_rows])[:-1] % dataset.num_rows] = True
-    return begins
 
 
 def test_runs_of_stacks_are_read_in_place(tmp_path: Path) -> None:
@@ -151,26 +142,56 @@ def test_in_a_window_stacks_begin_with_the_first_retained_row(tmp_path: Path) ->
     model.writer.writer.abort()
 
 
-def test_is_stack_notices_every_difference() -> None:
-    rng = np.random.default_rng(0)
-    frames = rng.normal(size=(20, 2, 3)).astype(np.float32)
-    is_init = rng.random(20) < 0.2
-    starts = stack.episode_starts(is_init)
-    stacked = frames[stack.stack_rows(np.arange(20), starts, 4)]
-    assert stack.is_stack(stacked, frames, is_init[:, None])
-    for index in np.ndindex(stacked.shape):
-        if rng.random() < 0.1:
-            other = stacked.copy()
-            other.view(np.uint32)[index] ^= 1
-            assert not stack.is_stack(other, frames, is_init)
-    nan = frames.copy()
-    nan[3] = np.nan
-    assert stack.is_stack(nan[stack.stack_rows(np.arange(20), starts, 2)], nan, is_init)
-    assert not stack.is_stack(stacked.astype(np.float64), frames, is_init)
-    assert not stack.is_stack(stacked[:, :, :1], frames, is_init)
-    assert not stack.is_stack(stacked[:19], frames, is_init)
-    zero = np.zeros((2, 1, 1), np.float32)
-    assert not stack.is_stack(-zero[:, None], zero, np.array([True, True])), "bits, not values"
+def _unstacked(episodes: list[Any], finals: list[Any], sizes: list[int]) -> list[Any] | None:
+    """The frames that `Unstacking` finds in episodes and what follows each, a few rows at a time."""
+    proof, found = stack.Unstacking(), []
+    for stacks, final in zip(episodes, finals, strict=True):
+        at = 0
+        while at < len(stacks):
+            size = sizes[at % len(sizes)]
+            if (frames := proof.frames_of(stacks[at : at + size])) is None:
+                return None
+            found += list(frames.copy())
+            at += size
+        if (newest := proof.final_of(final)) is None:
+            return None
+        found.append(newest)
+        proof.end()
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_stacks_are_taken_apart_only_where_every_bit_is_that_of_a_frame(frames: int, dtype: str) -> None:
+    rng = np.random.default_rng(frames)
+    values = [rng.integers(0, 9, (length + 1, 2, 3)).astype(dtype) for length in range(1, 2 * frames + 2)]
+    if dtype == "float32":
+        values[-1][1] = np.nan
+    queues = []
+    for own in values:
+        rows = stack.stack_rows(np.arange(len(own)), np.zeros(len(own), np.int64), frames)
+        queues.append(own[rows])
+    episodes, finals = [queue[:-1] for queue in queues], [queue[-1] for queue in queues]
+    for sizes in ([1], [3], [100], [2, 1]):
+        found = _unstacked(episodes, finals, sizes)
+        assert found is not None
+        assert np.array(found).tobytes() == np.concatenate(values).tobytes()
+    for queue in queues:
+        for index in np.ndindex(queue.shape[:2]):
+            at = (*index, *rng.integers(0, 2, 2).tolist())
+            bits = queue.view(np.uint8 if dtype == "uint8" else np.uint32)
+            bits[at] ^= 1
+            is_final_newest = index == (len(queue) - 1, frames - 1)
+            changed = _unstacked(episodes, finals, [3])
+            assert (changed is not None) == (frames == 1 or is_final_newest), at
+            bits[at] ^= 1
+
+
+def test_bits_count_and_not_values() -> None:
+    zero = np.zeros((1, 2, 1), np.float32)
+    assert stack.Unstacking().frames_of(zero) is not None
+    zero[0, 0] = -0.0
+    assert stack.Unstacking().frames_of(zero) is None
 
 
 def test_what_cannot_be_stacked_is_refused() -> None:

@@ -1,0 +1,163 @@
+"""Sources whose observations are stacks of frames: each frame is stored once, the stacks are derived.
+
+For every format alike: `unstacked` stands between a source and what writes it, `whole` between a dataset
+and what compares or exports it. A stack under ("observation", *rest) is made of the frames under
+("frame", *rest), and so is the next one of the next frames. SPEC.md 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from rlcli.datasets.contract import Advance, LayoutMismatch, Part, Piece, Report, Source
+from rlcli.format.dataset import Dataset
+from rlcli.format.keys import Key
+from rlcli.format.schema import FRAME, Column, Schema, shift_column, stack_column
+from rlcli.format.stack import Unstacking
+
+_FRAMES = range(2, 9)  # an axis in front of as many uint8 pictures may be one of time
+
+
+class StackMismatch(LayoutMismatch):
+    """An observation is not the stack of the last frames of its episode, so it has to be stored whole."""
+
+
+def unstacked(source: Source) -> Source:
+    """The source with single frames where observations look like stacks of them, else the same source.
+
+    What looks so is a plain uint8 observation `[2 to 8, height, width, …]` whose next one is derived. Its
+    `parts` raise `StackMismatch` when a row is not the stack of the last frames of its episode.
+    """
+    stacks = _candidates(source.schema)
+    return _Unstacked(source, stacks) if stacks else source
+
+
+def whole(dataset: Dataset) -> Dataset:
+    """The dataset as its source was: observations that are stacks look stored, their frames are no columns.
+
+    It reads what `dataset` reads, and is the same object where there is no such stack.
+    """
+    schema = _joined(dataset.schema)
+    return dataset if schema is dataset.schema else cast(Dataset, _Whole(dataset, schema))
+
+
+def _candidates(schema: Schema) -> dict[Key, Column]:
+    if any(FRAME in key[:2] for key in schema.by_key):
+        return {}
+    return {
+        column.key: column
+        for column in schema.given
+        if column.key[0] == "observation"
+        and (column.encoding, column.dtype) == ("plain", "uint8")
+        and len(column.shape) >= 3
+        and column.shape[0] in _FRAMES
+        and (following := schema.by_key.get(("next", *column.key))) is not None
+        and following.encoding == "derived"
+    }
+
+
+def _frame(key: Key) -> Key:
+    """Where the frames are that the observations or next observations under `key` are made of."""
+    at = int(key[0] == "next")
+    return (*key[:at], FRAME, *key[at + 1 :])
+
+
+def _split(schema: Schema, stacks: Mapping[Key, Column]) -> Schema:
+    """The schema with frames, their shifts, and the stacks of both in place of `stacks` and their shifts."""
+    columns: list[Column] = []
+    for column in schema.columns:
+        if (source := stacks.get(column.of or column.key)) is None:
+            columns.append(column)
+            continue
+        frame = Column(_frame(source.key), source.dtype, source.shape[1:])
+        if column.encoding == "derived":
+            frame = shift_column(_frame(column.key), frame)
+        columns += [frame, stack_column(column.key, frame, source.shape[0])]
+    return Schema(tuple(columns))
+
+
+def _joined(schema: Schema) -> Schema:
+    """The inverse of `_split`; the same object where nothing was split."""
+    frames = {c.of for c in schema.stacks if "observation" in c.key[:2] and c.of == _frame(c.key)}
+    if not frames:
+        return schema
+    columns: list[Column] = []
+    for column in schema.columns:
+        if column.of in frames and column.encoding == "stack":
+            is_next = column.key[0] == "next"
+            stack = Column(column.key[is_next:], column.dtype, column.shape)
+            columns.append(shift_column(column.key, stack) if is_next else stack)
+        elif column.key not in frames:
+            columns.append(column)
+    return Schema(tuple(columns))
+
+
+class _Whole:
+    """A dataset of which only the schema is another one."""
+
+    def __init__(self, dataset: Dataset, schema: Schema) -> None:
+        self._dataset = dataset
+        self.schema = schema
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+
+class _Unstacked:
+    """See `unstacked`."""
+
+    def __init__(self, source: Source, stacks: Mapping[Key, Column]) -> None:
+        self._source, self._stacks = source, stacks
+        self.schema = _split(source.schema, stacks)
+        self.spec, self.record, self.plan = source.spec, source.record, source.plan
+        self.report = Report()
+        self.report.add(source.report)
+        for key, column in stacks.items():
+            self.report.remarks.append(f"{'/'.join(key)}: {column.shape[0]} frames a row, each stored once")
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return self._source.files
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        return self._source.pieces
+
+    def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
+        """Those of the source with frames instead of stacks. Raises `StackMismatch`."""
+        proofs = {key: Unstacking() for key in self._stacks}
+        for part in self._source.parts(piece, report, advance):
+            columns = dict(part.columns)
+            for key, proof in proofs.items():
+                stacks = np.asarray(columns.pop(key))
+                stacks = stacks.reshape(len(stacks), *self._stacks[key].shape)
+                columns[_frame(key)] = (
+                    stacks[:, -1] if not len(stacks) else _held(key, proof.frames_of(stacks))
+                )
+            end = part.end
+            if end is not None:
+                final = end.final
+                for key, proof in proofs.items():
+                    if final is not None:
+                        final = self._newest(final, key, proof, key[1:])
+                    proof.end()
+                end = replace(end, final=final)
+            yield Part(columns, end)
+
+    def _newest(self, final: Any, key: Key, proof: Unstacking, path: Key) -> Any:
+        """The final observation with the newest frame in place of the stack at `path`."""
+        if path:
+            return {**final, path[0]: self._newest(final[path[0]], key, proof, path[1:])}
+        column = self._stacks[key]
+        return _held(key, proof.final_of(np.asarray(final, column.numpy).reshape(column.shape)))
+
+
+def _held(key: Key, frames: Any) -> Any:
+    if frames is None:
+        raise StackMismatch(f"{'/'.join(key)} is not the stack of the last frames of its episode")
+    return frames
