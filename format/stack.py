@@ -1,4 +1,4 @@
-"""Frame stacks: which rows a stack is made of, and the frames that given stacks are made of. SPEC.md 6."""
+"""The frames that given stacks are made of, where they are stacks. SPEC.md 6."""
 
 from __future__ import annotations
 
@@ -7,26 +7,6 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-Rows = np.ndarray[Any, np.dtype[np.int64]]
-
-
-def stack_rows(rows: Rows, starts: Rows, frames: int) -> Rows:
-    """The rows `[n, frames]` whose values are the stacks of `rows`, oldest first.
-
-    `starts` is the first row of each one's episode; a stack does not reach behind it but repeats it.
-    """
-    ages = np.arange(frames - 1, -1, -1)
-    found: Rows = np.maximum(rows[:, None] - ages, starts[:, None])
-    return found
-
-
-def next_stack_rows(rows: Rows, starts: Rows, goes_on: Array, frames: int) -> Rows:
-    """The same for the stacks one row later. The newest frame is `rows` itself where the episode does not go
-    on in the row after: there it is a final value, or unknown.
-    """
-    found = stack_rows(rows + 1, starts, frames)
-    found[:, -1] = rows + goes_on
-    return found
 
 
 class Unstacking:

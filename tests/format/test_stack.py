@@ -169,8 +169,8 @@ def test_stacks_are_taken_apart_only_where_every_bit_is_that_of_a_frame(frames: 
         values[-1][1] = np.nan
     queues = []
     for own in values:
-        rows = stack.stack_rows(np.arange(len(own)), np.zeros(len(own), np.int64), frames)
-        queues.append(own[rows])
+        shown = _fifo(frames, own[0])
+        queues.append(np.array([shown := [*shown[1:], frame] for frame in own]))
     episodes, finals = [queue[:-1] for queue in queues], [queue[-1] for queue in queues]
     for sizes in ([1], [3], [100], [2, 1]):
         found = _unstacked(episodes, finals, sizes)
