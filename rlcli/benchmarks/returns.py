@@ -7,16 +7,13 @@ for the others a copy of the inputs.
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlcli.benchmarks import Setting
+from rlcli.benchmarks.c_loop import compiled
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
 from rlcli.returns.gae import gae, gae_torch
 from rlcli.returns.td_lambda import td_lambda, td_lambda_torch
@@ -96,7 +93,7 @@ def _gae(name: str, shape: tuple[int, int], setting: Setting, goals: tuple[Goal,
         LocalArm("rl", "ours", lambda: advantage(gae), count),
         LocalArm("rl, plain PyTorch", "ours", lambda: advantage(gae_torch), count),
     ]
-    loop = _c_loop(setting.folder)
+    loop = compiled(_C_LOOP, "gae", setting.folder)
     if loop is not None:
         out = torch.empty(shape)
         pointers = [ctypes.c_void_p(x.data_ptr()) for x in (*rollout.values(), out)]
@@ -133,17 +130,6 @@ def _rollout(num_steps: int, num_envs: int) -> dict[str, Tensor]:
         "reward": reward, "value": value, "next_value": next_value,
         "terminated": terminated.contiguous(), "truncated": truncated.contiguous(),
     }  # fmt: skip
-
-
-def _c_loop(folder: Path) -> Any:
-    """The plain loop as a function of a shared library, None without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None
-    source, library = folder / "loop.c", folder / "loop.so"
-    source.write_text(_C_LOOP)
-    subprocess.run([compiler, "-O3", "-shared", "-fPIC", source, "-o", library], check=True)
-    return ctypes.CDLL(str(library)).gae
 
 
 def _agree(ours: Tensor, theirs: Tensor) -> str:

@@ -1,11 +1,14 @@
 """`rl bench sample`: uniform batches of 256 transitions from a million on disk, draw included, cache warm.
 
-Limit: memcpy of as many bytes from one place to another.
+Limits: a gather of as many rows as a plain C loop, of rows that are drawn already, compiled here with the
+system's compiler if there is one; and memcpy of as many bytes from one place to another.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.benchmarks import Setting
+from rlcli.benchmarks.c_loop import compiled
 from rlcli.benchmarks.rows import BATCH_KEYS, EPISODE, SCHEMA, block, write_dataset
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
@@ -23,10 +27,24 @@ from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
 from rlcli.replay.batches import Batches
 from rlcli.replay.uniform import Uniform
 
+Mapped = np.memmap[Any, Any]
+Array = np.ndarray[Any, Any]
+
 TITLE = "uniform batches of 256 transitions from a million"
 BATCH = 256
 STACK = 4, 84, 84
 STACK_KEYS = (("stack",), ("action",), ("next", "stack"), ("next", "reward"), ("next", "terminated"))
+_C_GATHER = """
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+void gather(const char *const *columns, const size_t *sizes, char *const *out, size_t count,
+            const int64_t *rows, size_t batch) {
+  for (size_t c = 0; c < count; c++)
+    for (size_t i = 0; i < batch; i++)
+      memcpy(out[c] + i * sizes[c], columns[c] + rows[i] * sizes[c], sizes[c]);
+}
+"""
 
 
 def items(setting: Setting) -> Iterator[Item]:
@@ -67,11 +85,34 @@ def items(setting: Setting) -> Iterator[Item]:
     ]
     item = Item("sample/uniform", "transitions/s", arms, check=check)
     item.goals = (Goal("cpprb, in memory", 3.0), Goal("torchrl, memmap", 7.0))
+    if (gather := _plain_gather(setting, columns, buffers)) is not None:
+        item.arms.append(gather)
+        item.goals += (Goal(gather.name, 1 / 1.4),)
     if setting.peer is not None:
         item.arms += setting.peer.arms(item.name, setting.size, setting.folder / "peers")
     yield item
     dataset.close()
     yield _pixels(setting)
+
+
+def _plain_gather(setting: Setting, columns: list[Mapped], buffers: list[Array]) -> LocalArm | None:
+    """The C loop over mapped columns, into the buffers; None without a compiler."""
+    gather = compiled(_C_GATHER, "gather", setting.folder)
+    if gather is None:
+        return None
+    count = len(columns)
+    sources = (ctypes.c_void_p * count)(*(column.ctypes.data for column in columns))
+    sizes = (ctypes.c_size_t * count)(*(column[0].nbytes for column in columns))
+    targets = (ctypes.c_void_p * count)(*(buffer.ctypes.data for buffer in buffers))
+    drawn = np.random.default_rng(1).integers(0, len(columns[0]), (setting.pick(small=8, full=4096), BATCH))
+    batches = itertools.cycle([ctypes.c_void_p(rows.ctypes.data) for rows in drawn])
+    fixed = sources, sizes, targets, ctypes.c_size_t(count)
+    batch = ctypes.c_size_t(BATCH)
+
+    def take(of: Array = drawn) -> None:  # which it keeps alive
+        gather(*fixed, next(batches), batch)
+
+    return LocalArm("plain C gather, rows drawn before", "limit", take, BATCH)
 
 
 def _pixels(setting: Setting) -> Item:
@@ -140,7 +181,7 @@ def _write_frames(single: Path, stored: Path, num_rows: int) -> None:
                     )
 
 
-def _write_columns(folder: Path, num_rows: int) -> list[np.memmap[Any, Any]]:
+def _write_columns(folder: Path, num_rows: int) -> list[Mapped]:
     """The same rows as mapped columns of their own, next observations stored."""
     columns = []
     for key in BATCH_KEYS:
