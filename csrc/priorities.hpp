@@ -37,6 +37,7 @@ public:
   // Brings what `set` touches for a leaf into the caches.
   void fetch(std::size_t leaf) const noexcept {
     sum_.fetch(leaf);
+    min_.fetch(leaf / 8);
     __builtin_prefetch(&raw_[leaf], 1, 3);
   }
 
@@ -86,7 +87,7 @@ public:
 
   // Draws `count` leaves with random numbers 0, 1, … of `random`. Stratified: one from each of `count` equal parts
   // of the sum, in order. weights[i] is (P(i) / least P of all leaves)^-beta, at most 1. Returns false if no leaf can
-  // be drawn.
+  // be drawn. Brings what `set` touches for them into the caches.
   bool sample(const Random &random, std::size_t count, bool stratified, double beta, std::int64_t *leaves,
               float *weights) const {
     const double total = sum_.total();
@@ -127,8 +128,11 @@ public:
 private:
   void weigh(const std::int64_t *leaves, std::size_t count, double beta, float *weights) const {
     const double least = min_.total();
-    for (std::size_t i = 0; i < count; ++i)
-      weights[i] = static_cast<float>(std::pow(sum_[static_cast<std::size_t>(leaves[i])] / least, -beta));
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto leaf = static_cast<std::size_t>(leaves[i]);
+      fetch(leaf);
+      weights[i] = static_cast<float>(std::pow(sum_[leaf] / least, -beta));
+    }
   }
 
   void apply(const std::int64_t *leaves, const double *values, std::size_t count) {
