@@ -67,6 +67,10 @@ def _frame(key: Key) -> Key:
     return (*key[:at], FRAME, *key[at + 1 :])
 
 
+def _is_observation(key: Key) -> bool:
+    return key[:1] == ("observation",) or key[:2] == ("next", "observation")
+
+
 def _split(schema: Schema, stacks: Mapping[Key, Column]) -> Schema:
     """The schema with frames, their shifts, and the stacks of both in place of `stacks` and their shifts."""
     columns: list[Column] = []
@@ -82,16 +86,27 @@ def _split(schema: Schema, stacks: Mapping[Key, Column]) -> Schema:
 
 
 def _joined(schema: Schema) -> Schema:
-    """The inverse of `_split`; the same object where nothing was split."""
-    frames = {c.of for c in schema.stacks if "observation" in c.key[:2] and c.of == _frame(c.key)}
-    if not frames:
+    """The schema with stacks of observations as if they were stored, without the frames of `_split`.
+
+    It is the same object where there are none.
+    """
+    stacks = {column.key: column for column in schema.stacks if _is_observation(column.key)}
+    if not stacks:
         return schema
+    frames = {column.of for column in stacks.values() if not _is_observation(column.of or ())}
     columns: list[Column] = []
     for column in schema.columns:
-        if column.of in frames and column.encoding == "stack":
-            is_next = column.key[0] == "next"
-            stack = Column(column.key[is_next:], column.dtype, column.shape)
-            columns.append(shift_column(column.key, stack) if is_next else stack)
+        if column.key in stacks:
+            stored = Column(column.key, column.dtype, column.shape)
+            now = stacks.get(column.key[1:])
+            follows = (
+                now is not None
+                and now.frames == column.frames
+                and (schema.column(column.of or ()).of == now.of)
+            )
+            columns.append(
+                shift_column(column.key, replace(stored, key=column.key[1:])) if follows else stored
+            )
         elif column.key not in frames:
             columns.append(column)
     return Schema(tuple(columns))

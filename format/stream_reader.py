@@ -126,9 +126,7 @@ class StreamReader:
                 mapped, entry = segment.mapped, segment.mapped.entry
                 mapped.map()
                 mapped.map_finals(entry.finals)
-                ends, has_final = _NO_ENDS
-                if self._no_bases:
-                    ends, has_final = segment.episodes.ends, segment.episodes.column("has_final")
+                ends, has_final = segment.episodes.ends, segment.episodes.column("has_final")
                 self._table.fill(
                     self.number, entry.first, segment.rows, ends, has_final, mapped.final_addresses
                 )
@@ -412,6 +410,3 @@ class StreamReader:
                 self.inspect(segment)
                 return segment.episodes.last_end
         return None
-
-
-_NO_ENDS: tuple[Rows, Array] = (np.zeros(0, np.int64), np.zeros(0, bool))

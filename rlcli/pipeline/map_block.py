@@ -174,11 +174,14 @@ class Layout:
         self.leaves = {names.get(key, key): leaf for key, leaf in self.leaves.items()}
 
     def store(self, key: Key) -> None:
-        """A derived column becomes a stored one."""
+        """A derived column becomes a stored one, and so do its stacks, which would be others then."""
         column = self.columns[key]
-        self.is_stored |= column.encoding == "derived"
+        self.is_stored |= column.encoding == "derived" or (column.encoding == "stack" and key[0] == "next")
         kind = "plain" if column.heap is None else "heap"
         self.columns[key] = Column(key, column.dtype, column.shape, kind, heap=column.heap)  # type: ignore[arg-type]
+        if column.encoding == "derived":
+            for stack in [c.key for c in self.columns.values() if c.encoding == "stack" and c.of == key]:
+                self.store(stack)
 
     def settle(self) -> None:
         """Columns whose source is gone, or of another kind, become stored ones."""

@@ -104,6 +104,8 @@ class Cast(Step):
             if column.encoding == "stack" and source is not None and source.key in self._columns:
                 self._columns[key] = column
                 layout.columns[key] = replace(column, dtype=dtype)
+                if isinstance(leaf := layout.leaves.get(key), Box):
+                    layout.leaves[key] = replace(leaf, dtype=str(DTYPES[dtype]))
         self._dtype = dtype
 
     def apply(self, block: Block) -> None:

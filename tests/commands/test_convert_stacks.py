@@ -203,3 +203,40 @@ def test_without_the_last_rows_whose_next_observation_is_unknown(tmp_path):
     with Dataset.open(tmp_path / "ds") as dataset:
         assert np.array_equal(dataset.read(OBSERVATION), values["observations"][kept])
         assert np.array_equal(dataset.read(NEXT), values["observations"][kept + 1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--exclude", "frame"],
+        ["--exclude", "next/frame"],
+        ["--exclude", "frame,next/frame"],
+        ["--rename", "frame=single"],
+        ["--cast", "frame=int16"],
+    ],
+)
+def test_with_other_frame_columns_stacks_are_the_same(change, tmp_path):
+    values = stacked()
+    one, two, three = (str(tmp_path / name) for name in ("one", "two", "three.npz"))
+    convert(written(tmp_path / "in", values), one)
+    assert run(["buffer", "map", one, "-o", two, "-q", *change]) == 0
+    assert run(["buffer", "verify", two, "--semantics", "-q"]) == 0
+    with Dataset.open(two) as dataset:
+        assert np.array_equal(dataset.read(OBSERVATION), values["observations"])
+        assert np.array_equal(dataset.read(NEXT), values["next_observations"])
+    convert(two, three, check=True)
+    with np.load(three) as found:
+        assert np.array_equal(found["observations"], values["observations"])
+        assert np.array_equal(found["next_observations"], values["next_observations"])
+
+
+def test_where_next_stacks_are_stored_no_row_has_an_unknown_one(tmp_path):
+    values = stacked()
+    del values["next_observations"]
+    values["terminals"][:] = False
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    convert(written(tmp_path / "in", values), one)
+    assert run(["buffer", "map", one, "-o", two, "-q", "--cast", "observation=float32"]) == 0
+    kept = np.setdiff1d(np.arange(sum(LENGTHS)), np.cumsum(LENGTHS) - 1)
+    with Dataset.open(two) as dataset:
+        assert np.array_equal(dataset.read(NEXT), values["observations"][kept + 1])

@@ -125,6 +125,20 @@ def test_runs_of_stacks_are_read_in_place(tmp_path: Path) -> None:
         assert (out[0][5:7] == -1).all()
 
 
+def test_stacks_end_at_episodes_where_nothing_is_shifted_too(tmp_path: Path) -> None:
+    plain = Column(("value",), "int32", (1,))
+    writer = Writer.create(
+        tmp_path / "ds", Schema((plain, stack_column(("stacked",), plain, 3))), spec={}, lineage={}
+    )
+    for first in (10, 20):
+        writer.write(0, {plain.key: np.arange(first, first + 2, dtype=np.int32)[:, None]})
+        writer.end_episode(0, terminated=True, truncated=False)
+    writer.close()
+    with Dataset.open(tmp_path / "ds") as dataset:
+        found = dataset.read(("stacked",))[:, :, 0].tolist()
+    assert found == [[10, 10, 10], [10, 10, 11], [20, 20, 20], [20, 20, 21]]
+
+
 def test_in_a_window_stacks_begin_with_the_first_retained_row(tmp_path: Path) -> None:
     schema = _schema(4)
     model = m.create(
