@@ -185,10 +185,9 @@ def test_a_fast_stream_soon_has_large_segments() -> None:
     assert choose_alloc(SCHEMA, 4096, None, 10_000, is_fast=True) == 4096
 
 
-def test_a_first_segment_has_room_for_many_writes_as_large_as_the_first() -> None:
+def test_a_first_segment_is_larger_where_rows_come_hundreds_at_a_time() -> None:
     assert choose_alloc(SCHEMA, None, None, at_once=255) == 4096
-    assert choose_alloc(SCHEMA, None, None, at_once=1000) == 131_072
-    assert choose_alloc(SCHEMA, None, None, at_once=10**6) == 1_048_576, "twelve MiB"
-    assert choose_alloc(SCHEMA, None, None, at_once=1000, num_streams=32) == 32_768, "twelve MiB of all"
+    assert choose_alloc(SCHEMA, None, None, at_once=1000) == 16_384
+    assert choose_alloc(SCHEMA, None, None, at_once=1000, num_streams=200) == 4096, "nine MiB of all"
     assert choose_alloc(SCHEMA, None, None, 100_000, at_once=1000) == 8192, "of a window an eighth"
     assert choose_alloc(SCHEMA, None, 7, at_once=1000) == 7
