@@ -37,6 +37,11 @@ def run_rows(starts: Rows, counts: Rows) -> Rows:
     return np.arange(len(before)) - before + np.repeat(starts, counts)
 
 
+def rows_before(rows: Rows, frames: int) -> Rows:
+    """The last `frames` rows up to each of `rows`, whatever episode they are of."""
+    return np.unique(np.maximum(rows[:, None] - np.arange(frames), 0))
+
+
 class Composer:
     """Makes values of heap and stack columns at logical rows. `gather` gives stored columns, checked, and
     `stack` stacks of so many frames of each.

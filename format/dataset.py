@@ -1,5 +1,4 @@
-"""Reading a dataset: its description, its episodes, contiguous rows, random rows, and what is committed
-later.
+"""Reading a dataset: its description, its episodes, contiguous and random rows, what is committed later.
 
 Everything is checked before it is believed; nothing is ever written. SPEC.md sections 4 to 9 and 11.
 """
@@ -15,7 +14,7 @@ import numpy as np
 from rlcli.errors import InputError, nearest
 from rlcli.format import digests, direct, interop
 from rlcli.format.checking import Waiting
-from rlcli.format.composed import Composer, run_rows
+from rlcli.format.composed import Composer, rows_before, run_rows
 from rlcli.format.episode_table import EpisodeRows, Episodes
 from rlcli.format.heap import Encoded
 from rlcli.format.keys import Key
@@ -275,8 +274,9 @@ class Dataset:
         """Rows `start … stop` of a column, `[stop - start, *shape]`, a copy. Unknown next values are zero."""
         wanted = (tuple(key),)
         plan = self._plans.get(wanted) or self._plan(wanted)
+        start, stop = self._range(start, stop)
         if plan.composed:
-            return self._composer.values(plan.composed[0], self._range(start, stop))
+            return self._composer.values(plan.composed[0], np.arange(start, stop))
         return self._read(start, stop, plan)[0]
 
     def read_rows(
@@ -285,9 +285,10 @@ class Dataset:
         """Rows `start … stop` of all columns (or `keys`) as a nested dict of copies."""
         wanted = None if keys is None else tuple(keys)
         plan = self._plans.get(wanted) or self._plan(wanted)
+        start, stop = self._range(start, stop)
         nested = nest(plan.keys, self._read(start, stop, plan))
         if plan.composed:
-            self._compose(nested, plan, self._range(start, stop))
+            self._compose(nested, plan, np.arange(start, stop))
         return nested
 
     def text(self, key: Iterable[str], rows: Rows) -> tuple[Rows, list[str]]:
@@ -311,16 +312,13 @@ class Dataset:
         for column in plan.composed:
             put(nested, column.key, self._composer.values(column, rows))
 
-    def _range(self, start: int, stop: int | None) -> Rows:
+    def _range(self, start: int, stop: int | None) -> tuple[int, int]:
         stop = self.num_rows if stop is None else stop
         if not 0 <= start <= stop <= self.num_rows:
             raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
-        return np.arange(start, stop, dtype=np.int64)
+        return start, stop
 
-    def _read(self, start: int, stop: int | None, plan: _Plan) -> list[Array]:
-        stop = self.num_rows if stop is None else stop
-        if not 0 <= start <= stop <= self.num_rows:
-            raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
+    def _read(self, start: int, stop: int, plan: _Plan) -> list[Array]:
         if self._view.checker is not None:
             self._prepare(start, stop, plan)
         arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
@@ -367,8 +365,7 @@ class Dataset:
         """The values at `rows` `[B]` as a nested dict of arrays `[B, *shape]`: fresh ones, or those of `out`.
 
         `keys` defaults to every column. Unknown next values are zero; see `unknown_next`. Text, bytes and
-        arrays of any length come as an object array `[B]`. Raises `IndexError`
-        for a row that is not committed.
+        arrays of any length come as an object array `[B]`. Raises `IndexError` for an uncommitted row.
         """
         wanted = None if keys is None else tuple(keys)
         plan = self._plans.get(wanted) or self._plan(wanted)
@@ -400,9 +397,9 @@ class Dataset:
         plan = self._plans.get(keys) or self._plan(keys)
         table = self._view.stream_set.table
         if self._view.checker is not None:
-            self._prepare_rows(_rows_before(rows, max(frames)), plan)
+            self._prepare_rows(rows_before(rows, max(frames)), plan)
         if not table.stacks(rows, plan.numbers, frames, out):
-            self._prepare_rows(_rows_before(rows, max(frames)), plan)
+            self._prepare_rows(rows_before(rows, max(frames)), plan)
             is_done = table.stacks(rows, plan.numbers, frames, out)
             assert is_done, "prepared rows can be read"
 
@@ -439,15 +436,11 @@ class Dataset:
         if plan.composed:
             self._composer.fill(keys, run_rows(starts, counts), run_rows(at, counts), out)
             return
-        if self._view.checker is not None:
-            self._prepare_runs(starts, counts, plan)
-        if not self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out):
-            self._prepare_runs(starts, counts, plan)
-            self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
-
-    def _prepare_runs(self, starts: Rows, counts: Rows, plan: _Plan) -> None:
-        if not self._view.ready.issuperset(plan.keys):
+        if self._view.checker is not None and not self._view.ready.issuperset(plan.keys):
             self._prepare_rows(run_rows(starts, counts), plan)
+        if not self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out):
+            self._prepare_rows(run_rows(starts, counts), plan)
+            self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
 
     def set_threads(self, count: int) -> None:
         """How many threads share the copying of a large batch (from 1 MiB on); 1 by default."""
@@ -503,8 +496,3 @@ class Dataset:
         back (a rewind); open the dataset again then.
         """
         return self._view.refresh()
-
-
-def _rows_before(rows: Rows, frames: int) -> Rows:
-    """The last `frames` rows up to each of `rows`, whatever episode they are of."""
-    return np.unique(np.maximum(rows[:, None] - np.arange(frames), 0))
