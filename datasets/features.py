@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rlcli.datasets.json_files import read_object
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 from rlcli.format.keys import DTYPES
 
@@ -72,19 +73,9 @@ def read_features(path: Path) -> tuple[Any, tuple[Field, ...]]:
     """The parsed JSON of a `features.json` and its leaves, in the file's order.
 
     Raises `InputError` if it cannot be read, `CorruptError` if it is malformed, `IncompatibleError` that
-    names the feature for a class that is not known.
+    names the feature for a class that is not known, or tells that the file is too large.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1)
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
-    if len(text) > MAX_FILE_BYTES:
-        raise CorruptError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes", path=path)
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as err:
-        raise CorruptError(f"{path}: not JSON: {err}", path=path) from err
+    tree = read_object(path, MAX_FILE_BYTES)
     try:
         return tree, fields_of(tree)
     except CorruptError as err:

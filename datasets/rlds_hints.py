@@ -5,14 +5,14 @@ Other readers ignore it, and a dataset without it is read by what `features.json
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlcli.datasets.features import MAX_FILE_BYTES
-from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.datasets.json_files import read_object
+from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.keys import Key, check_key
 from rlcli.format.specs import Spec, leaves, spec_from_json
 
@@ -61,18 +61,15 @@ class Hints:
 def read_hints(folder: Path) -> Hints:
     """The hints in `folder`, empty ones if there are none. Raises `CorruptError` if they are malformed."""
     path = folder / FILE
+    if not path.exists():
+        return Hints()
     try:
-        with path.open("rb") as file:
-            told = json.loads(file.read(MAX_FILE_BYTES))
+        told = read_object(path, MAX_FILE_BYTES)
         return Hints(
             dict(told["spec"]),
             {str(name): tuple(check_key(key) for key in keys) for name, keys in told["columns"].items()},
             frozenset(map(str, told["invented"])),
             bool(told["drop_last"]),
         )
-    except FileNotFoundError:
-        return Hints()
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, IncompatibleError) as err:
         raise CorruptError(f"{path}: malformed: {err}", path=path) from err

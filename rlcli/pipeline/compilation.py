@@ -12,11 +12,13 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -142,22 +144,33 @@ def _compile(
 
 
 def _load(traced: GraphModule, example: tuple[Tensor, ...]) -> Callable[[list[Tensor]], list[Tensor]]:
-    """The native program of `traced`, from the cache if it was compiled before."""
-    file = cache_dir() / "compiled" / f"{_identity(traced, example)}.pt2"
-    if file.exists():
-        return _run(file)
+    """The native program of `traced`, from the cache if it is there; a damaged one is made anew."""
+    folder, identity = cache_dir() / "compiled", _identity(traced, example)
+    for cached in folder.glob(f"{identity}-*.pt2"):
+        if cached == _named(folder, identity, cached.read_bytes()):
+            return _run(cached)
+        with suppress(OSError):
+            cached.unlink()
     exported = torch.export.export(traced, example)
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder) / "update.pt2"
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(built), inductor_configs=OPTIONS)
+    with tempfile.TemporaryDirectory() as scratch:
+        built = Path(scratch) / "update.pt2"
+        options = dict(OPTIONS)  # torch adds to it
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(built), inductor_configs=options)
+        program = built.read_bytes()
+        file = _named(folder, identity, program)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             own = file.with_name(f"{file.name}.{os.getpid()}")
-            own.write_bytes(built.read_bytes())
+            own.write_bytes(program)
             own.replace(file)
         except OSError:
             return _run(built)  # the cache only saves time
     return _run(file)
+
+
+def _named(folder: Path, identity: str, program: bytes) -> Path:
+    """Where a program lies: its name has a hash of its bytes, so a damaged one is known."""
+    return folder / f"{identity}-{xxhash.xxh3_64_hexdigest(program)}.pt2"
 
 
 def _run(file: Path) -> Callable[[list[Tensor]], list[Tensor]]:

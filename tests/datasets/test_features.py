@@ -161,9 +161,9 @@ def test_label_names_come_from_the_file_beside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [
-        ("{", CorruptError, "not JSON"),
-        ("[" * 100_000, CorruptError, "not JSON"),
-        ("[]", CorruptError, "expected an object"),
+        ("{", CorruptError, "damaged JSON"),
+        ("[" * 100_000, CorruptError, "damaged JSON"),
+        ("[]", CorruptError, "list, expected a JSON object"),
         (
             '{"pythonClassName": "my.own.Feature", "jsonFeature": {"json": "{}"}}',
             IncompatibleError,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xxhash
 
 from rlcli.algorithms import bc, dqn, ppo, sac
 from rlcli.errors import InputError, UsageError
@@ -81,6 +82,26 @@ def test_compiled_updates_match_eager_ones_and_never_those_of_another_config() -
         assert marker.exists()
     smaller = transitions(0, size=8) | {"action": np.arange(8) % 2}
     torch.testing.assert_close(compiled.update(state, smaller), eager.update(state, smaller))
+
+
+def test_a_damaged_program_in_the_cache_is_made_anew(tmp_path: Path) -> None:
+    def update(state: Any, batch: Any) -> Any:
+        return {"weight": state["weight"] + batch["x"]}, {"sum": batch["x"].sum()}
+
+    for damage in (
+        lambda data: data,
+        lambda data: data[:1000],
+        lambda data: data[:-5000] + b"damage" + data[-4994:],
+    ):
+        for file in tmp_path.glob("rlcli/compiled/*.pt2"):
+            file.write_bytes(damage(file.read_bytes()))
+        compiled = CompiledUpdate(update, lambda: None)
+        state, metrics = compiled({"weight": torch.ones(2)}, [("x",)], [torch.tensor([1.0, 2.0])])
+        assert state["weight"].tolist() == [2.0, 3.0]
+        assert metrics["sum"] == 3.0
+        (file,) = tmp_path.glob("rlcli/compiled/*.pt2")
+        digest = xxhash.xxh3_64_hexdigest(file.read_bytes())
+        assert file.stem.endswith(digest)
 
 
 def test_update_that_cannot_be_traced_is_refused_in_one_line() -> None:
