@@ -22,7 +22,7 @@ from rlcli.pipeline.buffer import unfinished_rows
 from rlcli.pipeline.buffer_copy import lost_rows
 from rlcli.pipeline.expressions import Expression
 from rlcli.pipeline.making import Making, lineage, making
-from rlcli.pipeline.outputs import refuse_existing, unfinished
+from rlcli.pipeline.outputs import publish_all, refuse_existing, unfinished
 
 Rows = NDArray[np.int64]
 
@@ -101,7 +101,8 @@ def split(
             for work, chosen in zip(works, parts, strict=True):
                 entry = lineage("split", {**options, "part": work.out.name}, [source])
                 _copy(source, chosen, work.temporary, entry, work.advance)
-            made = [work.finish() for work in works]
+            made = [work.facts() for work in works]
+            publish_all([(work.temporary, work.out) for work in works])
         seeds = [_seeds(source, chosen) for chosen in parts]
         shared = sum(len(a & b) for i, a in enumerate(seeds) for b in seeds[i + 1 :])
         return {"datasets": made, **_source(path, source), **options, "shared_seeds": shared}

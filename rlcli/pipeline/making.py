@@ -30,7 +30,13 @@ class Making:
         self._stop.raise_if_requested(f"{self.out}: stopped, nothing was written")
 
     def finish(self) -> dict[str, Any]:
-        """Gives the output its name and tells what it is: path, digest, counts, bytes, seconds."""
+        """Gives the output its name and tells what it is."""
+        facts = self.facts()
+        publish(self.temporary, self.out)
+        return facts
+
+    def facts(self) -> dict[str, Any]:
+        """What the finished output is: path, digest, counts, bytes, seconds."""
         with Dataset.open(self.temporary) as dataset:
             facts = {
                 "dataset": str(self.out),
@@ -42,7 +48,6 @@ class Making:
                 "bytes": dataset.size_bytes,
             }
         self.advance(0)
-        publish(self.temporary, self.out)
         return {**facts, "seconds": round(time.monotonic() - self._started, 3)}
 
 

@@ -11,8 +11,8 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rlcli.errors import InputError, UsageError
@@ -76,10 +76,24 @@ def _remove_stale(out: Path) -> None:
 
 def publish(temporary: Path, out: Path) -> None:
     """The finished output takes its name, unless something took it meanwhile."""
-    refuse_existing(out)
-    folder = os.open(out.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.rename(temporary, out)
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    publish_all([(temporary, out)])
+
+
+def publish_all(outputs: Sequence[tuple[Path, Path]]) -> None:
+    """Finished outputs, each with its place, take their names: all of them or, after an error, none."""
+    with ExitStack() as undone:
+        for temporary, out in outputs:
+            refuse_existing(out)
+            folder = os.open(out.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.rename(temporary, out)
+                undone.callback(_take_back, out, temporary)
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        undone.pop_all()
+
+
+def _take_back(out: Path, temporary: Path) -> None:
+    with suppress(OSError):  # the error before is the one to tell
+        os.rename(out, temporary)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlcli.errors import InputError, UsageError
-from rlcli.pipeline.outputs import publish, refuse_existing, unfinished
+from rlcli.pipeline.outputs import publish, publish_all, refuse_existing, unfinished
 
 
 def test_an_output_takes_its_name_and_made_folders_stay(tmp_path: Path) -> None:
@@ -19,6 +19,22 @@ def test_an_output_takes_its_name_and_made_folders_stay(tmp_path: Path) -> None:
         publish(temporary, out)
     assert out.read_text() == "x"
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("late", ["a", "b"])
+def test_all_outputs_take_their_names_or_none_does(late: str, tmp_path: Path) -> None:
+    outs = [tmp_path / "a", tmp_path / "b"]
+    with unfinished(outs[0]) as first, unfinished(outs[1]) as second:
+        for temporary in (first, second):
+            temporary.mkdir()
+        made = list(zip((first, second), outs, strict=True))
+        (tmp_path / late).write_text("it came late")
+        with pytest.raises(UsageError, match="exists already"):
+            publish_all(made)
+        assert all(temporary.is_dir() for temporary in (first, second))
+        (tmp_path / late).unlink()
+        publish_all(made)
+    assert sorted(tmp_path.iterdir()) == outs
 
 
 @pytest.mark.parametrize("is_folder", [True, False])
