@@ -1,9 +1,11 @@
 #include "bind.hpp"
 #include "json_limits.hpp"
 #include "mapping.hpp"
+#include "stored_file.hpp"
 
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -104,6 +106,16 @@ py::array view(py::object self, std::size_t offset, std::size_t length) {
   return array;
 }
 
+// The first bytes of a file as a writable array; None where a store into them could fail for want of room.
+py::object stored_file(int fd, std::size_t size) {
+  if (!rl::reserves_stores(fd, size)) return py::none();
+  auto file = std::make_unique<rl::StoredFile>(fd, size);
+  std::uint8_t *address = file->address();
+  const py::capsule owner(file.get(), [](void *held) { delete static_cast<rl::StoredFile *>(held); });
+  file.release();
+  return py::array_t<std::uint8_t>({size}, {1}, address, owner);
+}
+
 }  // namespace
 
 void bind_mapping(py::module_ &module) {
@@ -146,6 +158,7 @@ void bind_mapping(py::module_ &module) {
   module.def("read_files", &read_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("create_files", &create_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("write_files", &write_files, py::arg("folder"), py::arg("files"));
+  module.def("stored_file", &stored_file, py::arg("fd"), py::arg("size"));
   module.def("punch_hole", &rl::punch_hole, py::arg("fd"), py::arg("offset"), py::arg("size"),
              py::call_guard<py::gil_scoped_release>());
 }

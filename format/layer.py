@@ -9,6 +9,7 @@ A layer subclasses `Layer` and overrides what it records or makes fail. Rules th
 
 * Each method is one system call. The row path makes its calls in native code while `is_direct` is true; it
   is false for every subclass, so that no byte escapes one: rows are a `pwrite` per column, a commit is one.
+  Likewise values of side columns are stored into a map, or a `pwrite` per run of rows.
 * Bytes reach files only by `pwrite`; sizes change only by `pwrite`, `fallocate` and `truncate`; names only by
   `open` with `O_CREAT`, `link`, `rename`, `unlink`, `mkdir` and `rmdir`. `datasync` and `sync` of a file make
   its bytes and size durable, `sync` of a folder's descriptor its names. Nothing else is needed to replay a

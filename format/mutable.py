@@ -1,7 +1,8 @@
 """Side columns: values per row that change after the row was committed, priorities and counters. SPEC.md 15.
 
-They are no part of any snapshot, digest or sum. Bytes go out with `pwrite`, so that a killed owner loses
-nothing and a full disk is an error; they are read through a map.
+They are no part of any snapshot, digest or sum. They are read and written through a map of a file whose
+space is reserved: a killed owner loses nothing. Where a store could fail for want of room, as on a file
+system that copies on write, bytes go out with `pwrite` instead, so that a full disk is an error there.
 """
 
 from __future__ import annotations
@@ -121,17 +122,13 @@ class SideColumn:
         array = np.ascontiguousarray(np.broadcast_to(values, (len(ids), *self.shape)), DTYPES[self.dtype])
         written = 0
         for segment, inside, rows in self._parts(ids):
-            order = np.argsort(rows, kind="stable")
-            rows, chosen = rows[order], array[inside[order]]
-            last = np.append(rows[1:] != rows[:-1], True)
-            rows, chosen = rows[last], chosen[last]
-            breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-            self._view(segment, make=True)
-            fd = self._open[segment.name][0]
-            with files.resources(self.folder):
-                for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
-                    files.write_at(fd, chosen[low:high], int(rows[low]) * self._row_bytes)
-            written += len(inside)
+            view = self._view(segment, make=True)
+            assert view is not None
+            if view.flags.writeable:
+                view[rows] = array[inside]
+            else:
+                self._write_out(segment, rows, array[inside])
+            written += len(rows)
         return written
 
     def sync(self) -> None:
@@ -169,12 +166,25 @@ class SideColumn:
         if not self._segments:
             return []
         at = np.searchsorted(self._firsts, ids, side="right") - 1
-        inside = (at >= 0) & (ids < self._ends[at])
+        at[(at >= 0) & (ids >= self._ends[at])] = -1
         found = []
-        for number in np.unique(at[inside]).tolist():
-            chosen = np.flatnonzero(inside & (at == number))
-            found.append((self._segments[number], chosen, ids[chosen] - self._firsts[number]))
+        for number in np.unique(at).tolist():
+            if number >= 0:
+                chosen = np.flatnonzero(at == number)
+                found.append((self._segments[number], chosen, ids[chosen] - self._firsts[number]))
         return found
+
+    def _write_out(self, segment: Segment, rows: Rows, values: Array) -> None:
+        """Each run of rows in one call."""
+        order = np.argsort(rows, kind="stable")
+        rows, values = rows[order], values[order]
+        last = np.append(rows[1:] != rows[:-1], True)
+        rows, values = rows[last], values[last]
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        fd = self._open[segment.name][0]
+        with files.resources(self.folder):
+            for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
+                files.write_at(fd, values[low:high], int(rows[low]) * self._row_bytes)
 
     def _follow(self) -> None:
         """Takes over which segments the dataset has now."""
@@ -202,14 +212,12 @@ class SideColumn:
             files.close(files.open_read(path, size))
             fd = files.open_write(path)
             try:
-                memory = _native.AddressRange(-(-size // PAGE) * PAGE)
                 with files.resources(path):
-                    memory.map_file(fd, 0, size)
+                    held = _mapped(fd, size)
             except BaseException:
                 files.close(fd)
                 raise
-            view = memory.view(0, size).view(DTYPES[self.dtype]).reshape(-1, *self.shape)
-            self._open[segment.name] = (fd, view)
+            self._open[segment.name] = (fd, held.view(DTYPES[self.dtype]).reshape(-1, *self.shape))
         return self._open[segment.name][1]
 
     def _create(self, path: Path, size: int) -> None:
@@ -225,3 +233,13 @@ class SideColumn:
         finally:
             files.close(fd)
         files.rename_new(temporary, path)
+
+
+def _mapped(fd: int, size: int) -> Array:
+    """The bytes of a file, live; writable where a store is as good as a write."""
+    held = _native.stored_file(fd, size) if layer.current().is_direct else None
+    if held is None:
+        memory = _native.AddressRange(-(-size // PAGE) * PAGE)
+        memory.map_file(fd, 0, size)
+        held = memory.view(0, size)
+    return held

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import BusyError, CorruptError, IncompatibleError
+from rlcli.format import layer
 from rlcli.format.dataset import Dataset
 from rlcli.format.mutable import SideColumn
 from rlcli.format.verify import verify
@@ -169,3 +170,22 @@ def test_it_follows_a_window(tmp_path: Path) -> None:
         column.write(now, np.ones(len(now)))
         assert set(column.read(now).tolist()) == {1.0}
     model.writer.close()
+
+
+@pytest.mark.parametrize("first_direct", [True, False])
+def test_stores_and_writes_are_the_same(tmp_path: Path, first_direct: bool) -> None:
+    """Of equal rows the last value counts, either way; each finds what the other one left."""
+    m.small(tmp_path / "ds")
+    direct, watched = layer.current(), layer.Layer()
+    rng = np.random.default_rng(0)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        ids, expected = _ids(dataset), np.full((dataset.num_rows, 2), -1.0)
+        for way in [direct, watched] if first_direct else [watched, direct]:
+            with layer.use(way), SideColumn.open(dataset, "a", default=-1, shape=(2,)) as column:
+                assert column.read(ids).tolist() == expected.tolist()
+                rows = rng.integers(0, len(ids), 400)
+                values = rng.random((400, 2))
+                column.write(ids[rows], values)
+                for row, value in zip(rows, values, strict=True):
+                    expected[row] = value
+                assert column.read(ids).tolist() == expected.tolist()
