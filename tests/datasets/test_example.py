@@ -26,7 +26,11 @@ def example(name: bytes, feature: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def protobuf_example() -> Any:
-    """protobuf's message class, from a descriptor built here."""
+    """protobuf's message class, from a descriptor built here.
+
+    The map is declared as what it is on the wire, repeated entries (protobuf's encoding guide, "Maps"):
+    upb, where the entry of a map has unknown fields, keeps it with them instead of in the map.
+    """
     pytest.importorskip("google.protobuf")
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -51,7 +55,6 @@ def protobuf_example() -> Any:
         )  # fmt: skip
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
     entry.field.add(name="key", number=1, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_STRING)
     entry.field.add(
         name="value", number=2, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_MESSAGE, type_name=".t.Feature"
@@ -74,9 +77,9 @@ def protobuf_example() -> Any:
 
 def plain(message: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, feature in message.features.feature.items():
-        kind = feature.WhichOneof("kind")
-        found[name] = None if kind is None else list(getattr(feature, kind).value)
+    for entry in message.features.feature:
+        kind = entry.value.WhichOneof("kind")
+        found[entry.key] = None if kind is None else list(getattr(entry.value, kind).value)
     return found
 
 
@@ -144,7 +147,7 @@ def test_protobuf_reads_what_we_write_and_we_read_what_it_writes(
 ) -> None:
     message = protobuf_example()
     for name, values in features.items():
-        feature = message.features.feature[name]
+        feature = message.features.feature.add(key=name).value
         kind = "bytes_list" if isinstance(values, list) else f"{values.dtype.kind}"
         target = getattr(feature, {"f": "float_list", "i": "int64_list"}.get(kind, kind))
         target.SetInParent()
@@ -194,6 +197,13 @@ def test_of_equal_names_the_last_counts() -> None:
     first, second = (field(1, field(1, b"a") + field(2, field(3, field(1, bytes([n]))))) for n in (1, 2))
     assert listed(decode(field(1, first + second))) == {"a": [2]}
     assert listed(decode(field(1, first) + field(1, second))) == {"a": [2]}
+
+
+def test_an_entry_without_a_name_is_that_of_the_empty_name(protobuf_example: Any) -> None:
+    for unknown in (b"", b"\x7d" + bytes(4)):
+        record = field(1, field(1, unknown + field(2, field(3, field(1, b"\x07")))))
+        assert listed(decode(record)) == {"": [7]} == plain(protobuf_example.FromString(record))
+        assert decode(field(1, field(1, unknown))) == {"": None}
 
 
 def test_unknown_fields_are_skipped() -> None:

@@ -6,6 +6,7 @@
 * fuzz --cases 20000: datasets changed at will (`coverage_guided.py` does it with atheris)
 * bounded: a dataset of ten times the memory that the sampling process may have
 * window --rows 12000000: a window sampled while it is overwritten
+* properties: the property tests of the repository with cases they have not seen
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -77,6 +79,16 @@ def fuzz(folder: Path, seed: int, options: argparse.Namespace) -> Report:
     return {**dict(sorted(target.counts.items())), "violations": violations}
 
 
+def properties(folder: Path, seed: int, options: argparse.Namespace) -> Report:
+    command = ["-m", "pytest", "-m", "hypothesis", f"--basetemp={folder / 'tests'}", "-p", "no:cacheprovider"]
+    command += ["--hypothesis-profile=explore", f"--hypothesis-seed={seed}", str(Path(__file__).parents[1])]
+    found = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    *_, summary = found.stdout.strip().splitlines() or [found.stderr]
+    if found.returncode:
+        (folder / "pytest.txt").write_text(found.stdout + found.stderr)
+    return {"summary": summary, "violations": [str(folder / "pytest.txt")] if found.returncode else []}
+
+
 PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {
     "kills": kills,
     "power": power,
@@ -84,6 +96,7 @@ PROOFS: dict[str, Callable[[Path, int, argparse.Namespace], Report]] = {
     "fuzz": fuzz,
     "bounded": bounded,
     "window": window,
+    "properties": properties,
 }
 
 
