@@ -33,12 +33,16 @@ Size = Literal["small", "full"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a case needs to know: `size` full or small, an empty `folder`, the peers' process."""
+    """What a case needs to know: `size` full or small, an empty `folder`, the peers' process.
+
+    `wanted` is the name of the one item that is wanted, empty for all; a case may leave the others out.
+    """
 
     size: Size
     folder: Path
     threads: int = 1
     peer: Peer | None = None
+    wanted: str = ""
 
     def pick(self, *, small: int, full: int) -> int:
         """`small` or `full`, as the size says."""

@@ -1,8 +1,8 @@
-"""`rl bench convert`: whole conversions of foreign files: read, decoded, written, hashed, on the disk.
+"""`rl bench convert`: whole conversions of foreign files: read, decoded, written, hashed, sealed.
 
-The disk is `write()` of as many bytes to a fresh file and its `fsync`: a conversion ends when its rows are on
-the disk. The goal is 80% of the slower of reading the file with its usual library and of the disk, both
-alone. Peak memory is that of a process that only converts.
+Files and datasets lie in memory where the system has a file system there; `convert/disk` ends on the disk.
+The goal is 80% of the slower of two things alone: reading the file with its usual library, and `write()` of
+as many bytes as the rows have. Peak memory and processor time are those of a process that only converts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +29,66 @@ from rlcli.benchmarks.convert_sources import write_pictures
 from rlcli.benchmarks.rows import EPISODE, SCHEMA, write_dataset
 from rlcli.datasets import example, rlds_images
 from rlcli.datasets.tfrecord import read_records
-from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Role
+from rlcli.errors import UsageError, nearest
+from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Role, Slowest
 from rlcli.pipeline.convert import convert
 
-TITLE = "foreign files of 2,000,000 transitions, and of pictures, become datasets"
+TITLE = "foreign files of 500,000 transitions, and of pictures, become datasets"
 SHARE = 0.8  # of the slower of decode and disk
 TFDS = 5.0  # times as fast as it
+_MEMORY = Path("/dev/shm")
+_ROOM = 2 << 30  # bytes that must be free there
 
 
 def items(setting: Setting) -> Iterator[Item]:
     """`convert/small`; `d4rl`, `minari`, `rlds`, `npz`, `hdf5`, `parquet`, `zarr`; `pictures-…`, which stay
-    encoded, and `pixels-…`, which they become; `jobs`.
+    encoded, and `pixels-…`, which they become; `jobs`; `disk`.
     """
+    known = _makers()
+    if setting.wanted and setting.wanted not in known:
+        name = setting.wanted
+        raise UsageError(f"there is no item convert/{name}; {nearest(name, known)}")
+    for name in [setting.wanted] if setting.wanted else known:
+        place = setting.folder if name == "disk" else _fast_folder(setting.folder)
+        with tempfile.TemporaryDirectory(prefix="rl-bench-", dir=place) as folder:
+            yield known[name](replace(setting, folder=Path(folder)))
+
+
+def _makers() -> dict[str, Callable[[Setting], Item]]:
+    """How each item is made, without those whose packages are not installed."""
+    makers: dict[str, Callable[[Setting], Item]] = {}
     for name, to, file, package, read in _FORMATS:
         if package is not None and importlib.util.find_spec(package) is None:
             console.warn(f"convert/{name} is left out: {package} is not installed")
             continue
-        episodes = 20 if name == "small" else setting.pick(small=2, full=2000)
-        yield _plain(setting, name, to, file, read, episodes)
+        makers[name] = partial(_plain, name=name, to=to, file=file, read=read)
     if importlib.util.find_spec("PIL") is not None:
-        for height, width, steps in ((256, 256, 5000), (512, 640, 1000)):
-            for images in ("keep", "decode"):
-                yield _pictures(setting, steps, height, width, images)
-    yield _jobs(setting)
+        for height, width, steps in ((256, 256, 400), (512, 640, 100)):
+            for name, images in (("pictures", "keep"), ("pixels", "decode")):
+                name = f"{name}-{width}"
+                makers[name] = partial(
+                    _pictures, name=name, steps=steps, height=height, width=width, images=images
+                )
+    disk = partial(_plain, name="disk", to="hdf5", file="plain.h5", read=_read_hdf5, synced=True)
+    return {**makers, "jobs": _jobs, "disk": disk}
+
+
+def _fast_folder(folder: Path) -> Path:
+    """Where files are in memory, `folder` if there is no such place with room."""
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
+        return _MEMORY
+    return folder
 
 
 def _plain(
-    setting: Setting, name: str, to: str, file: str, read: Callable[[Path], object], episodes: int
+    setting: Setting, *, name: str, to: str, file: str, read: Callable[[Path], object], synced: bool = False
 ) -> Item:
-    """Transitions that our own export wrote."""
+    """Transitions that our own export wrote; a whole conversion ends on the disk if it is `synced`."""
+    episodes = 20 if name == "small" else setting.pick(small=2, full=500)
     source = _exported(setting, to, file, episodes)
     reader = LocalArm(f"{_LIBRARY[to]}, reading alone", "reference", lambda: read(source))
-    return _item(setting, name, source, EPISODE * episodes * SCHEMA.row_bytes, reader)
+    limit = _written(setting, EPISODE * episodes * SCHEMA.row_bytes, synced=synced)
+    return _item(setting, name, source, reader, limit)
 
 
 def _exported(setting: Setting, to: str, file: str, episodes: int) -> Path:
@@ -68,9 +98,8 @@ def _exported(setting: Setting, to: str, file: str, episodes: int) -> Path:
     return setting.folder / file
 
 
-def _pictures(setting: Setting, steps: int, height: int, width: int, images: str) -> Item:
-    """RLDS with pictures, episodes of 50 steps, 200 MB of JPEG."""
-    name = f"{'pictures' if images == 'keep' else 'pixels'}-{width}"
+def _pictures(setting: Setting, *, name: str, steps: int, height: int, width: int, images: str) -> Item:
+    """RLDS with pictures, episodes of 50 steps."""
     source, steps = setting.folder / name, setting.pick(small=4, full=steps)
     length = min(50, steps)
     pictures = write_pictures(source, steps // length, length, height, width)
@@ -78,14 +107,15 @@ def _pictures(setting: Setting, steps: int, height: int, width: int, images: str
         reader = LocalArm("Examples, parsing alone", "reference", lambda: _read_records(source))
         num_bytes = sum(map(len, pictures))
         goals = (Goal("TFDS, steps as NumPy", TFDS), Goal("TFDS, pictures left encoded", TFDS))
-        return _item(setting, name, source, num_bytes, reader, *goals, images=images)
+        return _item(setting, name, source, reader, _written(setting, num_bytes), *goals, images=images)
     reader = LocalArm("JPEG, decoding alone on all cores", "reference", lambda: _decode_all(pictures, width))
-    return _item(setting, name, source, steps * height * width * 3, reader, images=images)
+    limit = _written(setting, steps * height * width * 3)
+    return _item(setting, name, source, reader, limit, images=images)
 
 
 def _jobs(setting: Setting) -> Item:
     """RLDS shards by one process and by two. Both figures count the same bytes."""
-    episodes = setting.pick(small=2, full=6000)
+    episodes = setting.pick(small=2, full=3000)
     source = _exported(setting, "rlds", "shards", episodes)
     num_bytes = EPISODE * episodes * SCHEMA.row_bytes
     arms: list[Arm] = []
@@ -102,15 +132,21 @@ def _jobs(setting: Setting) -> Item:
         assert len(digests) == 1
         return "one process and two make datasets of one digest"
 
-    arms.append(_disk(setting, num_bytes))
+    arms.append(_written(setting, num_bytes))
     return Item("convert/jobs", "MB/s", arms, (Goal("rl --jobs 1", 1.6),), check)
 
 
 def _item(
-    setting: Setting, name: str, source: Path, num_bytes: int, reader: LocalArm, *goals: Goal, **options: Any
+    setting: Setting,
+    name: str,
+    source: Path,
+    reader: LocalArm,
+    limit: LocalArm,
+    *goals: Goal,
+    **options: Any,
 ) -> Item:
-    """The arms of every format: ours, reading alone, the disk alone, the slower of both, and peers."""
-    units = num_bytes / 1e6
+    """The arms of every format: ours, reading alone, writing alone, the slower of both, and peers."""
+    units = limit.units
     ours = _Conversion(setting.folder / "converted", source, options)
 
     def check() -> str:
@@ -119,18 +155,16 @@ def _item(
         return "every row equals the source, both read again"
 
     reader.units = units
-    limit = _disk(setting, num_bytes)
-    slower = _Slower("the slower of reading and the disk", units, reader, limit)
     arms: list[Arm] = [
         LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare),
         reader,
         limit,
-        slower,
     ]
-    item = Item(f"convert/{name}", "MB/s", arms, goals or (Goal(slower.name, SHARE),), check)
+    slowest = Slowest("the slower of reading and writing", (reader.name, limit.name))
+    goals = goals or (Goal(slowest.name, SHARE),)
+    item = Item(f"convert/{name}", "MB/s", arms, goals, check, slowest=slowest)
     if setting.size == "full":
-        peak = ours.peak_bytes() / 2**20
-        item.remarks = (f"peak memory of a process that converts it: {peak:.0f} MiB",)
+        item.remarks = (ours.told(),)
     if setting.peer is not None:
         found = setting.peer.arms(item.name, setting.size, setting.folder / "peers")
         for arm in found:
@@ -139,36 +173,23 @@ def _item(
     return item
 
 
-def _disk(setting: Setting, num_bytes: int) -> LocalArm:
-    """Bringing as many bytes to the disk as a file."""
+def _written(setting: Setting, num_bytes: int, *, synced: bool = False) -> LocalArm:
+    """As many bytes to a fresh file, and to the disk if they shall be `synced`."""
     block = np.random.default_rng(0).bytes(min(num_bytes, 8 << 20))
 
     def write() -> None:
         file = os.open(setting.folder / "written", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for start in range(0, num_bytes, len(block)):
             os.write(file, block[: num_bytes - start])
-        os.fsync(file)
+        if synced:
+            os.fsync(file)
         os.close(file)
 
     def prepare() -> None:
         (setting.folder / "written").unlink(missing_ok=True)
 
-    name = "write() and fsync() of the same bytes"
+    name = f"write(){' and fsync()' if synced else ''} of the same bytes"
     return LocalArm(name, "limit", write, num_bytes / 1e6, prepare)
-
-
-@dataclass
-class _Slower:
-    """What two arms take that work at the same time without disturbing each other."""
-
-    name: str
-    units: float
-    first: Arm
-    second: Arm
-    role: Role = "reference"
-
-    def measure(self, repeats: int) -> float:
-        return max(self.first.measure(repeats), self.second.measure(repeats))
 
 
 @dataclass
@@ -185,8 +206,8 @@ class _Conversion:
     def call(self) -> None:
         convert(self.source, self.path, yes=True, **self.options)
 
-    def peak_bytes(self) -> int:
-        """The largest resident memory of a process that does it."""
+    def told(self) -> str:
+        """The largest resident memory of a process that does it, and its processor time."""
         self.prepare()
         told = [f"--{name}={value}" for name, value in self.options.items()]
         command = [sys.executable, "-m", "rlcli", "convert", str(self.source), str(self.path), "--yes", *told]
@@ -198,7 +219,8 @@ class _Conversion:
         )
         _, status, usage = os.wait4(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0, command
-        return usage.ru_maxrss * 1024
+        seconds = usage.ru_utime + usage.ru_stime
+        return f"a process that converts it: at most {usage.ru_maxrss / 1024:.0f} MiB, {seconds:.2f} CPU s"
 
 
 def _read_hdf5(path: Path) -> None:

@@ -50,7 +50,7 @@ def run_cases(
         for name in cases:
             case, _, chosen = name.partition("/")
             seen = []
-            for item in load(case).items(Setting(size, folder, threads, peer)):
+            for item in load(case).items(Setting(size, folder, threads, peer, chosen)):
                 seen.append(item.name)
                 if chosen in ("", item.name.partition("/")[2]):
                     console.log(f"{item.name}: {', '.join(arm.name for arm in item.arms)}")

@@ -74,6 +74,15 @@ class Goal:
     ratio: float
 
 
+@dataclass(frozen=True)
+class Slowest:
+    """What the arms `of` take that work at the same time without disturbing each other; not measured."""
+
+    name: str
+    of: tuple[str, ...]
+    role: Role = "reference"
+
+
 @dataclass
 class Item:
     """Arms that do the same work. The first arm of role `ours` is the one that is compared.
@@ -87,6 +96,7 @@ class Item:
     goals: tuple[Goal, ...] = ()
     check: Callable[[], str] | None = None
     remarks: tuple[str, ...] = ()
+    slowest: Slowest | None = None
     processes: tuple[int, ...] = field(default_factory=lambda: (os.getpid(),))
 
 
@@ -108,6 +118,8 @@ def run_item(item: Item, *, rounds: int, seconds: float) -> dict[str, Any]:
             shift = index % len(arms)
             times = {arm.name: arm.measure(repeats[arm.name]) for arm in arms[shift:] + arms[:shift]}
             rates.append({arm.name: arm.units * repeats[arm.name] / times[arm.name] for arm in arms})
+            if item.slowest is not None:
+                rates[-1][item.slowest.name] = min(rates[-1][name] for name in item.slowest.of)
             loads.append(other.cores() or 0.0)
             bar.advance()
             quiet = sum(load <= QUIET_CORES for load in loads)
@@ -146,7 +158,8 @@ def _summary(
 ) -> dict[str, Any]:
     ours = next(arm.name for arm in item.arms if arm.role == "ours")
     rows: list[dict[str, Any]] = []
-    for arm in item.arms:
+    shown: list[Arm | Slowest] = [*item.arms, *([] if item.slowest is None else [item.slowest])]
+    for arm in shown:
         values = [rate[arm.name] for rate in rates]
         low, middle, high = _quartiles(values)
         ratio = statistics.median(rate[ours] / rate[arm.name] for rate in rates)
