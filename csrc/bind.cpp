@@ -8,4 +8,5 @@ PYBIND11_MODULE(_native, module) {
   bind_sampling(module);
   bind_row_map(module);
   bind_column_writer(module);
+  bind_product(module);
 }

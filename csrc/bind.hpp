@@ -11,3 +11,4 @@ void bind_returns(py::module_ &module);
 void bind_sampling(py::module_ &module);
 void bind_row_map(py::module_ &module);
 void bind_column_writer(py::module_ &module);
+void bind_product(py::module_ &module);

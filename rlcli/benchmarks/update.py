@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rlcli import _native
 from rlcli.algorithms import dqn, sac
 from rlcli.benchmarks import Setting
 from rlcli.benchmarks.plain import PlainDQN, PlainSAC
 from rlcli.format.specs import Box, Discrete
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, torch_threads
-from rlcli.pipeline.execution import Execution, choose_execution
+from rlcli.pipeline.execution import Execution, Route, choose_execution
+from rlcli.pipeline.products import is_wide
 from rlcli.pipeline.updates import UpdateRunner, tensors
 
 TITLE = "one whole update of dqn (2x64, batch 128) and sac (2x256, batch 256)"
@@ -100,7 +102,7 @@ def _sac(setting: Setting) -> Item:
     route = choose_execution(sac, nets, config, MANY, threads=setting.threads).matmul
     arms: list[Arm] = _our_arms(setting, sac, nets, config, batch)
     remark = f"matmul route that calibration chose here: {route}"
-    if route == "highest":
+    if route != "medium":
         bold = choose_execution(sac, nets, config, MANY, matmul="medium", threads=setting.threads)
         arms.append(LocalArm("rl, --matmul medium", "ours", _stepper(sac, nets, config, batch, bold)))
         remark += f" (the other has a relative error of {_medium_error():.0e}, so it is for you to choose)"
@@ -111,7 +113,7 @@ def _sac(setting: Setting) -> Item:
             "reference",
             _on_route("medium", lambda: plain.update(tensor_batch)),
         ),
-        LocalArm("matrix products alone", "limit", _on_route(route, _multiply(products))),
+        LocalArm("matrix products alone", "limit", _on_route(route, _multiply(products, route))),
     ]
     return _with_peers(Item("update/sac", "updates/s", arms, (Goal(PLAIN, 1.7),), check, (remark,)), setting)
 
@@ -176,17 +178,28 @@ def _products(
     return [(batch, num_in, num_out) for num_in, num_out in pairs]
 
 
-def _multiply(products: list[tuple[int, int, int]]) -> Callable[[], None]:
+def _multiply(products: list[tuple[int, int, int]], route: str = "highest") -> Callable[[], None]:
     operands = [(torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)) for m, k, n in products]
+    native = [
+        (left.numpy(), right.numpy())
+        for left, right, _ in operands
+        if route == "bf16x6" and is_wide(left, right)
+    ]
+    others = [triple for triple in operands if route != "bf16x6" or not is_wide(*triple[:2])]
 
     def multiply() -> None:
-        for left, right, out in operands:
-            torch.mm(left, right, out=out)
+        for left, right in native:
+            _native.multiply(left, right)
+        for one, other, out in others:
+            torch.mm(one, other, out=out)
 
     return multiply
 
 
-def _on_route(route: Literal["highest", "medium"], call: Callable[[], None]) -> Callable[[], None]:
+def _on_route(route: Route, call: Callable[[], None]) -> Callable[[], None]:
+    if route != "medium":
+        return call
+
     def routed() -> None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(route)

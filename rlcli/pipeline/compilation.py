@@ -24,13 +24,14 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rlcli.errors import InputError
+from rlcli.pipeline import products
 from rlcli.pipeline.execution import cache_dir, cpu_model
 
 State = dict[str, Any]
 Metrics = dict[str, Tensor]
 Update = Callable[[State, Mapping[str, Any]], tuple[State, Metrics]]
 # The element-wise loops apart from the code that calls them, which torch compiles without optimisation.
-OPTIONS = {"cpp_wrapper_build_separate": True}
+OPTIONS: dict[str, Any] = {"cpp_wrapper_build_separate": True}
 
 Key = tuple[str, ...]  # where a tensor lies in nested mappings
 
@@ -53,12 +54,14 @@ class CompiledUpdate:
     """`update(state, batch)` with the batch as paths and tensors, compiled once per shape of its inputs.
 
     It works in place on a state of its own: the one it returned last. Any other is copied first and stays
-    as it is. `compiled` is called after a program's first run.
+    as it is. `compiled` is called after a program's first run. `bf16x6` multiplies wide float32 matrices on
+    bfloat16 units, as exactly (see `products`).
     """
 
-    def __init__(self, update: Update, compiled: Callable[[], None]) -> None:
+    def __init__(self, update: Update, compiled: Callable[[], None], *, bf16x6: bool = False) -> None:
         self._update = update
         self._compiled = compiled
+        self._bf16x6 = bf16x6
         self._programs: list[Program] = []
         self._state: State = {}
         self._leaves: list[Tensor] = []
@@ -74,7 +77,7 @@ class CompiledUpdate:
             if program.shapes == shapes and program.dtypes == dtypes and program.paths == paths:
                 values = program.run(self._leaves + leaves)
                 return self._state, dict(zip(program.metrics, values, strict=True))
-        run, metrics = _compile(self._update, self._state, paths, leaves)
+        run, metrics = _compile(self._update, self._state, paths, leaves, self._bf16x6)
         self._programs.append(Program(paths, shapes, dtypes, run, metrics))
         values = run(self._leaves + leaves)
         self._compiled()
@@ -114,7 +117,7 @@ def _flat(state: Mapping[str, Any], above: Key = ()) -> tuple[list[Key], list[Te
 
 
 def _compile(
-    update: Update, state: State, paths: list[Key], leaves: list[Tensor]
+    update: Update, state: State, paths: list[Key], leaves: list[Tensor], bf16x6: bool
 ) -> tuple[Callable[[list[Tensor]], list[Tensor]], tuple[str, ...]]:
     """The program of an update on leaves of the state and such leaves of a batch, and its metrics' names."""
     state_paths, state_leaves = _flat(state)
@@ -136,16 +139,23 @@ def _compile(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own use of its own functions
-            traced = make_fx(step, decomposition_table={torch.ops.aten.addmm.default: _addmm})(*example)
-            return _load(traced, example), names
+            table: dict[Any, Any] = {torch.ops.aten.addmm.default: _addmm}
+            options = OPTIONS
+            if bf16x6:
+                table[torch.ops.aten.mm.default] = products.mm
+                options = OPTIONS | products.compiler_options()
+            traced = make_fx(step, decomposition_table=table)(*example)
+            return _load(traced, example, options), names
     except RuntimeError as err:
         reason = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise InputError(f"the update cannot be compiled: {reason}", hint="use --compile off") from err
 
 
-def _load(traced: GraphModule, example: tuple[Tensor, ...]) -> Callable[[list[Tensor]], list[Tensor]]:
+def _load(
+    traced: GraphModule, example: tuple[Tensor, ...], options: dict[str, Any]
+) -> Callable[[list[Tensor]], list[Tensor]]:
     """The native program of `traced`, from the cache if it is there; a damaged one is made anew."""
-    folder, identity = cache_dir() / "compiled", _identity(traced, example)
+    folder, identity = cache_dir() / "compiled", _identity(traced, example, options)
     for cached in folder.glob(f"{identity}-*.pt2"):
         if cached == _named(folder, identity, cached.read_bytes()):
             return _run(cached)
@@ -154,8 +164,8 @@ def _load(traced: GraphModule, example: tuple[Tensor, ...]) -> Callable[[list[Te
     exported = torch.export.export(traced, example)
     with tempfile.TemporaryDirectory() as scratch:
         built = Path(scratch) / "update.pt2"
-        options = dict(OPTIONS)  # torch adds to it
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(built), inductor_configs=options)
+        given = dict(options)  # torch adds to it
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(built), inductor_configs=given)
         program = built.read_bytes()
         file = _named(folder, identity, program)
         try:
@@ -179,12 +189,12 @@ def _run(file: Path) -> Callable[[list[Tensor]], list[Tensor]]:
     return run
 
 
-def _identity(traced: GraphModule, example: tuple[Tensor, ...]) -> str:
+def _identity(traced: GraphModule, example: tuple[Tensor, ...], options: dict[str, Any]) -> str:
     """A hash of all that the program depends on: operations, constants, shapes, machine, torch."""
     facts = [
         traced.code,
         *[f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in example],
-        f"{torch.__version__} {cpu_model()} {OPTIONS}",
+        f"{torch.__version__} {cpu_model()} {options}",
         f"{torch.get_num_threads()} threads, matmul {torch.get_float32_matmul_precision()}",
     ]
     digest = hashlib.sha256("\n".join(facts).encode())

@@ -12,17 +12,21 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from rlcli import _native
 from rlcli.errors import UsageError
 
 Compile = Literal["auto", "on", "off"]
-Matmul = Literal["auto", "highest", "medium"]
+Route = Literal["highest", "bf16x6", "medium"]
+Matmul = Literal["auto", "highest", "bf16x6", "medium"]
 
 # Measured on two-core machines: a compiled update saves 0.4 ms (DQN 2x64), 0.7 ms (BC 2x256) or 2 to 5 ms
 # (SAC, IQL 2x256); the first compilation takes 10 to 25 s and one found in the cache 2 to 5 s.
@@ -36,12 +40,27 @@ FASTER = 1.15  # speed-up that makes another matrix-product route worth its choi
 
 @dataclass(frozen=True)
 class Execution:
-    """One decision; `reason` is for people. `matmul` is torch's `float32_matmul_precision`."""
+    """One decision; `reason` is for people.
+
+    `matmul` is torch's `float32_matmul_precision`, or `bf16x6`: that of `highest` on bfloat16 units.
+    """
 
     compiled: bool
-    matmul: Literal["highest", "medium"]
+    matmul: Route
     threads: int
     reason: str
+
+    def check(self) -> None:
+        """Raises `UsageError` if it cannot be had on this machine."""
+        if self.matmul == "bf16x6" and not self.compiled:
+            raise UsageError(
+                f"--matmul bf16x6 needs a compiled update: {self.reason}", hint="add --compile on"
+            )
+        if self.matmul == "bf16x6" and not _native.can_multiply():
+            raise UsageError(
+                "--matmul bf16x6 needs a CPU with AMX units",
+                hint="use --matmul highest, or a machine that has them",
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,19 +83,22 @@ def choose_execution(
     """The execution for a run of `num_updates`.
 
     `compile="auto"` compiles when the run is long enough to win the compilation back. `matmul="auto"` takes
-    oneDNN's route where this machine's calibration found it faster at float32-level error, and only for wide
+    the fastest route that this machine's calibration found to have float32-level error, and only for wide
     layers. `threads` defaults to 1 for small networks and to what torch may use for wide ones.
-    Raises `UsageError` when compilation is demanded and there is no C++ compiler.
+    Raises `UsageError` when compilation is demanded and there is no C++ compiler, and for `bf16x6` in an
+    eager run or on a CPU that cannot do it.
     """
     batch_size = int(getattr(config, "minibatch_size", 0) or config.batch_size)
     width = max(config.hidden, default=1)
     wide = width >= WIDE and batch_size >= WIDE
     if threads is None:
         threads = torch.get_num_threads() if wide else 1
-    if matmul == "auto":
-        matmul = calibrated_matmul(batch_size, width, threads) if wide else "highest"
     compiled, reason = _weigh_compilation(algorithm, nets, config, num_updates, compile)
-    return Execution(compiled, matmul, threads, reason)
+    if matmul == "auto":
+        matmul = calibrated_matmul(batch_size, width, threads, compiled=compiled) if wide else "highest"
+    chosen = Execution(compiled, matmul, threads, reason)
+    chosen.check()
+    return chosen
 
 
 def cache_dir() -> Path:
@@ -85,15 +107,16 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "rlcli"
 
 
-def calibrated_matmul(batch_size: int, width: int, threads: int) -> Literal["highest", "medium"]:
-    """`medium` if oneDNN's route multiplies `[batch_size, width] x [width, width]` faster and as exactly.
+def calibrated_matmul(batch_size: int, width: int, threads: int, *, compiled: bool) -> Route:
+    """The route that multiplies `[batch_size, width] x [width, width]` fastest and as exactly as float32.
 
-    Measured once per machine, torch version and size, then read from the cache. On CPUs with bfloat16
-    units `medium` really means bfloat16; the error bound keeps it out there.
+    Measured once per machine, torch version and size, then read from the cache. `medium` is float32-level on
+    some CPUs; on those with bfloat16 units it really means bfloat16, and the error bound keeps it out. Those
+    with AMX units have `bf16x6` instead, in compiled updates.
     """
     cpu = f"{platform.machine()} {cpu_model()} torch {torch.__version__}"
     key = f"{cpu} | {threads} threads | {batch_size}x{width}x{width}"
-    path = cache_dir() / "matmul.json"
+    path = cache_dir() / "products.json"
     try:
         facts = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -101,8 +124,13 @@ def calibrated_matmul(batch_size: int, width: int, threads: int) -> Literal["hig
     if key not in facts:
         facts[key] = _measure_matmul(batch_size, width, threads)
         _write_quietly(path, json.dumps(facts, indent=1))
-    fact = facts[key]
-    return "medium" if fact["error"] <= EXACT and fact["speedup"] >= FASTER else "highest"
+    chosen: Route = "highest"
+    best = FASTER
+    for route, fact in facts[key].items():
+        possible = fact["error"] <= EXACT and (compiled or route != "bf16x6")
+        if possible and fact["speedup"] >= best:
+            chosen, best = route, fact["speedup"]
+    return chosen
 
 
 def compiled_marker(algorithm: ModuleType, nets: Any, config: Any) -> Path:
@@ -143,31 +171,40 @@ def _weigh_compilation(
     return num_updates >= needed, f"a {state} compilation {verdict} for {num_updates} updates (from {needed})"
 
 
-def _measure_matmul(batch_size: int, width: int, threads: int) -> dict[str, float]:
+def _measure_matmul(batch_size: int, width: int, threads: int) -> dict[Route, dict[str, float]]:
+    """Each route's speed relative to `highest`, and its largest error relative to the largest entry."""
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(batch_size, width, generator=generator)
     right = torch.randn(width, width, generator=generator)
     exact = left.double() @ right.double()
+    routes: dict[Route, Callable[[], Tensor]] = {
+        "highest": lambda: left @ right,
+        "medium": lambda: left @ right,
+    }
+    if _native.can_multiply():
+        routes["bf16x6"] = lambda: torch.from_numpy(_native.multiply(left.numpy(), right.numpy()))
     before = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    seconds: dict[str, list[float]] = {"highest": [], "medium": []}
-    error = 0.0
+    seconds: dict[Route, list[float]] = {route: [] for route in routes}
+    error: dict[Route, float] = {}
     try:
         torch.set_num_threads(threads)
-        for _ in range(7):
-            for route, times in seconds.items():
-                torch.set_float32_matmul_precision(route)
-                product = left @ right
+        for _ in range(40):  # the least of many short times, whatever else the machine does
+            for route, multiply in routes.items():
+                torch.set_float32_matmul_precision("medium" if route == "medium" else "highest")
+                error[route] = float((multiply() - exact).abs().max() / exact.abs().max())
                 start = time.perf_counter()
-                for _ in range(20):
-                    product = left @ right
-                times.append(time.perf_counter() - start)
-                if route == "medium":
-                    error = float((product - exact).abs().max() / exact.abs().max())
+                for _ in range(4):
+                    multiply()
+                seconds[route].append(time.perf_counter() - start)
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.set_num_threads(before[1])
-    median = {route: sorted(times)[len(times) // 2] for route, times in seconds.items()}
-    return {"speedup": median["highest"] / median["medium"], "error": error}
+    least = {route: min(times) for route, times in seconds.items()}
+    return {
+        route: {"speedup": least["highest"] / least[route], "error": error[route]}
+        for route in routes
+        if route != "highest"
+    }
 
 
 def cpu_model() -> str:

@@ -175,6 +175,7 @@ def continue_session(
     _check_parents(run, inputs, follow=settings.follow)
     nets = algorithm.build(inputs.observation, inputs.action, config)
     execution = Execution.from_json(run.info["execution"])
+    execution.check()
     generator = torch.Generator().manual_seed(settings.seed)
     state = algorithm.init(nets, config, generator)
     runner = UpdateRunner(algorithm, nets, config, execution, generator)

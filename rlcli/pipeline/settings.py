@@ -58,7 +58,7 @@ class Settings:
     compile: Literal["auto", "on", "off"] = opt(
         "auto", "Compile the update; auto weighs compile time against length."
     )
-    matmul: Literal["auto", "highest", "medium"] = opt(
+    matmul: Literal["auto", "highest", "bf16x6", "medium"] = opt(
         "auto", "Matrix product route; auto takes the calibrated one."
     )
     threads: int = opt(1, "CPU threads of torch; more pay for wide networks on idle cores.", ge=1, le=1024)

@@ -44,7 +44,8 @@ class UpdateRunner:
         self._compiled: CompiledUpdate | None = None
         if execution.compiled:
             marker = compiled_marker(algorithm, nets, config)
-            self._compiled = CompiledUpdate(self._update, lambda: mark_compiled(marker))
+            bf16x6 = execution.matmul == "bf16x6"
+            self._compiled = CompiledUpdate(self._update, lambda: mark_compiled(marker), bf16x6=bf16x6)
         torch.set_num_threads(execution.threads)
 
     def update(self, state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
@@ -67,7 +68,7 @@ class UpdateRunner:
         for name, random, shape in self._draws(len(batch["action"])):
             paths.append(("noise", name))
             leaves.append(random(shape, generator=self.generator))
-        if self.execution.matmul == "highest":
+        if self.execution.matmul != "medium":
             return self._run(state, paths, leaves)
         with _matmul(self.execution.matmul):
             return self._run(state, paths, leaves)
@@ -194,13 +195,13 @@ def _map(tree: Any, function: Any) -> Any:
 
 
 @contextmanager
-def _matmul(precision: str) -> Iterator[None]:
+def _matmul(route: str) -> Iterator[None]:
     """torch's float32 matrix-product route for one update only: acting and evaluating stay exact."""
-    if precision == "highest":
+    if route != "medium":
         yield
         return
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(route)
     try:
         yield
     finally:

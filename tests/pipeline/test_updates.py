@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 import xxhash
 
+from rlcli import _native
 from rlcli.algorithms import bc, dqn, ppo, sac
 from rlcli.errors import InputError, UsageError
 from rlcli.format.specs import Box, Discrete
-from rlcli.pipeline import execution
+from rlcli.pipeline import execution, products
 from rlcli.pipeline.compilation import CompiledUpdate
 from rlcli.pipeline.execution import Execution, choose_execution
 from rlcli.pipeline.updates import UpdateRunner, draw
@@ -223,25 +225,67 @@ def test_small_networks_get_one_thread_and_exact_products() -> None:
 
 
 @pytest.mark.parametrize(
-    ("speedup", "error", "matmul"), [(2.0, 1e-6, "medium"), (2.0, 3e-3, "highest"), (1.0, 1e-7, "highest")]
+    ("medium", "bf16x6", "compile", "matmul"),
+    [
+        ((2.0, 1e-6), None, "off", "medium"),
+        ((2.0, 3e-3), None, "off", "highest"),
+        ((1.0, 1e-7), None, "off", "highest"),
+        ((4.0, 3e-3), (1.4, 2e-7), "on", "bf16x6"),
+        ((4.0, 3e-3), (1.4, 2e-7), "off", "highest"),
+        ((2.0, 1e-6), (1.4, 2e-7), "on", "medium"),
+        ((1.2, 1e-6), (1.4, 2e-7), "on", "bf16x6"),
+    ],
 )
 def test_wide_networks_take_the_calibrated_route(
-    speedup: float, error: float, matmul: str, monkeypatch: pytest.MonkeyPatch
+    medium: tuple[float, float],
+    bf16x6: tuple[float, float] | None,
+    compile: Literal["on", "off"],
+    matmul: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(execution, "_measure_matmul", lambda *size: {"speedup": speedup, "error": error})
-    assert choose(1, sac, threads=1).matmul == matmul
+    measured = {"medium": medium} | ({"bf16x6": bf16x6} if bf16x6 else {})
+    facts = {route: {"speedup": speedup, "error": error} for route, (speedup, error) in measured.items()}
+    monkeypatch.setattr(execution, "_measure_matmul", lambda *size: facts)
+    monkeypatch.setattr(execution, "_native", SimpleNamespace(can_multiply=lambda: True))
+    assert choose(1, sac, threads=1, compile=compile).matmul == matmul
     monkeypatch.setattr(execution, "_measure_matmul", None)  # from now on only the cache can answer
-    assert choose(1, sac, threads=1).matmul == matmul
+    assert choose(1, sac, threads=1, compile=compile).matmul == matmul
+
+
+def test_bf16x6_is_refused_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="needs a compiled update: compilation is switched off"):
+        choose(1, sac, compile="off", matmul="bf16x6")
+    monkeypatch.setattr(execution, "_native", SimpleNamespace(can_multiply=lambda: False))
+    with pytest.raises(UsageError, match="needs a CPU with AMX"):
+        choose(1, sac, compile="on", matmul="bf16x6")
 
 
 def test_calibration_is_measured_once_and_survives_a_broken_cache(tmp_path: Path) -> None:
-    cache = tmp_path / "rlcli" / "matmul.json"
+    cache = tmp_path / "rlcli" / "products.json"
     cache.parent.mkdir()
     cache.write_text("{")
-    execution.calibrated_matmul(128, 128, 1)
-    (fact,) = json.loads(cache.read_text()).values()
-    assert fact["speedup"] > 0
-    assert 0 < fact["error"] < 0.1
+    execution.calibrated_matmul(128, 128, 1, compiled=True)
+    (facts,) = json.loads(cache.read_text()).values()
+    for fact in facts.values():
+        assert fact["speedup"] > 0
+        assert 0 < fact["error"] < 0.1
+
+
+@pytest.mark.skipif(not _native.can_multiply(), reason="this CPU has no AMX units")
+def test_compiled_wide_products_are_those_of_bfloat16_units() -> None:
+    x, weight, goal = (torch.randn(96, 96, generator=torch.Generator().manual_seed(i)) for i in range(3))
+
+    def update(state: Any, batch: Any) -> Any:
+        error = batch["x"] @ state["weight"].T - goal
+        return {"weight": error.T @ batch["x"]}, {"narrow": (batch["x"] @ state["weight"][:, :3]).sum()}
+
+    compiled = CompiledUpdate(update, lambda: None, bf16x6=True)
+    state, metrics = compiled({"weight": weight}, [("x",)], [x])
+    error = products.product(x, weight.T) - goal
+    assert torch.equal(state["weight"], products.product(error.T, x))
+    exact = (x.double() @ weight.double().T - goal.double()).T @ x.double()
+    torch.testing.assert_close(state["weight"].double(), exact, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(metrics["narrow"], (x @ weight[:, :3]).sum())
 
 
 def test_execution_survives_json() -> None:
