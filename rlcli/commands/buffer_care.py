@@ -28,17 +28,25 @@ def register(group: typer.Typer) -> None:
 
 def sample(
     dataset: Dataset,
-    rows: Annotated[int, console.count_option("--rows", "-n", help="How many rows.")],
+    rows: Annotated[int, console.count_option("--rows", "-n", help="How many rows, or slices.")],
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal rows.")] = 0,
     sampler: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="uniform, without-replacement, top-return, consuming or module:Class."
+            metavar="NAME",
+            help="How they are drawn: a name that rl algo samplers lists, with its options, or module:Class.",
         ),
     ] = "uniform",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One option of the sampler; repeatable."),
+    ] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:K=V,…]",
+            help="Show what an update of rl train --transform would see; repeatable, in order; not with -o.",
+        ),
     ] = None,
     keys: Annotated[
         str | None,
@@ -53,10 +61,11 @@ def sample(
     json: console.Json = False,
     quiet: console.Quiet = False,
 ) -> None:
-    """Draw rows and write them to standard output, or to a new dataset OUT and print OUT.
+    """Draw rows, or slices, and write them to standard output, or to a new dataset OUT and print OUT.
 
     In OUT every row is an episode of one step with its next values stored, and source_row says which row of
-    DS it is. Rows whose next observation is unknown are never drawn.
+    DS it is; a slice is an episode of its steps. What the sampler adds, such as weight, is a column. Rows
+    whose next observation is unknown are never drawn.
     """
     console.configure(json=json, quiet=quiet)
     from rlcli.errors import UsageError
@@ -69,9 +78,20 @@ def sample(
                 "--json tells about a dataset that was written; name it with -o, or see --format"
             )
         buffer_sample.sample_rows(
-            place, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys, format=format
+            place,
+            rows,
+            seed=seed,
+            sampler=sampler,
+            sets=set_ or [],
+            transforms=transform or [],
+            keys=keys,
+            format=format,
         )
         return
+    if transform:
+        raise UsageError(
+            "--transform shows what updates see; it makes no dataset", hint="rl buffer map makes one"
+        )
     report = buffer_sample.sample_dataset(
         place, out, rows, seed=seed, sampler=sampler, sets=set_ or [], keys=keys
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,12 @@ def _usual(values: dict[Key, Array]) -> list[_Column]:
 
 def choose_columns(dataset: Dataset, text: str) -> list[Key]:
     """The columns that a comma-separated list names, in that order."""
-    known = ["/".join(column.key) for column in dataset.schema.columns]
+    return choose_keys([column.key for column in dataset.schema.columns], text)
+
+
+def choose_keys(keys: Iterable[Key], text: str) -> list[Key]:
+    """Those of `keys` that a comma-separated list names, in its order."""
+    known = ["/".join(key) for key in keys]
     chosen: list[str] = []
     for name in (part.strip().strip("/") for part in text.split(",")):
         found = [key for key in known if key == name or key.startswith(f"{name}/")]

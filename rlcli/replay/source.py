@@ -35,7 +35,8 @@ class Eligible:
 
 
 class Source:
-    """The newest `capacity` rows of a dataset (None: all), and the columns under `keys` (None: all).
+    """The newest `capacity` rows of a dataset (None: all), and the columns under `keys` (None: all but those
+    whose values are of any length: text, bytes).
 
     `episodic` says what more is wanted of a row's episode. With `frames` observations are stacks,
     `[B, frames, …]`: the last ones, oldest first, before the first one that one again; next ones likewise.
@@ -56,11 +57,13 @@ class Source:
         self.dataset = dataset
         self.to_go = None if episodic.to_go is None else RewardsToGo(dataset, episodic.to_go[0])
         made = () if self.to_go is None else (TO_GO,)
-        self.columns = [
-            column
-            for column in dataset.schema.columns
-            if is_under(column.key, keys) and column.key not in made
-        ]
+        named = [c for c in dataset.schema.columns if is_under(c.key, keys) and c.key not in made]
+        self.columns = [column for column in named if column.is_sized]
+        if keys is not None and len(self.columns) < len(named):
+            odd = next("/".join(column.key) for column in named if not column.is_sized)
+            raise IncompatibleError(
+                f"{dataset.path}: values of {odd} are of any length, and batches are arrays"
+            )
         self.keys = (*(column.key for column in self.columns), *made)
         self.capacity = capacity
         self.frames = frames = episodic.frames
@@ -68,7 +71,7 @@ class Source:
         for key, column in self.stacked.items():  # says so if it cannot be
             none = np.empty((0, frames, *column.shape), column.numpy)
             dataset.stack_into(np.zeros(0, np.int64), key, frames, none)
-        self.needs_next = any(key[:2] == ("next", "observation") for key in self.keys)
+        self.needs_next = any(column.key[:2] == ("next", "observation") for column in named)
         self._eligible: tuple[int, Eligible] | None = None
         self._runs: dict[bool, tuple[int, Runs]] = {}
         for wanted in keys or ():

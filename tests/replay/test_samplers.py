@@ -106,6 +106,16 @@ def test_names_and_options_are_checked(tmp_path: Path) -> None:
         make_sampler("pathlib:Path", dataset)
 
 
+def test_values_of_any_length_are_in_no_batch() -> None:
+    """Text and arrays of any length are left out where all columns are asked for; asked by name, said."""
+    with Dataset.open(Path(__file__).parent.parent / "golden" / "v1-heaps") as dataset:
+        batch = make_sampler("uniform", dataset).sample(2)
+        assert batch["observation"].keys() == {"image"}
+        assert batch["a"]["jpeg"].shape == (2, 8, 8)
+        with pytest.raises(IncompatibleError, match="observation/text are of any length"):
+            make_sampler("slices", dataset, keys=[("observation",)])
+
+
 @given(seed=st.integers(0, 2**64 - 1), stream=st.integers(0, 2**64 - 1), batch=st.integers(0, 2**64 - 1))
 @settings(max_examples=50, deadline=None)
 def test_random_numbers_are_those_of_philox(seed: int, stream: int, batch: int) -> None:

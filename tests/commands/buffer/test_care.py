@@ -68,7 +68,6 @@ def test_samplers_come_from_the_table_with_their_options(rl: Callable[..., Any],
     [
         (["-n", "0"], "at least 1"),
         (["-n", "3", "--sampler", "unifrom"], "did you mean 'uniform'"),
-        (["-n", "3", "--sampler", "slices"], "more than the rows"),
         (["-n", "3", "--sampler", "top-return", "--set", "sampler.shar=1"], "did you mean 'share'"),
         (["-n", "3", "--seed", "-1"], "--seed"),
         (["-n", "3", "--keys", "stp"], "did you mean 'step'"),
