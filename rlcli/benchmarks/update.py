@@ -21,7 +21,7 @@ from rlcli.format.specs import Box, Discrete
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, torch_threads
 from rlcli.pipeline.execution import Execution, Route, choose_execution
 from rlcli.pipeline.products import is_wide
-from rlcli.pipeline.updates import UpdateRunner, tensors
+from rlcli.pipeline.updates import UpdateRunner, draw, tensors
 
 TITLE = "one whole update of dqn (2x64, batch 128) and sac (2x256, batch 256)"
 PLAIN = "plain PyTorch, fused Adam"
@@ -50,8 +50,9 @@ def _dqn(setting: Setting) -> Item:
         reference = PlainDQN(sizes, double=False, max_grad_norm=config.max_grad_norm)
         state = dqn.init(nets, config, torch.Generator())
         state["critic"] = state["target_critic"] = _flat(reference.critic)
+        runner = UpdateRunner(dqn, nets, config, _as_trained(setting, dqn, nets, config), torch.Generator())
         for _ in range(3):
-            state, _ = dqn.update(state, tensor_batch, nets, config)
+            state, _ = runner.update(state, batch)
             reference.update(tensor_batch)
         return _agree(state["critic"], _flat(reference.critic))
 
@@ -81,12 +82,11 @@ def _sac(setting: Setting) -> Item:
         state = sac.init(nets, config, torch.Generator())
         state["actor"] = _flat(reference.actor)
         state["critic"] = state["target_critic"] = _flat(*reference.critics)
-        generator = torch.Generator().manual_seed(0)
+        generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+        runner = UpdateRunner(sac, nets, config, _as_trained(setting, sac, nets, config), generators[0])
         for _ in range(3):
-            names = ("action", "next_action")
-            noise = {name: torch.randn(256, num_actions, generator=generator) for name in names}
-            state, _ = sac.update(state, {**tensor_batch, "noise": noise}, nets, config)
-            reference.update(tensor_batch, noise)
+            state, _ = runner.update(state, batch)
+            reference.update(tensor_batch, draw(sac.noise(nets, config, 256), generators[1]))
         _agree(state["actor"], _flat(reference.actor))
         return _agree(state["critic"], _flat(*reference.critics))
 
@@ -99,7 +99,7 @@ def _sac(setting: Setting) -> Item:
         *_products(actor, 256) + _products(actor, 256, weights=True),
         *(_products(critic, 256) + _products(critic, 256, inputs=True)) * 2,
     ]
-    route = choose_execution(sac, nets, config, MANY, threads=setting.threads).matmul
+    route = _as_trained(setting, sac, nets, config).matmul
     arms: list[Arm] = _our_arms(setting, sac, nets, config, batch)
     remark = f"matmul route that calibration chose here: {route}"
     if route != "medium":
@@ -127,7 +127,7 @@ def _with_peers(item: Item, setting: Setting) -> Item:
 def _our_arms(setting: Setting, algorithm: Any, nets: Any, config: Any, batch: dict[str, Any]) -> list[Arm]:
     """The update as `rl train` runs it: compiled whole where a compiler is at hand, and eager."""
     executions = {
-        "rl, compiled": choose_execution(algorithm, nets, config, MANY, threads=setting.threads),
+        "rl, compiled": _as_trained(setting, algorithm, nets, config),
         "rl, eager": choose_execution(algorithm, nets, config, MANY, compile="off", threads=setting.threads),
     }
     if not executions["rl, compiled"].compiled:
@@ -136,6 +136,10 @@ def _our_arms(setting: Setting, algorithm: Any, nets: Any, config: Any, batch: d
         LocalArm(name, "ours", _stepper(algorithm, nets, config, batch, execution))
         for name, execution in executions.items()
     ]
+
+
+def _as_trained(setting: Setting, algorithm: Any, nets: Any, config: Any) -> Execution:
+    return choose_execution(algorithm, nets, config, MANY, threads=setting.threads)
 
 
 def _stepper(
