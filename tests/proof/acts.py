@@ -39,6 +39,7 @@ class Stage:
 
     folder: Path
     told: list[int] = field(default_factory=lambda: [0] * STREAMS)
+    before: dict[str, bytes] | None = None  # the files of `ds`, for an act that may not touch them
     adds: bool = False  # rows of another dataset come behind them
     code: int | None = None  # how a command ended
     said: str = ""
@@ -54,11 +55,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Act:
-    """`prepare` makes the folder once, `run` works on a copy of it while a call fails."""
+    """`prepare` makes the folder once, `run` works on a copy of it while a call fails; with `reads` it may not
+    touch `ds`.
+    """
 
     name: str
     prepare: Callable[[Stage], None]
     run: Callable[[Stage], None]
+    reads: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -235,7 +239,7 @@ def _commands() -> Iterator[Act]:
         ("convert SOURCE OUT --env-id x", _arrays),
         ("convert DS ARRAYS", _sealed),
     ):
-        yield Act(line, prepare, _command(line))
+        yield Act(line, prepare, _command(line), reads=True)
     yield Act("buffer append DS MORE", _with_more, _command("buffer append DS MORE"))
     yield Act("buffer recover DS", _killed, _command("buffer recover DS"))
 
@@ -261,8 +265,8 @@ ACTS = (
     Act("recover", _heaps(_killed), _recover),
     Act("recover a window", _window(_killed), _recover),
     Act("collect garbage", _prepare_garbage, _collect),
-    Act("read", _heaps(_sealed), _read),
-    Act("read what a killed writer left", _heaps(_killed), _read),
+    Act("read", _heaps(_sealed), _read, reads=True),
+    Act("read what a killed writer left", _heaps(_killed), _read, reads=True),
     Act("a mutable column", _sealed, _mutable),
     *_commands(),
 )
@@ -287,10 +291,17 @@ def check(stage: Stage, act: Act, *, is_full: bool) -> None:
     for out in (stage.out, stage.folder / "out-train", stage.folder / "out-val"):
         if out.is_dir():
             require(verify(out, deep=True) == [], "wrong", f"{out.name} is half made")
-    if stage.path.exists():
+    if stage.before is not None:
+        require(contents(stage.path) == stage.before, "wrong", "the input is changed")
+    elif stage.path.exists():
         _check_dataset(stage)
-    elif act.prepare is not _arrays:
+    else:
         require(stage.told == [0] * STREAMS, "hole", "the dataset is gone")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder; none if it is not there."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def _check_dataset(stage: Stage) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import json
 import os
 import shutil
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import acts
+import typer.main
 from acts import ACTS, Act, Stage
 from failing import FAULTS, Calls, Fault, build, environment
 from known_rows import Violation, require
+from typer.utils import get_params_from_function
 
 from rlcli.errors import ExitCode, ResourceError, RLError
 
@@ -54,6 +57,7 @@ class Proof:
         prepared = Stage(self.folder / "prepared")
         prepared.folder.mkdir()
         act.prepare(prepared)
+        prepared.before = acts.contents(prepared.path) if act.reads else None
         stage = self._stage(prepared)
         with self.calls.counting(stage.folder):
             act.run(stage)
@@ -70,7 +74,7 @@ class Proof:
         folder = self.folder / "stage"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(prepared.folder, folder)
-        return Stage(folder, list(prepared.told))
+        return Stage(folder, list(prepared.told), prepared.before)
 
     def _attempt(self, stage: Stage, act: Act, fault: Fault, at: int) -> None:
         ended = "went on"
@@ -110,6 +114,8 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     options = parser.parse_args()
     os.environ.pop("LD_PRELOAD")  # of this process only
+    # Half the time of a command would go into its flags, which are always the same.
+    vars(typer.main)[get_params_from_function.__name__] = functools.cache(get_params_from_function)
     proof = Proof(Path(tempfile.mkdtemp(prefix="faults-", dir=options.folder)))
     for act in ACTS:
         if not options.names or any(name in act.name for name in options.names):
