@@ -55,8 +55,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Act:
-    """`prepare` makes the folder once, `run` works on a copy of it while a call fails; with `reads` it may not
-    touch `ds`.
+    """`prepare` makes the folder once, `run` works on a copy of it while a call fails.
+
+    With `reads` it may not touch `ds`.
     """
 
     name: str
