@@ -63,10 +63,20 @@ def encode(features: Mapping[str, NDArray[Any] | Sequence[bytes]]) -> bytes:
                 raise ValueError(f"{name}: an Example cannot hold {flat.dtype}")
             body = _delimited(1, payload) if payload else b""
         else:
-            kind, body = 1, b"".join([_delimited(1, value) for value in values])
+            kind, body = 1, encode_strings(values)
         feature = _delimited(kind, body)
         entries.append(_delimited(1, _delimited(1, name.encode()) + _delimited(2, feature)))
     return _delimited(1, b"".join(entries))
+
+
+def encode_strings(values: Sequence[bytes]) -> bytes:
+    """A `BytesList` of `values`."""
+    return b"".join([_delimited(1, value) for value in values])
+
+
+def decode_strings(data: bytes) -> list[bytes]:
+    """The inverse of `encode_strings`. Raises `CorruptError`."""
+    return _byte_strings(data, 0, len(data))
 
 
 def _entry(data: bytes, at: int, end: int) -> tuple[str, Values]:

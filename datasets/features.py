@@ -56,6 +56,21 @@ class Field:
         """Whether an element is read as one byte string, to be decoded by someone else."""
         return self.kind in ("image", "text") or self.dtype == "string"
 
+    @cached_property
+    def depth(self) -> int:
+        """How many sequences are within one step, or within the episode for a feature of it."""
+        return max(0, len(self.lengths) - (self.path[0] == "steps"))
+
+    @cached_property
+    def is_list(self) -> bool:
+        """Whether a step (or the episode) has several byte strings of it."""
+        return self.is_bytes and (self.depth > 0 or (self.kind == "tensor" and bool(self.shape)))
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether a step (or the episode) has lists of lists of it, which no column holds."""
+        return self.depth + (self.is_list and self.kind == "tensor" and bool(self.shape)) > 1
+
     @property
     def names(self) -> tuple[str, ...]:
         """The keys of an Example that its values may be under."""

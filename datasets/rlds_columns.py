@@ -3,11 +3,13 @@
 Keys follow the features' paths: `steps/observation/…` and `steps/action/…` keep their nesting,
 `steps/reward` is `("next", "reward")`, other features of a step keep their names, and those of an episode are
 `("info", "episode", …)` in each of its rows. What is not numbers of one shape goes to a heap: text, pictures
-that stay encoded, ragged values.
+that stay encoded, ragged values. A list of strings in a step or an episode is one text there, as JSON; one
+of other byte strings or of pictures that stay encoded is the bytes of a `BytesList` (`example.py`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli.datasets.example import Values
+from rlcli.datasets.example import Values, encode_strings
 from rlcli.datasets.features import MAX_ELEMENT_BYTES, Field, show_shape
 from rlcli.datasets.mapping import clash, keys_for, storable
 from rlcli.datasets.opened import nested_spec
@@ -42,12 +44,13 @@ _OURS = {"next", "episode", "step", "is_init", "done", "terminated", "truncated"
 class Stored:
     """A feature and the column that keeps it.
 
-    `form`: `values` as they are, `text`, `encoded` pictures as they came, `pixels` decoded ones.
+    `form`: `values` as they are, `text`, `encoded` pictures as they came, `pixels` decoded ones; where they
+    are lists, `texts`, `strings`, and `clips` of decoded pictures.
     """
 
     field: Field
     column: Column
-    form: Literal["values", "text", "encoded", "pixels"] = "values"
+    form: Literal["values", "text", "encoded", "pixels", "texts", "strings", "clips"] = "values"
 
     @property
     def per_episode(self) -> bool:
@@ -68,7 +71,7 @@ class Stored:
             low, high = start, stop
         values = read(self.field, example, low, high)
         if self.per_episode and self.field.lengths:
-            values = [np.asarray(values)]
+            values = [values if self.field.is_bytes else np.asarray(values)]
         rows = self._converted(values, dct)
         if not self.per_episode:
             return rows
@@ -85,16 +88,19 @@ class Stored:
             return [value.decode() for value in values]
         if self.form == "encoded":
             return [value or missing(column) for value in values]
+        if self.form == "texts":
+            return [_json([value.decode() for value in each]) for each in values]
+        if self.form == "strings":
+            return [encode_strings(each) for each in values]
         if self.form == "pixels":
-            pictures = np.zeros((len(values), *column.shape), column.numpy)
-
-            def fill(data: bytes, picture: NDArray[Any]) -> None:
-                if data:
-                    decode(name, data, picture, dct)
-
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoders release the GIL
-                list(pool.map(fill, values, pictures))
+            pictures = _pictures(name, values, column.shape, column.numpy, dct)
             return pictures if column.heap is None else list(pictures)
+        if self.form == "clips":
+            every = [data for each in values for data in each]
+            pictures = _pictures(name, every, column.shape[1:], column.numpy, dct)
+            if column.heap is None:
+                return pictures.reshape(len(values), *column.shape)
+            return np.split(pictures, np.cumsum([len(each) for each in values])[:-1])
         if isinstance(values, Ragged):
             return np.split(values.flat, np.cumsum(values.lengths)[:-1])
         if column.heap is not None:
@@ -102,6 +108,25 @@ class Stored:
         array = np.stack(values) if isinstance(values, list) else values
         with np.errstate(over="ignore", invalid="ignore"):
             return array.astype(column.numpy, copy=False).reshape(-1, *column.shape)
+
+
+def _pictures(
+    name: str, values: Sequence[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], dct: Dct
+) -> NDArray[Any]:
+    """Decoded pictures of one shape, `[n, *shape]`; zeros where there is no byte."""
+    pictures = np.zeros((len(values), *shape), dtype)
+
+    def fill(data: bytes, picture: NDArray[Any]) -> None:
+        if data:
+            decode(name, data, picture, dct)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoders release the GIL
+        list(pool.map(fill, values, pictures))
+    return pictures
+
+
+def _json(values: list[str]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -204,15 +229,13 @@ def _own_keys(item: Field, found: Scan, mapping: Mapping[str, tuple[Key, ...]]) 
 def _stored(
     item: Field, key: Key, found: Scan, images: Literal["keep", "decode"], remarks: list[str]
 ) -> Stored:
-    if len(item.lengths) > (2 if item.path[0] == "steps" else 1):
-        raise _NotKept("sequences within sequences of a step")
+    if item.is_deep:
+        raise _NotKept("sequences within sequences")
     if 0 in item.shape or 0 in item.lengths:
         raise _NotKept(f"its values of shape {show_shape(item.shape)} are empty")
     if item.is_bytes:
-        if len(item.lengths) > (1 if item.path[0] == "steps" else 0) or (
-            item.kind == "tensor" and item.shape
-        ):
-            raise _NotKept("sequences of strings or pictures in a step")
+        if item.is_list:
+            return _list(item, key, found, images)
         if item.kind == "image":
             return _picture(item, key, found, images, remarks)
         if item.name in found.binary:
@@ -239,6 +262,26 @@ def _stored(
     if len({shape[1:] for shape in shapes}) == 1 and 0 not in (rest := next(iter(shapes))[1:]):
         return Stored(item, heap_column(key, Heap("array", limit=_MAX_BYTES), item.dtype, (-1, *rest)))
     raise _NotKept("more than the first axis of its shape varies")
+
+
+def _list(item: Field, key: Key, found: Scan, images: Literal["keep", "decode"]) -> Stored:
+    """Several byte strings in a row."""
+    if item.kind == "image" and images == "decode":
+        seen = found.pictures.get(item.name, set())
+        sizes = {(picture.height, picture.width) for picture in seen}
+        if len(sizes) != 1:
+            raise _NotKept(f"its pictures have {len(sizes) or 'no'} sizes; --images keep stores them")
+        channels = item.shape[2] or max(picture.channels for picture in seen)
+        length = item.lengths[-1]
+        shape = (-1 if length is None else length, *sizes.pop(), channels)
+        if abs(math.prod(shape)) > MAX_ELEMENT_BYTES:
+            raise IncompatibleError(f"{item.name}: pictures of {shape[1]}x{shape[2]} are too large")
+        if length is None:
+            return Stored(item, heap_column(key, Heap("array", limit=_MAX_BYTES), item.dtype, shape), "clips")
+        return Stored(item, Column(key, item.dtype, shape), "clips")
+    if item.kind != "image" and item.name not in found.binary:
+        return Stored(item, heap_column(key, Heap("text", limit=_MAX_BYTES)), "texts")
+    return Stored(item, heap_column(key, Heap("bytes", limit=_MAX_BYTES)), "strings")
 
 
 def _picture(

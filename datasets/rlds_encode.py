@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.example import decode_strings
 from rlcli.datasets.features import Field
 from rlcli.plugins import require
 
@@ -24,6 +27,8 @@ def encoded(field: Field, values: Any) -> Lists:
     without: an array `[n, …]`, strings, byte strings, encoded or decoded pictures, arrays of a length each.
     """
     name = field.name
+    if field.is_list:
+        return _lists(field, values)
     if field.kind == "image":
         return {name: [_picture(field, value) for value in values]}
     if field.is_bytes:
@@ -41,6 +46,29 @@ def encoded(field: Field, values: Any) -> Lists:
         return {name: packed}
     shapes = np.array([np.shape(value) for value in values], np.int64)
     return {f"{name}/value": packed, f"{name}/shape": shapes}
+
+
+def _lists(field: Field, values: Sequence[Any]) -> Lists:
+    """Several byte strings of each element: from JSON text, a `BytesList`, or decoded pictures."""
+    inner = (
+        *field.lengths[len(field.lengths) - field.depth :],
+        *(field.shape if field.kind == "tensor" else ()),
+    )
+    absent = [b""] * math.prod(n or 0 for n in inner)
+    found = [_unpacked(field, value) or absent for value in values]
+    flat = [value for each in found for value in each]
+    if len(field.lengths) < 2:
+        return {field.name: flat}
+    lengths = np.array([len(each) for each in found], np.int64)
+    return {f"{field.name}/ragged_flat_values": flat, f"{field.name}/ragged_row_lengths_0": lengths}
+
+
+def _unpacked(field: Field, value: Any) -> list[bytes]:
+    if isinstance(value, str):
+        return [each.encode() for each in json.loads(value or "[]")]
+    if isinstance(value, bytes):
+        return decode_strings(value)
+    return [_picture(field, each) for each in value]
 
 
 def png(pixels: NDArray[Any]) -> bytes:

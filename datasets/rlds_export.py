@@ -145,7 +145,8 @@ def _original(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _L
 
 def _as_stored(field: Field, column: Column) -> Field:
     """A picture that was decoded is written as PNG, which loses nothing."""
-    if field.kind == "image" and (column.heap is None or column.heap.codec == "png"):
+    heap = column.heap
+    if field.kind == "image" and (heap is None or (heap.value == "array" and heap.codec != "jpeg")):
         return replace(field, encoding="png" if field.encoding not in ("", "png") else field.encoding)
     return field
 
@@ -236,7 +237,7 @@ def _episode(dataset: Dataset, layout: _Layout, index: int, report: Report) -> t
 
 def _inner(field: Field) -> Field:
     """Features of an episode are written as one element; a sequence there is that element's own axis."""
-    return field if field.path[0] == "steps" or not field.lengths else replace(field, lengths=())
+    return field if field.path[0] == "steps" or field.is_bytes else replace(field, lengths=())
 
 
 def _read(dataset: Dataset, column: Column, start: int, stop: int) -> Any:

@@ -137,12 +137,14 @@ def _note(found: Scan, example: Mapping[str, Values], fields: Sequence[Field], l
         if not number:
             continue
         found.seen.add(item.name)
-        if item.kind == "image" and len(item.lengths) < 2:
+        if item.is_deep:
+            continue
+        if item.kind == "image":
             known = found.pictures.setdefault(item.name, set())
             for data in _strings(item, example, number):
                 if data and len(known) < _MAX_VARIANTS:
                     known.add(look(item.name, data))
-        elif item.is_bytes and len(item.lengths) < 2 and item.name not in found.binary:
+        elif item.is_bytes and item.name not in found.binary:
             previous = None
             for data in _strings(item, example, number):
                 if data != previous and not _is_text(data):
@@ -186,8 +188,9 @@ def _note_padding(found: Scan, example: Mapping[str, Values], fields: Sequence[F
 
 
 def _strings(item: Field, example: Mapping[str, Values], number: int) -> list[bytes]:
-    found = read(item, example, 0, number)
-    return [value for value in found if isinstance(value, bytes)] if isinstance(found, list) else []
+    """All byte strings of a feature, those of lists one after the other."""
+    found: Any = read(item, example, 0, number)
+    return [value for each in found for value in (each if isinstance(each, list) else [each])]
 
 
 def _shapes(values: Any) -> set[tuple[int, ...]]:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.example import Values
 from rlcli.datasets.features import MAX_ELEMENT_BYTES, Field, show_shape
-from rlcli.errors import CorruptError, IncompatibleError
+from rlcli.errors import CorruptError
 from rlcli.format.keys import DTYPES
 
 
@@ -34,8 +35,8 @@ class Ragged:
     lengths: NDArray[np.int64]
 
 
-#: `[n, *shape]`; byte strings; arrays of a shape each; or values of different length.
-Decoded = NDArray[Any] | list[bytes] | list[NDArray[Any]] | Ragged
+#: `[n, *shape]`; byte strings, or lists of them; arrays of a shape each; or values of different length.
+Decoded = NDArray[Any] | list[bytes] | list[list[bytes]] | list[NDArray[Any]] | Ragged
 
 
 def count(field: Field, example: Mapping[str, Values]) -> int:
@@ -70,7 +71,8 @@ def read(field: Field, example: Mapping[str, Values], start: int, stop: int) -> 
     shapes = _shapes(field, example, start, stop) if field.is_dynamic else None
     elements = _decoded(field, part, (stop - start) * math.prod(inner), shapes)
     if isinstance(elements, list):
-        return elements
+        several = len(field.lengths) > 1 or (field.kind == "tensor" and field.shape)
+        return _grouped(elements, [size] * (stop - start)) if field.is_bytes and several else elements
     return elements.reshape(stop - start, *inner, *elements.shape[1:])
 
 
@@ -82,31 +84,41 @@ def _stored(field: Field, example: Mapping[str, Values]) -> Values:
 
 def _elements_size(field: Field) -> int:
     """Values per element of the outermost sequence."""
-    inner = math.prod(n or 1 for n in field.lengths[1:])
-    if field.is_bytes and field.kind != "tensor":
-        return inner
-    return inner * (1 if field.encoding != "none" else max(1, math.prod(n or 1 for n in field.shape)))
+    return math.prod(n or 1 for n in field.lengths[1:]) * _innermost_size(field)
+
+
+def _innermost_size(field: Field) -> int:
+    """Values per element of the innermost sequence: 1 where each is the bytes of all of it."""
+    if field.encoding != "none" or (field.is_bytes and field.kind != "tensor"):
+        return 1
+    return max(1, math.prod(n or 1 for n in field.shape))
 
 
 def _ragged(field: Field, example: Mapping[str, Values], start: int, stop: int) -> Decoded:
     lengths = np.asarray(example[f"{field.name}/ragged_row_lengths_0"])
     flat = example.get(f"{field.name}/ragged_flat_values")
     values = [] if flat is None else flat
-    size = math.prod(n or 1 for n in field.shape)
+    size = _innermost_size(field)
     if lengths.dtype != np.int64 or ((lengths < 0) | (lengths > len(values))).any():
         raise CorruptError(f"{field.name}: its row lengths do not fit its {len(values):,} values")
     if int(lengths.sum()) * size != len(values):
         raise CorruptError(f"{field.name}: {len(values):,} values, its row lengths say {lengths.sum():,}")
     first, total = int(lengths[:start].sum()), int(lengths[start:stop].sum())
     rows = _decoded(field, values[first * size : (first + total) * size], total, None)
-    if isinstance(rows, list):
-        raise IncompatibleError(f"{field.name}: sequences of strings or images in a step are not supported")
     fixed = field.lengths[1]
+    if fixed is not None and (lengths != fixed).any():
+        raise CorruptError(f"{field.name}: a sequence of another length than {fixed}")
+    if isinstance(rows, list):
+        return _grouped(rows, (lengths[start:stop] * (size if field.is_bytes else 1)).tolist())
     if fixed is not None:
-        if (lengths != fixed).any():
-            raise CorruptError(f"{field.name}: a sequence of another length than {fixed}")
         return rows.reshape(stop - start, fixed, *rows.shape[1:])
     return Ragged(rows, lengths[start:stop])
+
+
+def _grouped(values: list[Any], lengths: Sequence[int]) -> list[list[bytes]]:
+    """`values` in lists of these lengths."""
+    rest = iter(values)
+    return [list(islice(rest, length)) for length in lengths]
 
 
 def _shapes(field: Field, example: Mapping[str, Values], start: int, stop: int) -> NDArray[np.int64]:

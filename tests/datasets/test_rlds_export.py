@@ -114,6 +114,10 @@ def test_text_pictures_and_ragged_values_come_back(tmp_path: Path, images: str, 
         "said": files.text(),
         "raw": files.tensor("string"),
         "tokens": files.sequence(files.tensor("int64", 2)),
+        "words": files.sequence(files.text()),
+        "blobs": files.sequence(files.tensor("string")),
+        "pair": files.tensor("string", 2),
+        "clip": files.sequence(files.image(9, 12, 1, encoding="png")),
     }
     episodes = []
     for length in (3, 2):
@@ -126,6 +130,13 @@ def test_text_pictures_and_ragged_values_come_back(tmp_path: Path, images: str, 
             "steps/raw": [b"\xff\x00"] * length,
             "steps/tokens/ragged_flat_values": np.arange(2 * length),
             "steps/tokens/ragged_row_lengths_0": np.array([length, *[0] * (length - 1)]),
+            "steps/words/ragged_flat_values": ["ä".encode(), b"", b'"c"'],
+            "steps/words/ragged_row_lengths_0": np.array([3, *[0] * (length - 1)]),
+            "steps/blobs/ragged_flat_values": [b"\xff"] * length,
+            "steps/blobs/ragged_row_lengths_0": np.array([1] * length),
+            "steps/pair": [b"a", b"b"] * length,
+            "steps/clip/ragged_flat_values": [files.picture(each) for each in greys],
+            "steps/clip/ragged_row_lengths_0": np.array([length, *[0] * (length - 1)]),
         })  # fmt: skip
     source = toy(tmp_path, *episodes, steps=tree)
     out = there_and_back(tmp_path, source, f"last_step={last_step}", images=images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ import rlds_files as files
 from rlds_files import DECODE, Found, pixels, toy
 
 from rlcli.datasets.contract import Request
+from rlcli.datasets.example import decode_strings
 from rlcli.errors import CorruptError, IncompatibleError, UsageError
 
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rlds"
@@ -62,18 +64,58 @@ def test_an_axis_that_never_varies_in_fact_is_fixed(tmp_path: Path) -> None:
 
 def test_what_no_column_holds_is_said(tmp_path: Path) -> None:
     steps = files.PLAIN | {
-        "words": files.sequence(files.text()),
         "deep": files.sequence(files.sequence(files.tensor("int64"))),
         "never": files.tensor("float32"),
     }
     told = {
-        "steps/words/ragged_flat_values": [b"a"], "steps/words/ragged_row_lengths_0": np.array([1, 0]),
         "steps/deep/ragged_flat_values": np.array([1]), "steps/deep/ragged_row_lengths_0": np.array([1, 0]),
         "steps/deep/ragged_row_lengths_1": np.array([1]),
     }  # fmt: skip
     found = Found(toy(tmp_path, files.episode(2) | told, steps=steps))
-    assert {lost.split()[0] for lost in found.report.lossy} == {"steps/words", "steps/deep"}
+    assert {lost.split()[0] for lost in found.report.lossy} == {"steps/deep"}
     assert any("steps/never" in remark for remark in found.report.remarks)
+
+
+def with_lists(tmp_path: Path, clips: list[np.ndarray]) -> Path:
+    """Two steps with lists of strings and pictures, ragged and of one length, and some of the episode."""
+    steps = files.PLAIN | {
+        "words": files.sequence(files.text()),
+        "blobs": files.sequence(files.tensor("string")),
+        "pair": files.tensor("string", 2),
+        "clip": files.sequence(files.image(9, 12, 3, encoding="png")),
+    }
+    told = {
+        "steps/words/ragged_flat_values": ["ä".encode(), b"", b'"c"'],
+        "steps/words/ragged_row_lengths_0": np.array([0, 3]),
+        "steps/blobs/ragged_flat_values": [b"\xff", b"x"],
+        "steps/blobs/ragged_row_lengths_0": np.array([1, 1]),
+        "steps/pair": [b"a", b"b", b"c", b"d"],
+        "steps/clip/ragged_flat_values": [files.picture(picture) for picture in clips],
+        "steps/clip/ragged_row_lengths_0": np.array([len(clips) - 1, 1]),
+        "episode_metadata/tags": [b"t", b"u"],
+    }
+    tags = files.group(tags=files.sequence(files.text()))
+    tree = files.episodes_tree(steps, episode_metadata=tags)
+    return files.write_rlds(tmp_path / "toy" / "1.0.0", tree, {"train": [[files.episode(2) | told]]})
+
+
+def test_lists_of_strings_are_json_and_others_a_list_of_bytes(tmp_path: Path) -> None:
+    clips = [pixels(9, 12, 3, seed=seed) for seed in range(4)]
+    found = Found(with_lists(tmp_path, clips))
+    assert found.report.lossy == []
+    assert [json.loads(value) for value in found.rows["words"]] == [[], ["ä", "", '"c"']]
+    assert [decode_strings(value) for value in found.rows["blobs"]] == [[b"\xff"], [b"x"]]
+    assert [json.loads(value) for value in found.rows["pair"]] == [["a", "b"], ["c", "d"]]
+    assert [json.loads(value) for value in found.rows["info/episode/tags"]] == [["t", "u"]] * 2
+    kept = [decode_strings(value) for value in found.rows["clip"]]
+    assert kept == [[files.picture(picture) for picture in clips[:3]], [files.picture(clips[3])]]
+
+
+def test_lists_of_pictures_are_decoded_to_arrays(tmp_path: Path) -> None:
+    clips = [pixels(9, 12, 3, seed=seed) for seed in range(4)]
+    rows = Found(with_lists(tmp_path, clips), DECODE).rows["clip"]
+    assert (rows[0] == np.stack(clips[:3])).all()
+    assert (rows[1] == np.stack(clips[3:])).all()
 
 
 def test_a_feature_that_some_episodes_lack_is_zero_there_and_counted(tmp_path: Path) -> None:
