@@ -23,6 +23,7 @@ CASES: dict[str, str] = {
     "slices": "rlcli.benchmarks.slices",
     "memory": "rlcli.benchmarks.memory",
     "returns": "rlcli.benchmarks.returns",
+    "nstep": "rlcli.benchmarks.nstep",
     "convert": "rlcli.benchmarks.convert",
     "collect": "rlcli.benchmarks.collect",
     "update": "rlcli.benchmarks.update",
