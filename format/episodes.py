@@ -16,6 +16,7 @@ import numpy as np
 from rlcli.format.given import Stored, Values
 from rlcli.format.heap import Encoded, encode
 from rlcli.format.keys import Key
+from rlcli.format.layout import STEPPED_ROWS
 from rlcli.format.schema import FRAME, Column, Schema
 from rlcli.format.writer import Writer
 
@@ -179,10 +180,12 @@ class EpisodeWriter:
     """Adds steps to a `Writer`. Leaves commit policy to `flush`; full chunks are committed by themselves.
 
     Closing it closes the writer. As a context manager an exception aborts instead: the last commit stays.
+    `expected_rows` is how many rows each stream may get; few of them fit into its first segment.
     """
 
-    def __init__(self, writer: Writer, *, chunk_rows: int = 1024) -> None:
+    def __init__(self, writer: Writer, *, chunk_rows: int = 1024, expected_rows: int = STEPPED_ROWS) -> None:
         self.writer = writer
+        writer.expected_rows = expected_rows
         self.chunk_rows = chunk_rows
         schema = writer.schema
         self._keys = [column.key for column in schema.given]

@@ -13,7 +13,8 @@ from rlcli.format.schema import Schema
 FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
 SEGMENT_FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "heaps")
 FIRST_ROWS = 4096
-FAST_FIRST_ROWS = 16_384
+STEPPED_ROWS = 16_384  # expected of a stream that is written step by step
+EXPECTED_ROWS = 131_072
 MANY_AT_ONCE = 256
 FEW_BYTES = 16 << 20
 MANY_ROWS = 65_536
@@ -30,21 +31,22 @@ def choose_alloc(
     is_fast: bool = False,
     at_once: int = 0,
     num_streams: int = 1,
+    expected: int = EXPECTED_ROWS,
 ) -> int:
     """How many rows the next segment of a stream gets: always `segment_rows`, or doubling until it is large.
 
     Large is 65,536 rows or 64 MiB, whichever is more, and never above 1 GiB. The files of a small segment
     take longer than its rows where these come many at a time. So a first segment that begins with hundreds of
-    rows `at_once` has 16,384, and a fast stream gets eight times as many as before; both up to 16 MiB, of all
-    `num_streams` together. In a window of that many rows it is at most an eighth, but 4,096 rows: a window's
-    disk has up to one segment too many.
+    rows `at_once` has room for as many as are `expected`, up to 131,072, and a fast stream gets eight times
+    as many as before; both up to 16 MiB, of all `num_streams` together. In a window of that many rows it is
+    at most an eighth, but 4,096 rows: a window's disk has up to one segment too many.
     """
     if segment_rows is not None:
         return segment_rows
     rows = FIRST_ROWS if previous is None else previous
     few_rows = FEW_BYTES // (num_streams * schema.row_bytes)
     if previous is None and at_once >= MANY_AT_ONCE:
-        while rows < FAST_FIRST_ROWS and 2 * rows <= few_rows:
+        while rows < min(expected, EXPECTED_ROWS) and 2 * rows <= few_rows:
             rows *= 2
     if previous is not None and (rows < MANY_ROWS or 2 * rows * schema.row_bytes <= MANY_BYTES):
         factor = 8 if is_fast and 8 * rows <= few_rows else 2

@@ -25,7 +25,7 @@ from rlcli.format import creation, files, layer, manifest, recover
 from rlcli.format.given import Stored, Values, stored_final, stored_rows
 from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
 from rlcli.format.keys import Key
-from rlcli.format.layout import choose_alloc, free_name
+from rlcli.format.layout import EXPECTED_ROWS, choose_alloc, free_name
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.publishing import Publisher, cut_leftovers
@@ -63,6 +63,7 @@ class Writer:
         self.schema = newest.schema
         self.durability = durability
         self.segment_rows: int | None = newest.extra.get("segment_rows")
+        self.expected_rows = EXPECTED_ROWS  # of each stream, as far as the caller can tell
         self._lock = lock
         self._publisher = Publisher(path, lock, newest, durable=durability != "process" or not is_new)
         self._boot = files.boot_id()
@@ -281,7 +282,7 @@ class Writer:
         is_fast = bool(s.segments) and s.segments[-1].is_fast
         alloc = choose_alloc(
             self.schema, s.previous_alloc, self.segment_rows, newest.window, is_fast=is_fast, at_once=at_once,
-            num_streams=len(self.streams),
+            num_streams=len(self.streams), expected=self.expected_rows,
         )  # fmt: skip
         name = free_name(self.path, s.number, first, newest.retired)
         entry = Segment(name, s.number, first, alloc)

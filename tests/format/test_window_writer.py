@@ -187,7 +187,9 @@ def test_a_fast_stream_soon_has_large_segments() -> None:
 
 def test_a_first_segment_is_larger_where_rows_come_hundreds_at_a_time() -> None:
     assert choose_alloc(SCHEMA, None, None, at_once=255) == 4096
-    assert choose_alloc(SCHEMA, None, None, at_once=1000) == 16_384
+    assert choose_alloc(SCHEMA, None, None, at_once=1000) == 131_072
+    assert choose_alloc(SCHEMA, None, None, at_once=1000, expected=5000) == 8192
+    assert choose_alloc(SCHEMA, None, None, at_once=1000, expected=10**6) == 131_072, "not above it"
     assert choose_alloc(SCHEMA, None, None, at_once=1000, num_streams=200) == 4096, "nine MiB of all"
     assert choose_alloc(SCHEMA, None, None, 100_000, at_once=1000) == 8192, "of a window an eighth"
     assert choose_alloc(SCHEMA, None, 7, at_once=1000) == 7
