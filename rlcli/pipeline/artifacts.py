@@ -55,7 +55,7 @@ def _run(path: Path) -> tuple[str, dict[str, Any], str]:
             "created": info["created"],
             "command": info["command"],
             "git": info["git"] and info["git"]["commit"][:12] + (" (dirty)" if info["git"]["dirty"] else ""),
-            "execution": info["execution"]["reason"],
+            "execution": "{reason}; matmul {matmul}, threads {threads}".format(**info["execution"]),
         }
     )
     if checkpoints:

@@ -157,7 +157,7 @@ def start_session(
     if sampler.to_json():
         toml += f"\n[sampler]\n{to_toml(sampler.config)}"
     run = create_run(path, info, toml)
-    console.log(f"{run.path}: {execution.reason}; matmul {execution.matmul}, threads {execution.threads}")
+    console.log(f"{run.path}: {execution}")
     runner = UpdateRunner(algorithm, nets, config, execution, generator)
     return Session(run, algorithm, config, settings, sampler, nets, runner, state, inputs.total, stop)
 

@@ -59,7 +59,7 @@ class Settings:
         "auto", "Compile the update; auto weighs compile time against length."
     )
     matmul: Literal["auto", "highest", "bf16x6", "medium"] = opt(
-        "auto", "Matrix product route; auto takes the calibrated one."
+        "auto", "Matrix products: bf16x6 is as exact as highest; auto takes the fastest exact one."
     )
     threads: int = opt(1, "CPU threads of torch; more pay for wide networks on idle cores.", ge=1, le=1024)
     tensorboard: bool = opt(True, "Write TensorBoard events when the package is installed.")
