@@ -10,23 +10,28 @@ from typing import Any
 
 from rlcli.replay.batches import Batches
 from rlcli.replay.sampler import State
+from rlcli.replay.transfer import Transfer
 
 
 class Prefetch(Iterator[Any]):
     """Draws up to `depth` batches ahead; gives the same ones as `batches` would.
 
-    With `device` a batch's tensors are copied there (`batches` must be of the form torch or tensordict, and
-    `pinned` if it is a CUDA device). `state` is that after the last batch given out: those drawn ahead are
-    drawn again. Priorities told in between meet batches that are already drawn, so how many they meet depends
-    on the threads. Close it, or use it as a context.
+    With `device` a batch's tensors are copied there (`batches` must be of the form torch or tensordict;
+    `pinned` ones go to a CUDA device faster). `state` is that after the last batch given out: those drawn
+    ahead are drawn again. Priorities told in between meet batches that are already drawn, so how many they
+    meet depends on the threads. Close it, or use it as a context.
     """
 
     def __init__(self, batches: Batches, depth: int = 2, device: Any = None) -> None:
         if depth < 1 or (batches.keep and batches.keep < depth + 2):
             raise ValueError("depth is at least 1, and `keep` of the batches 0 or at least depth + 2")
+        if device is not None and batches.form == "numpy":
+            raise ValueError(
+                "arrays stay where they are: batches for a device are of the form torch or tensordict"
+            )
         self.batches = batches
         self.depth = depth
-        self.device = device
+        self._transfer = None if device is None else Transfer(device)
         self._position = batches.sampler.position()
         self._thread: threading.Thread | None = None
         self._queue: queue.Queue[Any] = queue.Queue(depth)
@@ -41,7 +46,7 @@ class Prefetch(Iterator[Any]):
             self.close()
             raise error
         self._position = position
-        return batch
+        return batch if self._transfer is None else self._transfer.take(batch)
 
     def state(self) -> State:
         """As after the last batch given out; what was drawn ahead is forgotten."""
@@ -83,18 +88,11 @@ class Prefetch(Iterator[Any]):
             item: tuple[Any, Any, Exception | None]
             try:
                 batch = next(self.batches)
-                if self.device is not None:
-                    batch = to_device(batch, self.device)
+                if self._transfer is not None:
+                    batch = self._transfer.send(batch)
                 item = (batch, self.batches.sampler.position(), None)
             except Exception as err:  # noqa: BLE001 - raised again where the batch is taken
                 item = (None, None, err)
             self._queue.put(item)
             if item[2] is not None:
                 return
-
-
-def to_device(batch: Any, device: Any) -> Any:
-    """A batch's tensors on a device, without waiting where the memory is pinned."""
-    if isinstance(batch, dict):
-        return {name: to_device(value, device) for name, value in batch.items()}
-    return batch.to(device, non_blocking=True)
