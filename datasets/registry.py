@@ -90,15 +90,20 @@ def recognise(path: Path) -> tuple[str, str]:
     """`(format, what it is)` by content. Raises `InputError` that says what was found instead."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", path=path)
-    reasons: dict[str, list[str]] = {}
+    suffixed = []  # why it is not what its name says
     for name, converter in CONVERTERS.items():
         if converter.reads:
             seen = load(name).detect(path)
             if seen.matches:
                 return name, seen.what
-            reasons.setdefault(seen.what, []).append(name)
-    told = "; ".join(f"{', '.join(names)}: {what}" for what, names in reasons.items())
-    raise InputError(f"{path}: not a format that rl converts ({told})", path=path)
+            if path.suffix.lower() in converter.suffixes:
+                suffixed.append(seen.what)
+    told = f": {'; '.join(dict.fromkeys(suffixed))}" if suffixed else ""
+    raise InputError(
+        f"{path}: not a format that rl converts{told}",
+        hint="rl convert --list names them; --from FORMAT says why it is not that one",
+        path=path,
+    )
 
 
 def split_name(text: str) -> tuple[str, str] | None:

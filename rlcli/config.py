@@ -11,12 +11,12 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rlcli.errors import InputError, UsageError, nearest
+from rlcli.errors import InputError, UsageError, nearest, nearest_option
 
 ConfigT = TypeVar("ConfigT")
 
@@ -239,7 +239,7 @@ def _flat_toml(file: Path, sections: Mapping[str, Any], scopes: Sequence[str]) -
             names = [option.name for option in options(sections[key])]
             for name in value:
                 if name.replace("-", "_") not in names:
-                    raise UsageError(f"{file}: [{key}] has no option {name!r}; {nearest(name, names)}")
+                    raise UsageError(f"{file}: [{key}] has no option {name!r}; {_meant(name, names)}")
             flat.update(value)
         else:
             flat[key] = value
@@ -292,8 +292,14 @@ def _toml(value: Any) -> str:
 def _known(known: Mapping[str, Option], key: str, where: str) -> Option:
     name = key.replace("-", "_")
     if name not in known:
-        raise UsageError(f"{where}: unknown option {key!r}; {nearest(name, known)}")
+        raise UsageError(f"{where}: unknown option {key!r}; {_meant(name, known)}")
     return known[name]
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    option = nearest_option(name.replace("-", "_"), known)
+    return f"did you mean {option!r}?" if option else nearest(name, known)
 
 
 def _from_toml(raw: Any, option: Option, where: str) -> Any:

@@ -107,6 +107,46 @@ class Interrupted(RLError):
         self.code = ExitCode(128 + signum)
 
 
+# What an option is called here -> what other tools call it.
+_ELSEWHERE = {
+    "batch_size": ("bs",),
+    "clip": ("clip_range", "clip_coef", "clip_epsilon", "eps_clip"),
+    "entropy_coef": ("ent_coef",),
+    "env": ("env_id", "env_name", "task"),
+    "env_arg": ("env_kwargs",),
+    "episodes": ("num_episodes", "n_episodes", "n_eval_episodes"),
+    "eval_every": ("eval_freq", "eval_interval"),
+    "exploration_final": ("exploration_final_eps", "epsilon_end", "eps_end", "end_e"),
+    "exploration_initial": ("exploration_initial_eps", "epsilon_start", "eps_start", "start_e"),
+    "from_dataset": ("dataset", "dataset_path", "data", "data_dir"),
+    "gamma": ("discount", "discount_factor"),
+    "hidden": ("net", "net_arch", "hidden_size", "hidden_sizes", "hidden_dim", "hidden_layers", "layers"),
+    "initial_alpha": ("alpha", "temperature"),
+    "lam": ("lambda", "gae_lambda"),
+    "lr": ("learning_rate", "step_size"),
+    "minibatch_size": ("batch_size",),
+    "num_envs": ("n_envs", "workers", "num_workers"),
+    "num_epochs": ("epochs", "n_epochs", "update_epochs"),
+    "num_steps": ("n_steps", "rollout_steps"),
+    "out": ("output", "output_dir", "save_dir", "save_path", "log_dir", "logdir"),
+    "steps": ("timesteps", "total_timesteps", "n_timesteps", "total_steps", "frames", "total_frames"),
+    "tau": ("polyak",),
+    "updates": ("gradient_steps", "n_updates", "num_updates", "max_updates"),
+    "updates_per_round": ("gradient_steps", "utd", "utd_ratio"),
+    "value_coef": ("vf_coef",),
+}  # fmt: skip
+
+
+def nearest_option(name: str, choices: Iterable[str]) -> str | None:
+    """The closest of the option names `choices`, all with underscores; None if nothing is close.
+
+    Knows what other tools call them: `learning_rate` is `lr`.
+    """
+    known = {word: choice for choice in choices for word in (choice, *_ELSEWHERE.get(choice, ()))}
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
+    return known[close[0]] if close else None
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A sentence fragment that proposes the closest choice, or lists them when few."""
     known = sorted(choices)

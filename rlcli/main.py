@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from rlcli import __version__, console
-from rlcli.errors import ExitCode, InputError, ResourceError, RLError, UsageError, nearest
+from rlcli.errors import ExitCode, InputError, ResourceError, RLError, UsageError, nearest, nearest_option
 
 # name -> (module, one line of help). A module offers `register(app, arguments)`, which adds its command.
 COMMANDS = {
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
         if type(err).__name__ == "NoArgsIsHelpError":  # the message is the help page
             print(err, file=sys.stderr)
         else:
-            console.error(UsageError(_sentence(err)))
+            console.error(UsageError(_no_such_option(err) or _sentence(err)))
         return ExitCode.USAGE
     except typer.Abort:
         return ExitCode.INTERRUPTED
@@ -163,6 +163,19 @@ def _sentence(err: Exception) -> str:
     describe = getattr(err, "format_message", None)
     text = str(describe() if describe is not None else err)
     return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _no_such_option(err: Exception) -> str | None:
+    """What to say of an option that the command lacks; None for any other mistake."""
+    if type(err).__name__ != "NoSuchOption":
+        return None
+    flag, context = err.option_name, err.ctx  # type: ignore[attr-defined]
+    shown = [param for param in context.command.params if not getattr(param, "hidden", False)]
+    flags = [flag for param in shown for flag in param.opts if flag.startswith("--")]
+    known = {flag[2:].replace("-", "_"): flag for flag in flags}
+    meant = nearest_option(flag.strip("-").replace("-", "_"), known)
+    proposal = f"did you mean {known[meant]}?" if meant else f"{context.command_path} --help lists them"
+    return f"no such option: {flag}; {proposal}"
 
 
 def _placeholder() -> None:

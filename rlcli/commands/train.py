@@ -94,7 +94,8 @@ def _command(name: str, module: Any) -> Callable[..., None]:
 
 def _fixed(
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The run directory to make. [default: runs/…]")
+        Path | None,
+        typer.Option("--out", "-o", metavar="RUN", help="The run directory to make. [default: runs/…]"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run at --out exactly; start it if absent.")

@@ -15,12 +15,11 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location, is_folder
 from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Column
-from rlcli.format.specs import Box, Leaf, leaves, spec_from_json
 from rlcli.pipeline.buffer_list import disk_bytes
 from rlcli.pipeline.buffer_stats import episode_quantiles
+from rlcli.pipeline.spec_text import env_text, spec_text
 
 SHOWN_LINEAGE = 5
-SHOWN_BOUNDS = 3
 
 
 def info(path: Location) -> tuple[str, dict[str, Any], str]:
@@ -145,9 +144,9 @@ def _info_text(facts: dict[str, Any]) -> str:
     text = console.fields(
         {
             "dataset": facts["path"],
-            "environment": _env_text(spec.get("env")),
-            "observation": _spec_text(spec.get("observation")),
-            "action": _spec_text(spec.get("action")),
+            "environment": env_text(spec.get("env")),
+            "observation": spec_text(spec.get("observation")),
+            "action": spec_text(spec.get("action")),
             "rows": f"{facts['rows']:,}" + (f" in {streams} streams" if streams > 1 else ""),
             "window": f"the newest {facts['window']:,} rows of each stream" if facts["window"] else None,
             "episodes": f"{episodes['count'] + before:,}" + (f" ({', '.join(kinds)})" if kinds else ""),
@@ -189,34 +188,6 @@ def _size_text(facts: dict[str, Any]) -> str:
         else f"{console.bytes_text(here)} on disk"
     )
     return f"{size}, {facts['row_bytes']:,} B per row"
-
-
-def _env_text(env: dict[str, Any] | None) -> str | None:
-    if env is None:
-        return None
-    library = "" if env.get("library") in (None, "gymnasium") else f"{env['library']}:"
-    limit = f", at most {env['max_episode_steps']:,} steps" if env.get("max_episode_steps") else ""
-    arguments = "".join(f" {name}={value}" for name, value in (env.get("kwargs") or {}).items())
-    return f"{library}{env.get('id')}{arguments}{limit}"
-
-
-def _spec_text(spec: Any) -> str | None:
-    if spec is None:
-        return None
-    found = leaves(spec_from_json(spec))
-    return "; ".join(f"{'/'.join(key)} {_leaf_text(leaf)}".strip() for key, leaf in found.items())
-
-
-def _leaf_text(leaf: Leaf) -> str:
-    if not isinstance(leaf, Box):
-        return repr(leaf).replace(", start=0", "").replace(f", dtype='{leaf.dtype}'", "")
-    shape = "×".join(map(str, leaf.shape)) or "scalar"
-    if leaf.low is None and leaf.high is None:
-        return f"Box {shape} {leaf.dtype}"
-    pairs = zip(*(bound.reshape(-1).tolist() for bound in leaf.bounds()), strict=True)
-    bounds = list(dict.fromkeys(f"[{low:.4g}, {high:.4g}]" for low, high in pairs))
-    more = " …" if len(bounds) > SHOWN_BOUNDS else ""
-    return f"Box {shape} {leaf.dtype} in {' or '.join(bounds[:SHOWN_BOUNDS])}{more}"
 
 
 def _quantiles_text(summary: dict[str, Any] | None) -> str | None:

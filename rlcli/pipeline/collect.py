@@ -42,6 +42,7 @@ from rlcli.pipeline import provenance
 from rlcli.pipeline.behaviour import behaviour_policy
 from rlcli.pipeline.outputs import refuse_inside
 from rlcli.pipeline.run import unique_path
+from rlcli.pipeline.spec_text import env_text, spec_text
 from rlcli.plugins import is_reference
 
 _CHUNK_BYTES = 1 << 19  # rows written and committed at a time: fewer, larger writes cost less per row
@@ -202,11 +203,14 @@ class _Before:
 
     def check(self, spec: Mapping[str, Any], schema: Schema, num_envs: int, options: Options) -> None:
         """Raise `IncompatibleError` unless rows of this kind may follow."""
-        for part in ("env", "observation", "action"):
-            if self.spec.get(part) != spec[part]:
-                found, wanted = (json.dumps(value.get(part), sort_keys=True) for value in (self.spec, spec))
+        for part, told in (("env", env_text), ("observation", spec_text), ("action", spec_text)):
+            found, wanted = self.spec.get(part), spec[part]
+            if found != wanted:
+                texts = told(found), told(wanted)
+                if texts[0] == texts[1]:  # they differ in what a line leaves out
+                    texts = json.dumps(found, sort_keys=True), json.dumps(wanted, sort_keys=True)
                 raise IncompatibleError(
-                    f"{self.path} cannot be appended to: its {part} is {found}, this one is {wanted}"
+                    f"{self.path} cannot be appended to: its {part} is {texts[0]}; this one is {texts[1]}"
                 )
         if self.schema != schema:
             raise IncompatibleError(

@@ -221,7 +221,7 @@ def test_appending_draws_new_random_actions(collect: Any) -> None:
     ("words", "message"),
     [
         (["Pendulum-v1"], "its env is"),
-        ([COUNTING, "--env-arg", "length=6"], "its env is"),
+        ([COUNTING, "--env-arg", "length=6"], f"its env is {COUNTING}; this one is {COUNTING} length=6"),
         ([COUNTING, "--num-envs", "3"], "has 2 streams, --num-envs is 3"),
     ],
 )

@@ -128,7 +128,7 @@ def test_list_names_formats_and_directions(capsys):
     ("arguments", "code", "said"),
     [
         (["{missing}", "{out}"], ExitCode.INPUT, "no such file"),
-        (["{text}", "{out}"], ExitCode.INPUT, "not an HDF5 file"),
+        (["{text}", "{out}"], ExitCode.INPUT, "rl converts: not an HDF5 file (rl convert --list"),
         (["{short}", "{out}"], ExitCode.CORRUPT, "truncated"),
         (
             ["{keys}", "{out}", "--from", "d4rl"],
@@ -149,11 +149,12 @@ def test_list_names_formats_and_directions(capsys):
         (["{source}", "{out}", "--map", "x"], ExitCode.USAGE, "source=key"),
         (["{source}", "{out}", "--chek"], ExitCode.USAGE, "--check"),
         (["{source}"], ExitCode.USAGE, "SRC and OUT"),
-        (["{folder}", "{out}"], ExitCode.INPUT, "not an HDF5 file"),
+        (["{folder}", "{out}"], ExitCode.INPUT, "not a format that rl converts (rl convert --list"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, code, said, source, out, tmp_path, capsys):
     places = {name: tmp_path / "in" / name for name in ("missing", "text", "short", "keys", "folder")}
+    places["text"] = places["text"].with_suffix(".hdf5")
     places["text"].write_text("not HDF5 at all" * 50)
     places["short"].write_bytes(source.read_bytes()[:-2000])
     write_file(places["keys"], {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1))})
