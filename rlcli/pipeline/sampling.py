@@ -25,6 +25,7 @@ ADDED: dict[str, tuple[Key, ...]] = {
     "prioritized": (WEIGHT,),
     "n-step": (DISCOUNT,),
     "prioritized-n-step": (WEIGHT, DISCOUNT),
+    "prioritized-hindsight": (WEIGHT,),
 }
 UNFIT = {
     "slices": "it draws sequences, not transitions",
@@ -150,7 +151,7 @@ def columns(dataset: Dataset, algorithm: ModuleType, config: Any, choice: Choice
             f"{holds} made with gamma {made['gamma']:g}, but --gamma is {config.gamma:g}",
             hint=f"train with --gamma {made['gamma']:g}, or make the dataset again",
         )
-    if choice.sums_rewards or choice.name == "hindsight":
+    if choice.sums_rewards or choice.name.endswith("hindsight"):
         raise IncompatibleError(f"{holds} already; --sampler {choice.name} needs those of one step")
     return (*algorithm.COLUMNS, DISCOUNT)
 

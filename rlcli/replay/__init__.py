@@ -9,6 +9,7 @@ SAMPLERS: dict[str, str] = {
     "n-step": "rlcli.replay.n_step:NStep",
     "prioritized-n-step": "rlcli.replay.prioritized_n_step:PrioritizedNStep",
     "hindsight": "rlcli.replay.hindsight:Hindsight",
+    "prioritized-hindsight": "rlcli.replay.prioritized_hindsight:PrioritizedHindsight",
     "top-return": "rlcli.replay.top_return:TopReturn",
     "consuming": "rlcli.replay.consuming:Consuming",
 }

@@ -15,10 +15,12 @@ from rlcli.format.specs import Key
 from rlcli.plugins import is_reference, load_reference
 from rlcli.replay.block import Block
 from rlcli.replay.sampler import DatasetSampler, below
+from rlcli.replay.source import Source
 from rlcli.replay.streams import Rows
 from rlcli.replay.uniform import uniform_rows
 
 Values = NDArray[Any]
+Units = NDArray[np.float64]
 ACHIEVED: Key = ("observation", "achieved_goal")
 DESIRED: Key = ("observation", "desired_goal")
 
@@ -38,37 +40,35 @@ class Config:
     terminate: bool = opt(False, "A reached goal ends the MDP: `terminated` is worked out anew.")
 
 
-class Hindsight(DatasetSampler[Config]):
-    """Relabels a share of uniformly drawn rows.
+class Relabelling:
+    """Gives some rows of a source the goals that a `Config` asks for.
 
     A new goal is the *next* achieved goal of a row of the same episode (`random`: of any row): the state that
     the action led to. It replaces the desired goal of the observation and of the next one, and the reward is
     that of the next achieved goal. `reward` as `module:attribute` names `f(achieved, desired) -> [B]`, both
     `[B, G]`. With `terminate`, `terminated` becomes whether the goal is reached; `truncated` stays.
+
+    Raises `IncompatibleError` if the source has no goals, `UsageError` for a reward that is none.
     """
 
-    NAME = "hindsight"
-    STREAM = 7
-    CONFIG = Config
-    PLAIN = True
-
-    def prepare(self) -> None:
+    def __init__(self, source: Source, config: Config) -> None:
         for key in (DESIRED, ("next", *ACHIEVED), ("next", *DESIRED), ("next", "reward")):
-            if key not in self.source.keys:
-                path = self.source.dataset.path
-                raise IncompatibleError(f"{path}: hindsight needs the column {'/'.join(key)}")
-        self._reward = _reward(self.config)
+            if key not in source.keys:
+                raise IncompatibleError(f"{source.dataset.path}: hindsight needs the column {'/'.join(key)}")
+        self.source, self.config = source, config
+        self._reward = _reward(config)
 
-    def fill(self, block: Block, batch_size: int) -> None:
-        rows = uniform_rows(self, batch_size)
+    def complete(self, rows: Rows, block: Block, units: tuple[Units, Units]) -> None:
+        """Writes the source's columns at `rows` `[B]`, some with a new goal.
+
+        `units`, in [0, 1) and `[B]` each, decide which rows get one, and which.
+        """
         self.source.gather(rows, block)
-        chosen = np.flatnonzero(self.units(batch_size) < self.config.share)
-        goals = self.goal_rows(rows[chosen], self.units(batch_size, 1)[chosen])
-        self.batches += 1
+        chosen = np.flatnonzero(units[0] < self.config.share)
         if len(chosen):
-            self._relabel(block, chosen, goals)
+            self._relabel(block, chosen, self.goal_rows(rows[chosen], units[1][chosen]))
 
-    def goal_rows(self, rows: Rows, unit: NDArray[np.float64]) -> Rows:
+    def goal_rows(self, rows: Rows, unit: Units) -> Rows:
         """For each row the one whose next achieved goal becomes its goal; `unit` in [0, 1) decides."""
         strategy = self.config.strategy
         if strategy == "random":
@@ -98,6 +98,24 @@ class Hindsight(DatasetSampler[Config]):
                     arrays["next", name][chosen, 0] = value
             if ("next", "done") in arrays and ("next", "truncated") in arrays:
                 arrays["next", "done"][chosen] |= arrays["next", "truncated"][chosen]
+
+
+class Hindsight(DatasetSampler[Config]):
+    """Uniformly drawn rows, a share of them with new goals: see `Relabelling`."""
+
+    NAME = "hindsight"
+    STREAM = 7
+    CONFIG = Config
+    PLAIN = True
+
+    def prepare(self) -> None:
+        self.goals = Relabelling(self.source, self.config)
+
+    def fill(self, block: Block, batch_size: int) -> None:
+        rows = uniform_rows(self, batch_size)
+        units = self.units(batch_size), self.units(batch_size, 1)
+        self.batches += 1
+        self.goals.complete(rows, block, units)
 
 
 def _distance(achieved: Values, desired: Values) -> Values:

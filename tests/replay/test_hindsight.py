@@ -10,6 +10,8 @@ import pytest
 
 from rlcli.errors import IncompatibleError, UsageError
 from rlcli.replay.hindsight import Config, Hindsight
+from rlcli.replay.prioritized_hindsight import Config as PrioritizedConfig
+from rlcli.replay.prioritized_hindsight import PrioritizedHindsight
 from tests.replay.made_up import counting, goals
 
 
@@ -74,3 +76,29 @@ def test_what_cannot_be_is_an_error(tmp_path: Path) -> None:
         Hindsight(counting(tmp_path / "a", [4]))
     with pytest.raises(UsageError, match="sparse"):
         Hindsight(goals(tmp_path / "b", [4]), config=Config(reward="spares"))
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_priorities_choose_rows_and_goals_do_not_depend_on_them(stratified: bool, tmp_path: Path) -> None:
+    """The draw is that of `Prioritized`; goals are next ones of the row's episode, with their reward."""
+    dataset = goals(tmp_path / "a", [4, 8])
+    config = PrioritizedConfig(
+        alpha=1.0, beta=1.0, strategy="final", share=0.75, terminate=True, stratified=stratified
+    )
+    sampler = PrioritizedHindsight(dataset, config=config)
+    sampler.sample(1)
+    sampler.update(np.arange(12), np.where(np.arange(12) == 6, 11.0, 1.0))  # half of 22
+    batch = sampler.sample(8000)
+    row, step = batch["row"], batch["observation"]["achieved_goal"][:, 0]
+    goal, following = batch["observation"]["desired_goal"][:, 0], batch["next"]
+    np.testing.assert_array_equal(step, np.where(row < 4, row, 1000 + row - 4))
+    assert abs((row == 6).mean() - 0.5) < (0.001 if stratified else 0.02)
+    np.testing.assert_allclose(batch["weight"][:, 0], np.where(row == 6, 1 / 11, 1.0), rtol=1e-5)
+    new = goal != -1
+    for which in (row == 6, row != 6):
+        assert abs(new[which].mean() - 0.75) < 0.03
+    np.testing.assert_array_equal(goal[new], np.where(row < 4, 4, 1008)[new])
+    np.testing.assert_array_equal(following["observation"]["desired_goal"][:, 0], goal)
+    reached = following["observation"]["achieved_goal"][:, 0] == goal
+    np.testing.assert_array_equal(following["reward"][new, 0], np.where(reached[new], 0.0, -1.0))
+    np.testing.assert_array_equal(following["terminated"][:, 0], reached & new)
