@@ -149,6 +149,7 @@ def cat(
 def stats(
     dataset: Dataset,
     by: Annotated[Literal["column", "episode"], typer.Option(help="What a line is about.")] = "column",
+    hist: Annotated[bool, typer.Option("--hist", help="Also a histogram of every column.")] = False,
     json: console.Json = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -157,10 +158,13 @@ def stats(
     Standard deviations are of the population. NaN and infinite values are counted and left out of the rest.
     """
     console.configure(json=json, quiet=quiet)
+    from rlcli.errors import UsageError
     from rlcli.pipeline.buffer_stats import stats, stats_by_episode
 
+    if hist and by == "episode":
+        raise UsageError("--hist is about columns; --by episode has none")
     place = locate(dataset)
-    facts, text = stats(place) if by == "column" else stats_by_episode(place)
+    facts, text = stats(place, hist=hist) if by == "column" else stats_by_episode(place)
     console.result("statistics" if by == "column" else "episodes", facts, text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def _info_text(facts: dict[str, Any]) -> str:
             "return": _quantiles_text(facts["return"]),
             "normalised": None if normalised is None else f"{normalised:.2f} (0 random, 100 expert)",
             "length": _quantiles_text(facts["length"]),
-            "size": _size_text(facts) + (f", segments: {segments}" if segments else ""),
+            "size": size_text(facts) + (f", segments: {segments}" if segments else ""),
             "state": _state_text(facts),
             "digest": facts["digest"] or "not yet: it is open",
             "uuid": facts["uuid"],
@@ -180,7 +181,8 @@ def _info_text(facts: dict[str, Any]) -> str:
     return text
 
 
-def _size_text(facts: dict[str, Any]) -> str:
+def size_text(facts: Mapping[str, Any]) -> str:
+    """How much disk a dataset takes, from the facts of `info`; what is elsewhere, how many bytes it has."""
     here = facts["disk_bytes"]
     size = (
         f"{console.bytes_text(facts['bytes'])} there"

@@ -32,10 +32,13 @@ MAX_BINS = 10
 _BOOKKEEPING = {("episode",), ("step",), ("is_init",), ("next", "done")}
 
 
-def stats(path: Location) -> tuple[dict[str, Any], str]:
+def stats(path: Location, *, hist: bool = False) -> tuple[dict[str, Any], str]:
     """Facts and text: extremes, mean, deviation, NaN, infinite and constant elements per stored column;
     lengths and frequent texts of heap columns; how actions cover their spec; quantiles of returns and lengths
     of episodes that were not cut.
+
+    With `hist` a column whose values differ has `"histogram": {"edges": [bins + 1], "counts": [bins]}` of the
+    finite values of all its elements; that reads the dataset twice.
 
     Raises `CorruptError` when reading finds damaged bytes.
     """
@@ -43,7 +46,7 @@ def stats(path: Location) -> tuple[dict[str, Any], str]:
         columns, actions = [], []
         specs, _ = spec_leaves(dataset)
         numbers = [column for column in dataset.schema.columns if column.encoding == "plain"]
-        total = dataset.num_rows * sum(column.row_bytes for column in numbers)
+        total = (1 + hist) * dataset.num_rows * sum(column.row_bytes for column in numbers)
         with console.progress(total, "reading", "B") as bar:
             for column in numbers:
                 moments = Moments(_num_elements(column))
@@ -55,6 +58,8 @@ def stats(path: Location) -> tuple[dict[str, Any], str]:
                         cover.add(values)
                     bar.advance(len(values) * column.row_bytes)
                 columns.append(_column_facts(column, moments))
+                if hist:
+                    columns[-1]["histogram"] = _histogram(dataset, column, columns[-1], bar)
                 if cover is not None:
                     actions.append({"key": "/".join(column.key), **cover.facts()})
         table = dataset.episodes
@@ -164,6 +169,25 @@ def _column_facts(column: Column, moments: Moments) -> dict[str, Any]:
     return facts
 
 
+def _histogram(
+    dataset: Dataset, column: Column, facts: dict[str, Any], bar: console.Progress
+) -> dict[str, list[float]] | None:
+    """Of the finite values of all elements: a bin for each of a few whole numbers, else ten equal ones."""
+    if facts["min"] is None or facts["min"] == facts["max"]:
+        return None
+    low, high = float(facts["min"]), float(facts["max"])
+    bins = MAX_BINS
+    if column.dtype.startswith(("int", "uint", "bool")) and high - low < MAX_BINS:
+        bins, low, high = int(high - low) + 1, low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    counts = np.zeros(bins, np.int64)
+    for values in _parts(dataset, column):
+        wide = values[np.isfinite(values)].astype(np.float64)
+        counts += np.histogram(wide, edges)[0]
+        bar.advance(len(values) * column.row_bytes)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
 def _ends(table: Episodes) -> list[str]:
     names = (("terminated", table.terminated), ("truncated", table.truncated), ("cut", table.cut))
     return ["+".join(name for name, flags in names if flags[i]) or "no reason" for i in range(len(table))]
@@ -188,6 +212,11 @@ def _text(facts: dict[str, Any], table: Episodes) -> str:
                 constant = "yes" if i in column["constant"] else ""
                 rows.append([f"  [{i}]", *map(_number, numbers), *odd, constant])
     blocks = [console.table(["column", "min", "mean", "std", "max", "NaN", "inf", "constant"], rows)]
+    told = {entry["key"] for entry in facts["actions"] if entry["kind"] == "counts"}
+    told |= {"/".join(key) for key in _BOOKKEEPING}
+    for column in facts["columns"]:
+        if column.get("histogram") and column["key"] not in told:
+            blocks.append(_histogram_text(column["key"], **column["histogram"]))
     blocks += [heap_text(entry) for entry in facts["heaps"]]
     blocks += [_coverage_text(entry) for entry in facts["actions"]]
     whole = ~table.cut
@@ -205,6 +234,12 @@ def _text(facts: dict[str, Any], table: Episodes) -> str:
 def _number(value: Any) -> float | None:
     """Four digits, which keeps the table narrow; all of them are in the facts."""
     return None if value is None or not np.isfinite(value) else float(f"{float(value):.4g}")
+
+
+def _histogram_text(name: str, edges: list[float], counts: list[int]) -> str:
+    if edges[1] - edges[0] == 1 and edges[0] % 1 == 0.5:  # of whole numbers
+        return bars(name, [f"{low + 0.5:.0f}" for low in edges[:-1]], counts)
+    return bars(name, [f"{low:,.4g} to {high:,.4g}" for low, high in pairwise(edges)], counts)
 
 
 def _coverage_text(entry: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ figure { margin: 0; padding: .8rem; background: var(--pale); border-radius: .5re
 figcaption { color: var(--soft); font-size: .85rem; margin-bottom: .4rem; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 9px; } svg .bar { fill: var(--fill); }
+.small svg text { font-size: 13px; }
 svg .dot { fill: var(--fill); fill-opacity: .55; } svg .axis { stroke: var(--line); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -130,9 +131,10 @@ def dot_chart(title: str, values: Sequence[float]) -> str:
         return ""
     low, high = float(array.min()), float(array.max())
     scale = 84 / (high - low) if high > low else 0.0
-    step = width / max(1, len(array) - 1)
+    radius = 2.2
+    step = (width - 2 * radius) / max(1, len(array) - 1)
     dots = "".join(
-        f"<circle class=dot cx='{i * step:.1f}' cy='{94 - (v - low) * scale:.1f}' r='2.2' />"
+        f"<circle class=dot cx='{radius + i * step:.1f}' cy='{94 - (v - low) * scale:.1f}' r='{radius}' />"
         for i, v in enumerate(array)
     )
     labels = f"<text x='0' y='8'>{high:,.4g}</text><text x='0' y='{height - 2}'>{low:,.4g}</text>"

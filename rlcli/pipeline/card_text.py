@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.console import count_text
+from rlcli.pipeline.buffer import size_text
 
 
 def headline(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -30,7 +31,7 @@ def headline(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("D4RL score", f"{facts['normalised_return']:.1f}"))
     lines += [
         ("unknown next observations", count_text(facts["unknown_next_rows"], "row")),
-        ("size", f"{facts['bytes'] / 2**20:,.1f} MiB, {facts['row_bytes']:,} bytes a step"),
+        ("size", size_text(facts)),
         ("state", facts["state"]),
         ("digest", facts["digest"] or "changes until it is sealed"),
     ]

@@ -147,3 +147,29 @@ def test_equal_histograms_are_shown_once(rl: Callable[..., Any], tmp_path: Path)
     text = rl("stats", tmp_path / "one").out
     assert "return and length of 3 episodes" in text
     assert text.count("█") == rl("stats", tmp_path / "half").out.count("█") / 2
+
+
+@pytest.mark.parametrize("chunk", [37, 10_000])
+def test_histograms_agree_with_numpy(
+    rl: Callable[..., Any], tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffer_stats, "CHUNK_ELEMENTS", chunk)
+    random_dataset(tmp_path / "data")
+    found = {
+        c["key"]: c["histogram"] for c in rl("stats", tmp_path / "data", "--hist", "--json").json["columns"]
+    }
+    dataset = Dataset.open(tmp_path / "data")
+    for key in ("observation", "half", "next/reward"):
+        values = dataset.read(tuple(key.split("/")), 0, 300).astype(np.float64)
+        values = values[np.isfinite(values)]
+        np.testing.assert_array_equal(found[key]["counts"], np.histogram(values, found[key]["edges"])[0])
+        assert sum(found[key]["counts"]) == values.size
+    assert found["observation"]["edges"][0] == dataset.read(("observation",), 0, 300)[:, :2].min()
+    assert found["next/truncated"] is None
+    assert found["action"] == {"edges": [-0.5, 0.5, 1.5, 2.5], "counts": [100, 100, 100]}
+    assert found["next/terminated"] == {"edges": [-0.5, 0.5, 1.5], "counts": [270, 30]}
+    assert len(found["brain"]["counts"]) == 10
+    text = rl("stats", tmp_path / "data", "--hist").out
+    assert "next/terminated\n  0  " in text
+    assert text.count("\naction\n") == 1
+    assert rl("stats", tmp_path / "data", "--hist", "--by", "episode").code == 2
