@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.datasets.contract import Advance, Comparison, End, Part
+from rlcli.format import heap
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
@@ -38,7 +39,8 @@ def compare_parts(
             return found
         for key in keys:
             if key in part.columns:
-                _compare_column(found, wrong, ours[key], part.columns[key], dataset, start, stop)
+                rows = _decoded(theirs[key], ours[key], part.columns[key])
+                _compare_column(found, wrong, ours[key], rows, dataset, start, stop)
         if part.end is not None:
             _compare_end(wrong, part.end, schema, dataset, stop - 1)
         found.rows = stop
@@ -78,6 +80,14 @@ def _compare_column(
         _note(wrong, name, int(bad.sum()), first)
 
 
+def _decoded(theirs: Column, ours: Column, rows: Any) -> Any:
+    """Rows of the source; its encoded pictures as arrays where ours are arrays that nobody encoded."""
+    if theirs.heap is None or theirs.heap.value != "array" or ours.heap is not None:
+        return rows
+    arrays = [heap.decode(theirs, row) if isinstance(row, bytes) else row for row in rows]
+    return np.stack(arrays) if arrays else rows
+
+
 def _ours(dataset: Dataset, column: Column, theirs: Any, start: int, stop: int) -> Any:
     """Our rows of a column; where theirs are bytes that stand for an array, ours are too."""
     is_encoded = column.heap is not None and column.heap.value == "array"
@@ -112,6 +122,8 @@ def _compare_end(
             value = end.final
             for name in column.of[1:]:
                 value = value[name] if isinstance(value, Mapping) else value
+            if column.of in schema.by_key:
+                value = _decoded(schema.column(column.of), dataset.schema.column(column.of), [value])[0]
             ours = _ours(dataset, column, [value], row, row + 1)[0]
             if not _equal(np.asarray(value, column.numpy) if isinstance(ours, np.ndarray) else value, ours):
                 first = f"row {row}: {_show(value)} in the source, {_show(ours)} in ours"

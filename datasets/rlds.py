@@ -191,6 +191,7 @@ class RLDSSource:
             "splits": splits,
             "columns": self.columns.keys,
             "last_step": self.report.details["last_step"],
+            "images": self.report.details["images"],
             "dct": self.report.details["dct"],
             "alignment": self.alignment,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from rlcli import console
 from rlcli.datasets.comparing import compare_parts
@@ -50,12 +50,23 @@ def of_output(
         if own is not None and (found := own(output, dataset, advance)) is not None:
             return cast(Comparison, found)
         options = getattr(module, "Options", NoOptions)()
-        request = Request(confirmed=True, derive=bool(dataset.schema.derived))
+        request = Request(confirmed=True, derive=bool(dataset.schema.derived), images=_images(dataset))
         with module.open_source(output, request, options) as source:
             parts = selected(source, source.pieces, Selection(), Report(), lambda count: None)
             return compare_parts(parts, source.schema, dataset, advance, all_keys=False)
 
     return _judged(compare, dataset, stop)
+
+
+def _images(dataset: Dataset) -> Literal["keep", "decode"]:
+    """Whether an output of the dataset is read with its pictures as they are, or decoded as ours are."""
+    told = (dataset.extra or {}).get("source", {}).get("images")
+    if told in ("keep", "decode"):
+        return cast(Literal["keep", "decode"], told)
+    heaps = [column.heap for column in dataset.schema.heaps if column.heap is not None]
+    return (
+        "keep" if any(heap.value == "bytes" or heap.codec in ("jpeg", "png") for heap in heaps) else "decode"
+    )
 
 
 def releasing(dataset: Dataset, advance: Advance) -> Advance:

@@ -42,7 +42,7 @@ def same(first: Path, second: Path) -> None:
 
 def there_and_back(tmp_path: Path, source: Path, *sets: str, images: str = "decode") -> Path:
     convert(source, tmp_path / "one", sets=sets, images=images)
-    convert(tmp_path / "one", tmp_path / "rlds", to="rlds")
+    convert(tmp_path / "one", tmp_path / "rlds", to="rlds", check=True)
     convert(tmp_path / "rlds", tmp_path / "two", images=images)
     same(tmp_path / "one", tmp_path / "two")
     return tmp_path / "rlds"
