@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.datasets import hdf5
+from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import (
     Advance,
     Comparison,
@@ -241,17 +243,14 @@ class D4RLSource:
         self._pending = None
         step = hdf5.slice_rows(list(columns.values()))
         splitter = Splitter(self.rule)
-        for start in range(0, self.num_rows, step):
-            stop = min(start + step, self.num_rows)
-            yield from self._slice(splitter, start, stop)
+        slices = [(start, min(start + step, self.num_rows)) for start in range(0, self.num_rows, step)]
+        reads = (partial(hdf5.read_columns, columns, start, stop) for start, stop in slices)
+        for (start, stop), arrays in zip(slices, ahead(reads), strict=True):
+            ends = ends_of(self.layout, splitter, arrays, start, stop)
+            if self.derived:
+                self._check_shift(arrays, ends.rows)
+            yield from self._split(arrays, ends)
             advance(self.row_bytes * (stop - start))
-
-    def _slice(self, splitter: Splitter, start: int, stop: int) -> Iterator[Part]:
-        arrays = hdf5.read_columns(self.layout.columns, start, stop)
-        ends = ends_of(self.layout, splitter, arrays, start, stop)
-        if self.derived:
-            self._check_shift(arrays, ends.rows)
-        yield from self._split(arrays, ends)
 
     def _split(self, arrays: Mapping[str, NDArray[Any]], ends: Ends) -> Iterator[Part]:
         finals = self.layout.names("next_observations")

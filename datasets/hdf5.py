@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rlcli.datasets.hdf5_chunks import GzipChunks, is_gzip
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
-SLICE_BYTES = 64 << 20  # decoded bytes of all columns that are in memory at once
+SLICE_BYTES = 16 << 20  # decoded bytes of all columns that are read at once
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
 _MAX_DEPTH = 64
 _TOO_DEEP = f"groups are nested more than {_MAX_DEPTH} deep, or in a circle"

@@ -32,6 +32,7 @@ from rlcli.format.dataset import Dataset
 _MAX_CHUNKS = 50_000_000
 _CHUNK_BYTES = 4 << 20
 _MAX_CHUNK_BYTES = 1 << 31
+_HELD_BYTES = 16 << 20  # of whole chunks of one array that stay decoded for the next rows
 _SIGNS = (".zgroup", "zarr.json")
 
 
@@ -125,6 +126,7 @@ class ZarrTable(Table):
     def __init__(self, path: Path, root: Any) -> None:
         super().__init__(path)
         self._arrays: dict[str, Any] = {}
+        self._held: dict[str, tuple[int, Any]] = {}  # the first row of decoded chunks, and their rows
         self.layout = f"zarr-{root.metadata.zarr_format}"
         self.metadata = _metadata(root)
         with warnings.catch_warnings(record=True) as told:
@@ -161,13 +163,25 @@ class ZarrTable(Table):
         arrays = {}
         for name in names:
             with _damage(self.path, f"{name} rows {start}..{stop - 1}: "):
-                values = np.asarray(self._arrays[name][start:stop])
+                values = self._rows(name, start, stop)
                 if self.fields[name].dtype.kind == "O":
                     values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
                     arrays[name] = np.array(values.tolist(), object)
                     continue
             arrays[name] = np.ascontiguousarray(values.astype(self.fields[name].dtype, copy=False))
         return arrays
+
+    def _rows(self, name: str, start: int, stop: int) -> Any:
+        """Rows of one array; chunks that hold more than these stay, so that each is decoded once."""
+        array = self._arrays[name]
+        first, held = self._held.get(name, (0, ()))
+        if not first <= start < stop <= first + len(held):
+            rows = int((getattr(array, "shards", None) or array.chunks)[0])
+            low, high = start - start % rows, min(-(-stop // rows) * rows, int(array.shape[0]))
+            if (high - low) * self.fields[name].row_bytes > _HELD_BYTES:
+                return np.asarray(array[start:stop])
+            first, held = self._held[name] = low, np.asarray(array[low:high])
+        return held[start - first : stop - first]
 
     def _check(self, name: str, array: Any) -> None:
         """Refuses shapes and chunks that no file of ours would have, and codecs that run code."""

@@ -1,0 +1,25 @@
+"""Reading the next rows of a source while some are written: decoders and files leave Python's lock alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """What `calls` return, in order; a thread makes the next result while one is in use.
+
+    So two results are in memory. Raises what a call raises, in its turn.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        coming: Future[T] | None = None
+        for call in calls:
+            following = pool.submit(call)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
