@@ -70,18 +70,24 @@ def damage(path: Path, what: str = "") -> Iterator[None]:
         raise IncompatibleError(f"{path}: a type of values that NumPy has not: {err}", path=path) from err
 
 
-def walk(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
+def walk(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
     """`(path, dataset)` of everything that is reached by hard links, in name order."""
+    for path, found in walk_ids(group.id):
+        yield path, h5py.Dataset(found, readonly=True)  # which lets it remember its shape
+
+
+def walk_ids(group: h5py.h5g.GroupID, prefix: str = "") -> Iterator[tuple[str, h5py.h5d.DatasetID]]:
+    """What `walk` finds, at h5py's low level: a third of the time, which counts where episodes are groups."""
     if prefix.count("/") > _MAX_DEPTH:
         raise InputError(_TOO_DEEP)
-    for name in group.id:  # h5py's low level: a third of the time, which counts where episodes are groups
-        if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+    for name in group:
+        if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
             continue
-        child, path = h5py.h5o.open(group.id, name), f"{prefix}{name.decode(errors='surrogateescape')}"
+        child, path = h5py.h5o.open(group, name), f"{prefix}{name.decode(errors='surrogateescape')}"
         if isinstance(child, h5py.h5g.GroupID):
-            yield from walk(h5py.Group(child), f"{path}/")
+            yield from walk_ids(child, f"{path}/")
         elif isinstance(child, h5py.h5d.DatasetID):
-            yield path, h5py.Dataset(child, readonly=True)  # which lets it remember its shape
+            yield path, child
 
 
 class Rows:

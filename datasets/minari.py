@@ -23,7 +23,8 @@ from rlcli.datasets.contract import Advance, End, NoOptions, Part, Piece, Report
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, TOPS, attributes_text, plan_columns
 from rlcli.datasets.minari_export import ExportOptions, export
-from rlcli.datasets.minari_files import MAIN_FILE, METADATA, ArrowStorage, HDF5Storage, Storage
+from rlcli.datasets.minari_files import MAIN_FILE, METADATA, ArrowStorage, Storage
+from rlcli.datasets.minari_hdf5 import HDF5Storage
 from rlcli.datasets.minari_metadata import HINTS, Found, cut_of, find, hints_of, local_names, spec_of
 from rlcli.datasets.minari_scan import Scan, extra_attributes, scan
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, read_space, text_space, without_bounds

@@ -1,7 +1,7 @@
-"""The episodes of a Minari dataset as they lie on disk: one HDF5 file, or a folder of Arrow or Parquet each.
+"""The episodes of a Minari dataset as they lie on disk: a folder of Arrow or Parquet files each.
 
-Paths of values are those of the HDF5 layout in all three: `observations/a/_index_0`, `actions`, `rewards`,
-`infos/x`. What the values mean is `minari.py`'s business.
+One HDF5 file of all is in `minari_hdf5.py`. Paths of values are those of the HDF5 layout in all three:
+`observations/a/_index_0`, `actions`, `rewards`, `infos/x`. What the values mean is `minari.py`'s business.
 """
 
 from __future__ import annotations
@@ -15,19 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli.datasets import hdf5
-from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.json_files import read_object
 from rlcli.errors import CorruptError, InputError
 from rlcli.plugins import require
 
 MAIN_FILE = "main_data.hdf5"
 METADATA = "metadata.json"
-_EPISODE = re.compile(r"episode_(\d{1,15})")
 _FOLDER = re.compile(r"\d{1,15}")
 _ROWS = ("rewards", "terminations", "truncations")
 
@@ -80,112 +76,6 @@ class Storage(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class HDF5Storage(Storage):
-    """`main_data.hdf5`: a group per episode."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self.files = [path]
-        self._reading = hdf5.reading(path)
-        self.file = self._reading.__enter__()
-        self._held: tuple[int, dict[str, h5py.Dataset]] = (-1, {})
-        with hdf5.damage(path):
-            numbers = (_EPISODE.fullmatch(name) for name in self.file)
-            self.episodes = sorted(int(found[1]) for found in numbers if found)
-
-    def where(self, episode: int) -> str:
-        return f"{self.path}: episode_{episode}"
-
-    def fields(self, episode: int) -> dict[str, Field]:
-        found = {}
-        with hdf5.damage(self.path, f"episode_{episode}:"):
-            for path, values in self._datasets(episode).items():
-                check_storage(self.path, values)
-                found[path] = _field(values)
-        return found
-
-    def paths(self, episode: int) -> Collection[str]:
-        with hdf5.damage(self.path, f"episode_{episode}:"):
-            return self._datasets(episode).keys()
-
-    def attributes(self, episode: int) -> dict[str, Any]:
-        with hdf5.damage(self.path, f"episode_{episode}:"):
-            return _attributes(self._group(episode))
-
-    def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
-        with hdf5.damage(self.path, f"episode_{episode}/{path}:"):
-            values = self._datasets(episode)[path]
-            if not values.shape:
-                return _one(values.asstr()[()] if h5py.check_string_dtype(values.dtype) else values[()])
-            if h5py.check_string_dtype(values.dtype) is not None:
-                return [str(text) for text in values.asstr()[start:stop]]
-            part = values[start:stop]
-        if part.dtype.kind == "O":
-            return [np.asarray(value, np.uint8).tobytes() for value in part]
-        return np.asarray(part.astype(part.dtype.newbyteorder("="), copy=False))
-
-    def close(self) -> None:
-        self._reading.__exit__(None, None, None)
-
-    def _group(self, episode: int) -> h5py.Group:
-        name, file = f"episode_{episode}".encode(), self.file.id
-        is_hard = file.links.get_info(name).type == h5py.h5l.TYPE_HARD
-        group = h5py.h5o.open(file, name) if is_hard else None
-        if not isinstance(group, h5py.h5g.GroupID):
-            raise InputError(f"{self.path}: episode_{episode} is no group of the file", path=self.path)
-        return h5py.Group(group)
-
-    def _datasets(self, episode: int) -> dict[str, h5py.Dataset]:
-        if self._held[0] != episode:
-            self._held = (episode, dict(hdf5.walk(self._group(episode))))
-        return self._held[1]
-
-
-def _field(values: h5py.Dataset) -> Field:
-    rows = values.shape[0] if values.shape else None
-    if values.shape is None:
-        return Field("other", "", (), None)
-    if h5py.check_string_dtype(values.dtype) is not None:
-        return Field("text" if len(values.shape) < 2 else "other", "", values.shape[1:], rows)
-    if h5py.check_vlen_dtype(values.dtype) == np.uint8:
-        return Field("bytes" if len(values.shape) == 1 else "other", "uint8", values.shape[1:], rows)
-    kind: Kind = "numbers" if values.dtype.kind in "biufc" and values.dtype.names is None else "other"
-    return Field(kind, str(values.dtype.newbyteorder("=")), values.shape[1:], rows)
-
-
-def _attributes(group: h5py.Group) -> dict[str, Any]:
-    """The attributes of a group by name; single numbers, which most are, at h5py's low level."""
-    found: dict[str, Any] = {}
-    for index in range(h5py.h5a.get_num_attrs(group.id)):
-        attribute = h5py.h5a.open(group.id, index=index)
-        name = attribute.name.decode(errors="surrogateescape")
-        if attribute.shape == () and attribute.dtype.kind in "biuf":
-            value = np.empty((), attribute.dtype)
-            attribute.read(value)
-            found[name] = value[()]
-        else:
-            found[name] = _plain(group.attrs[name])
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """An attribute as Python or NumPy has it; None for an empty one."""
-    if isinstance(value, h5py.Empty):
-        return None
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
-        return [
-            text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in value.flat
-        ]
-    return value
-
-
-def _one(value: Any) -> NDArray[Any] | list[Any]:
-    return [value] if isinstance(value, str) else np.asarray(value)[None]
 
 
 class ArrowStorage(Storage):

@@ -1,0 +1,225 @@
+"""The episodes of a Minari dataset in one HDF5 file: a group each, with a few small datasets.
+
+Opening these costs more than reading them, so it is done at h5py's low level, and what a first look found
+(names, types) is not asked again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.minari_files import Field, Kind, Storage
+from rlcli.errors import InputError
+
+_EPISODE = re.compile(r"episode_(\d{1,15})")
+_WHOLE_BYTES = 16 << 20  # values of one dataset that are read at once and kept while its episode is read
+_UNPROVEN_BYTES = 1 << 30  # declared bytes that need no proof that the file can hold them
+
+
+@dataclass
+class _Array:
+    """An open dataset; `dtype` is native-endian, `whole` its values once they were read at once."""
+
+    id: h5py.h5d.DatasetID
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any]
+    kind: Kind
+    whole: NDArray[Any] | None = None
+
+    @property
+    def field(self) -> Field:
+        if self.shape is None:
+            return Field("other", "", (), None)
+        rows = self.shape[0] if self.shape else None
+        name = {"text": "", "bytes": "uint8"}.get(self.kind, str(self.dtype))
+        return Field(self.kind, name, self.shape[1:], rows)
+
+
+class HDF5Storage(Storage):
+    """`main_data.hdf5`: a group per episode."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.files = [path]
+        self._reading = hdf5.reading(path)
+        self.file = self._reading.__enter__()
+        self._num_bytes = path.stat().st_size
+        self._types: dict[str, tuple[h5py.h5t.TypeID, np.dtype[Any]]] = {}  # the latest of each path
+        self._paths: dict[int, tuple[str, ...]] = {}  # of each episode that was looked at
+        self._same_paths: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._held: tuple[int, dict[str, _Array]] = (-1, {})
+        with hdf5.damage(path):
+            numbers = (_EPISODE.fullmatch(name) for name in self.file)
+            self.episodes = sorted(int(found[1]) for found in numbers if found)
+
+    def where(self, episode: int) -> str:
+        return f"{self.path}: episode_{episode}"
+
+    def fields(self, episode: int) -> dict[str, Field]:
+        with hdf5.damage(self.path, f"episode_{episode}:"):
+            held = self._look(episode)
+            for array in held.values():
+                self._check(array)
+            return {path: array.field for path, array in held.items()}
+
+    def paths(self, episode: int) -> Collection[str]:
+        if episode not in self._paths:
+            with hdf5.damage(self.path, f"episode_{episode}:"):
+                self._look(episode)
+        return self._paths[episode]
+
+    def attributes(self, episode: int) -> dict[str, Any]:
+        with hdf5.damage(self.path, f"episode_{episode}:"):
+            return _attributes(self._group(episode), self._types)
+
+    def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
+        with hdf5.damage(self.path, f"episode_{episode}/{path}:"):
+            array = self._array(episode, path)
+            if array.kind == "numbers" and array.shape:
+                return self._numbers(array, start, stop)
+            values = h5py.Dataset(array.id, readonly=True)
+            if not values.shape:
+                return _one(values.asstr()[()] if array.kind == "text" else values[()])
+            if array.kind == "text":
+                return [str(text) for text in values.asstr()[start:stop]]
+            part = values[start:stop]
+        if part.dtype.kind == "O":
+            return [np.asarray(value, np.uint8).tobytes() for value in part]
+        return np.asarray(part.astype(part.dtype.newbyteorder("="), copy=False))
+
+    def close(self) -> None:
+        self._held = (-1, {})
+        self._reading.__exit__(None, None, None)
+
+    def _numbers(self, array: _Array, start: int, stop: int) -> NDArray[Any]:
+        """Rows of numbers; small datasets are read once."""
+        shape = array.shape or ()
+        if array.whole is None:
+            is_enum = array.dtype.metadata is not None  # which HDF5 does not read as numbers
+            if is_enum or math.prod(shape) * array.dtype.itemsize > _WHOLE_BYTES:
+                part = h5py.Dataset(array.id, readonly=True)[start:stop]
+                return np.asarray(part.astype(array.dtype, copy=False))
+            whole = np.empty(shape, array.dtype)
+            if whole.size:
+                array.id.read(h5py.h5s.ALL, h5py.h5s.ALL, whole)
+            array.whole = whole
+        return array.whole[start:stop]
+
+    def _check(self, array: _Array) -> None:
+        """What `check_storage` checks; nothing is asked twice of a small dataset in the file itself."""
+        declared = math.prod(array.shape or ()) * max(1, array.dtype.itemsize)
+        if (
+            declared > _UNPROVEN_BYTES
+            or not _is_inside(array.id)
+            or array.id.get_storage_size() > self._num_bytes
+        ):
+            check_storage(self.path, h5py.Dataset(array.id, readonly=True))
+
+    def _group(self, episode: int) -> h5py.h5g.GroupID:
+        name, file = f"episode_{episode}".encode(), self.file.id
+        is_hard = file.links.get_info(name).type == h5py.h5l.TYPE_HARD
+        group = h5py.h5o.open(file, name) if is_hard else None
+        if not isinstance(group, h5py.h5g.GroupID):
+            raise InputError(f"{self.path}: episode_{episode} is no group of the file", path=self.path)
+        return group
+
+    def _look(self, episode: int) -> dict[str, _Array]:
+        """All datasets of an episode, opened."""
+        found = {path: self._opened(path, id_) for path, id_ in hdf5.walk_ids(self._group(episode))}
+        paths = tuple(found)
+        self._paths[episode] = self._same_paths.setdefault(paths, paths)
+        self._held = (episode, found)
+        return found
+
+    def _array(self, episode: int, path: str) -> _Array:
+        """A dataset of an episode. Raises `KeyError` for a path that no hard links lead to."""
+        if self._held[0] != episode:
+            self._held = (episode, {})
+        held = self._held[1]
+        if path not in held:
+            if path not in self.paths(episode):
+                raise KeyError(path)
+            held = self._held[1]
+        if path not in held:
+            name = f"episode_{episode}/{path}".encode(errors="surrogateescape")
+            held[path] = self._opened(path, h5py.h5d.open(self.file.id, name))
+        return held[path]
+
+    def _opened(self, path: str, id_: h5py.h5d.DatasetID) -> _Array:
+        stored, known = id_.get_type(), self._types.get(path)
+        if known is None or not known[0].equal(stored):
+            dtype = id_.dtype
+            known = self._types[path] = stored, dtype if dtype.isnative else dtype.newbyteorder("=")
+        shape: tuple[int, ...] | None = id_.shape
+        if shape == () and id_.get_space().get_simple_extent_type() == h5py.h5s.NULL:
+            shape = None
+        return _Array(id_, shape, known[1], _kind(known[1], shape))
+
+
+def _kind(dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Kind:
+    if shape is None:
+        return "other"
+    if h5py.check_string_dtype(dtype) is not None:
+        return "text" if len(shape) < 2 else "other"
+    if h5py.check_vlen_dtype(dtype) == np.uint8:
+        return "bytes" if len(shape) == 1 else "other"
+    return "numbers" if dtype.kind in "biufc" and dtype.names is None else "other"
+
+
+def _is_inside(id_: h5py.h5d.DatasetID) -> bool:
+    """Whether a dataset's values are surely in its own file: in one place, or in chunks."""
+    if id_.get_offset() is not None:
+        return True
+    try:
+        return bool(id_.get_num_chunks() >= 0)
+    except (RuntimeError, ValueError, OSError):
+        return False
+
+
+def _attributes(
+    group: h5py.h5g.GroupID, types: dict[str, tuple[h5py.h5t.TypeID, np.dtype[Any]]]
+) -> dict[str, Any]:
+    """The attributes of a group by name; single numbers, which most are, at h5py's low level."""
+    found: dict[str, Any] = {}
+    for index in range(h5py.h5a.get_num_attrs(group)):
+        attribute = h5py.h5a.open(group, index=index)
+        name = attribute.name.decode(errors="surrogateescape")
+        stored, known = attribute.get_type(), types.get(f"@{name}")
+        if known is None or not known[0].equal(stored):
+            known = types[f"@{name}"] = stored, attribute.dtype
+        if attribute.shape == () and known[1].kind in "biuf":
+            value = np.empty((), known[1])
+            attribute.read(value)
+            found[name] = value[()]
+        else:
+            found[name] = _plain(h5py.Group(group).attrs[name])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python or NumPy has it; None for an empty one."""
+    if isinstance(value, h5py.Empty):
+        return None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
+        return [
+            text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in value.flat
+        ]
+    return value
+
+
+def _one(value: Any) -> NDArray[Any] | list[Any]:
+    return [value] if isinstance(value, str) else np.asarray(value)[None]
