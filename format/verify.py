@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,21 @@ class _Verifier:
         if newest is None:
             return
         self.schema = newest.schema
-        first = 0
+        ends = {s.stream: s.first + (journals[s.name].rows if s.name in journals else s.rows)
+                for s in newest.segments}  # fmt: skip
+        begin, stream, start = 0, -1, 0
         for segment in newest.segments:
-            journal = journals.get(segment.name)
+            if segment.stream != stream:
+                begin += ends.get(stream, start) - start
+                stream, start = segment.stream, segment.first
+                if newest.window is not None:
+                    start = max(start, ends[stream] - newest.window)
+            known, logical = len(self.problems), begin + segment.first - start
             if segment.sealed:
-                self._check_sealed(newest, segment, first)
-            elif journal is not None:
-                self._check_open(segment, journal, first)
-            first += segment.rows if segment.sealed or journal is None else journal.rows
+                self._check_sealed(newest, segment, logical)
+            elif segment.name in journals:
+                self._check_open(segment, journals[segment.name], logical)
+            self.problems[known:] = [_retained(problem, begin) for problem in self.problems[known:]]
 
     def _check_chain(self, numbers: list[int]) -> None:
         with self._noting():
@@ -274,6 +281,14 @@ def _hit(
         return None, ()  # behind the last row
     hit = () if episodes is None else _episodes_in(episodes, entry.first + low, entry.first + high)
     return (logical + low, logical + high), hit
+
+
+def _retained(problem: Problem, begin: int) -> Problem:
+    """Without rows below the first of the stream's, which have left its window."""
+    if problem.rows is None or problem.rows[0] >= begin:
+        return problem
+    low, high = begin, problem.rows[1]
+    return replace(problem, rows=(low, high) if low < high else None)
 
 
 def _episodes_in(episodes: dict[str, Array], start: int, stop: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from rlcli import console
-from rlcli.format.location import locate
+from rlcli.format.location import local, locate
 
 Dataset = Annotated[str, typer.Argument(metavar="DS", help="A dataset: a folder, or a URL.")]
 NumRows = Annotated[int, console.count_option("--rows", "-n", help="How many rows.")]
@@ -179,6 +179,12 @@ def verify(
     semantics: Annotated[
         bool, typer.Option("--semantics", help="Also whether the data obey the rules of the data model.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Copy the episodes of DS that are proven to OUT.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT", help="With --repair: the new dataset.")
+    ] = None,
     json: console.Json = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -188,8 +194,14 @@ def verify(
     first rows only, episode and step numbers, flags and returns agree with the episode table, no NaN or
     infinity in observations, actions and rewards, discrete values in range. Values beyond the bounds of a Box
     are lawful (actions are stored before clipping) and counted as warnings.
+
+    --repair writes OUT if DS is damaged, and prints OUT: every whole episode without a damaged byte, up to
+    the first segment of a stream of which more than rows is damaged. DS stays as it is.
     """
     console.configure(json=json, quiet=quiet)
+    if repair or out is not None:
+        _repair(datasets, out if repair else None, alone=not (fast or deep or semantics))
+        return
     from rlcli.errors import UsageError
     from rlcli.pipeline.verify import raise_if_damaged, verify
 
@@ -199,6 +211,22 @@ def verify(
     facts, text = verify([locate(text) for text in datasets], level=level, meaning=semantics)
     console.result("verification", facts, text)
     raise_if_damaged(facts)
+
+
+def _repair(datasets: list[str], out: Path | None, *, alone: bool) -> None:
+    from rlcli.errors import UsageError
+    from rlcli.pipeline import buffer_repair
+
+    if out is None:
+        raise UsageError("--repair and -o OUT go together")
+    if len(datasets) != 1 or not alone:
+        raise UsageError("--repair takes one dataset, and none of --fast, --deep and --semantics")
+    report = buffer_repair.repair(local(locate(datasets[0]), "rl buffer verify --repair"), out)
+    if report["dataset"] is None:
+        console.result("repair", report, f"{datasets[0]}: sound; nothing to repair")
+        return
+    console.log(buffer_repair.remark(report))
+    console.result("repair", report, str(out))
 
 
 def query(

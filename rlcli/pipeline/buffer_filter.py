@@ -49,7 +49,7 @@ def filter_episodes(path: Location, where: str, out: Path, *, invert: bool = Fal
             )
         entry = lineage("filter", {"where": where, "invert": invert}, [source])
         with making(out, int(source.episodes.length[chosen].sum()), "filter") as work:
-            _copy(source, chosen, work.temporary, entry, work.advance)
+            copy_chosen(source, chosen, work.temporary, entry, work.advance)
             facts = work.finish()
         return {**facts, **_source(path, source), "where": where, "invert": invert}
 
@@ -100,7 +100,7 @@ def split(
             works = [Making(out, stack.enter_context(unfinished(out)), stop, bar) for out in outs]
             for work, chosen in zip(works, parts, strict=True):
                 entry = lineage("split", {**options, "part": work.out.name}, [source])
-                _copy(source, chosen, work.temporary, entry, work.advance)
+                copy_chosen(source, chosen, work.temporary, entry, work.advance)
             made = [work.facts() for work in works]
             publish_all([(work.temporary, work.out) for work in works])
         seeds = [_seeds(source, chosen) for chosen in parts]
@@ -119,7 +119,7 @@ def _holds(source: Dataset, where: str) -> NDArray[np.bool_]:
     return found
 
 
-def _copy(
+def copy_chosen(
     source: Dataset,
     chosen: Rows,
     temporary: Path,

@@ -68,13 +68,18 @@ def making(out: Path, total: int | None, what: str, unit: str = "rows") -> Itera
 
 def lineage(op: str, options: Mapping[str, Any], parents: Sequence[Dataset]) -> dict[str, Any]:
     """The lineage entry of a dataset that is made of others."""
+    return lineage_of(op, options, [parent(dataset) for dataset in parents])
+
+
+def lineage_of(op: str, options: Mapping[str, Any], parents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same where what `parent` says of each is known already, or some of it cannot be."""
     return {
         "op": op,
         "command": provenance.command_line(),
         "options": dict(options),
         "versions": provenance.versions(),
         "time": provenance.now(),
-        "parents": [parent(dataset) for dataset in parents],
+        "parents": [dict(known) for known in parents],
     }
 
 
