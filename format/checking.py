@@ -308,12 +308,17 @@ def _blocks(rows: Rows, row_bytes: int) -> list[int]:
 def commit_hash(mapped: MappedSegment, commit: Commit) -> int:
     """The hash of a commit's rows, finals and heap values, from their bytes. SPEC.md sections 7 and 14."""
     stop = commit.first + commit.rows
-    digests = [xxhash.xxh3_64_digest(array[commit.first : stop].data) for array in mapped.columns]
+    parts: list[Any] = [array[commit.first : stop].data for array in mapped.columns]
     finals = mapped.finals
-    digests += [xxhash.xxh3_64_digest(a[commit.finals_before : commit.finals].data) for a in finals]
-    digests += [xxhash.xxh3_64_digest(b"")] * (len(mapped.schema.derived) - len(finals))
+    parts += [array[commit.finals_before : commit.finals].data for array in finals]
+    parts += [b""] * (len(mapped.schema.derived) - len(finals))
     for position in range(len(mapped.schema.heaps)):
         low = mapped.heap_end(position, commit.first, commit.finals_before)
         high = mapped.heap_end(position, stop, commit.finals)
-        digests.append(xxhash.xxh3_64_digest(mapped.heap(position)[low:high].data))
-    return xxhash.xxh3_64_intdigest(b"".join(digests))
+        parts.append(mapped.heap(position)[low:high].data)
+    return hash_of_parts(parts)
+
+
+def hash_of_parts(parts: Iterable[Any]) -> int:
+    """The hash of a commit of these parts, each contiguous: columns, finals, heaps."""
+    return xxhash.xxh3_64_intdigest(b"".join([xxhash.xxh3_64_digest(part) for part in parts]))

@@ -56,6 +56,7 @@ class Dataset:
         self.path = view.location
         self._view = view
         self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
+        self._reads_directly = True  # until segments are read again
 
     @classmethod
     def open(
@@ -319,16 +320,16 @@ class Dataset:
         return start, stop
 
     def _read(self, start: int, stop: int, plan: _Plan) -> list[Array]:
-        if self._view.checker is not None:
-            self._prepare(start, stop, plan)
-        arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
-        if arrays is None and self._view.checker is None:
+        table, checked = self._view.stream_set.table, self._view.checker is not None
+        arrays = None if checked else table.read(start, stop, plan.numbers)
+        if arrays is None and self._reads_directly:
             parts = list(self._view.stream_set.parts(start, stop))
             if len(parts) == 1:
-                arrays = direct.read(*parts[0], plan.columns)
+                arrays = direct.read(*parts[0], plan.columns, checked=checked)
+            self._reads_directly = arrays is not None or not checked
         if arrays is None:
             self._prepare(start, stop, plan)
-            arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
+            arrays = table.read(start, stop, plan.numbers)
         assert arrays is not None, "prepared rows can be read"
         return arrays
 

@@ -42,6 +42,7 @@ class SegmentReader:
         self.is_inspected = False
         self.is_kept = False
         self.was_read = False  # without being mapped
+        self.records = b""  # the journal, once inspected and until it is mapped
 
     @property
     def first(self) -> int:
@@ -130,7 +131,7 @@ class StreamReader:
                 self._table.fill(
                     self.number, entry.first, segment.rows, ends, has_final, mapped.final_addresses
                 )
-                segment.is_touched = True
+                segment.is_touched, segment.records = True, b""
         return segment
 
     def keep(self, position: int) -> None:
@@ -166,6 +167,8 @@ class StreamReader:
                         path = Path(segment.mapped.paths.root) / folder / f"{name}.memmap"
                         raise CorruptError(f"{path}: its sums do not name it with {size} bytes", path=path)
                 segment.episodes.give(files)
+            if not segment.is_touched:
+                segment.records = data.get(f"journal/{entry.name}.log", b"")
             segment.is_inspected = True
 
     def prepare(self, low: int, high: int, columns: Iterable[Column], waiting: Waiting) -> None:

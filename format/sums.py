@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
@@ -34,8 +34,7 @@ EPISODE_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class FileSum:
+class FileSum(NamedTuple):
     """Size and block hashes of one file, and the XXH3-128 of its first bytes where that was asked for."""
 
     bytes: int
@@ -44,7 +43,9 @@ class FileSum:
 
 
 def of_bytes(data: bytes) -> FileSum:
-    blocks = (xxhash.xxh3_64_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK))
+    if 0 < len(data) <= BLOCK:
+        return FileSum(len(data), (xxhash.xxh3_64_hexdigest(data),))
+    blocks = [xxhash.xxh3_64_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
     return FileSum(len(data), tuple(blocks))
 
 

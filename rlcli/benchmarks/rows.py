@@ -45,15 +45,14 @@ def block(start: int, count: int) -> Columns:
 
 
 def write_dataset(path: Path, num_rows: int) -> None:
-    """A sealed dataset of `num_rows` (a multiple of an episode) in one stream."""
+    """A sealed dataset of `num_rows` (a multiple of an episode) in one stream, a commit per episode."""
     final: Columns = {("observation",): np.zeros(17, np.float32)}
     writer = Writer.create(path, SCHEMA, spec=spec(), lineage={"op": "bench"}, durability="process")
     with writer:
         for start in range(0, num_rows, EPISODE):
             writer.write(0, block(start, EPISODE))
             writer.end_episode(0, terminated=False, truncated=True, final=final, seed=None)
-            if start % (64 * EPISODE) == 0:
-                writer.commit()
+            writer.commit()
 
 
 def spec() -> dict[str, Any]:

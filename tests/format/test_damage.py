@@ -116,7 +116,7 @@ def test_damage_is_told_with_block_rows_and_episodes(tmp_path: Path) -> None:
     assert set(problem.episodes) == {step.episode for step in model.streams[0][32:60]}
     with Dataset.open(tmp_path / "ds") as dataset:
         with pytest.raises(CorruptError, match=r"observation\.memmap: block 0"):
-            dataset.read(("observation",), 40, 41)
+            dataset.read(("observation",), 33, 34)
         assert len(dataset.read(("observation",), 0, 30)) == 30
         assert len(dataset.read(("action",))) == 60
 
