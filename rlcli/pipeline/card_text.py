@@ -59,7 +59,7 @@ def column_rows(facts: Mapping[str, Any]) -> list[list[str]]:
     for column in facts["columns"]:
         odd = (column.get("nan") or 0) + (column.get("inf") or 0)
         dtype = column["dtype"] + ("" if column["encoding"] == "plain" else f" ({column['encoding']})")
-        shape = "×".join(map(str, column["shape"])) or "–"
+        shape = "×".join("any" if size < 0 else str(size) for size in column["shape"]) or "–"
         numbers = [_number(column.get(name)) for name in ("min", "mean", "std", "max")]
         rows.append([column["key"], dtype, shape, *numbers, f"{odd:,}" if odd else ""])
     return rows

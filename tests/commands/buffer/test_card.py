@@ -144,3 +144,14 @@ def test_misuse_is_one_line(dataset: Path, tmp_path: Path, capsys: pytest.Captur
     assert run(["buffer", "card", str(dataset), "-o", str(tmp_path / "card.md")]) == 2
     assert not re.search("Traceback", capsys.readouterr().err)
     assert (tmp_path / "card.md").read_text() == ""
+
+
+def test_arrays_of_any_length_and_the_disk_are_told_as_info_does(capsys: pytest.CaptureFixture[str]) -> None:
+    heaps = str(Path(__file__).parents[2] / "golden" / "v1-heaps")
+    texts = []
+    for verb in ("card", "info"):
+        assert run(["buffer", verb, heaps]) == 0
+        texts.append(capsys.readouterr().out)
+    assert "| a/none | int16 (heap) | any×2 |" in texts[0]
+    (size,) = re.findall(r"\| size \| (.*?) \|", texts[0])
+    assert f"size          {size}" in texts[1]
