@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlcli.config import resolve
+from rlcli.config import from_options, read_scope
 from rlcli.errors import UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
@@ -44,5 +44,9 @@ def make_sampler(
     Raises `UsageError` for an unknown name or option, `IncompatibleError` if the dataset lacks a column.
     """
     kind = load_sampler(name)
-    options = resolve(kind.CONFIG, sets=[item.removeprefix("sampler.") for item in sets])
+    for item in sets:
+        if "=" not in item:
+            raise UsageError(f"--set {item!r} is not of the form key=value")
+    given = read_scope("sampler", sets=[f"sampler.{item.removeprefix('sampler.')}" for item in sets])
+    options = from_options(kind.CONFIG, given, "sampler")
     return kind(dataset, keys, capacity, config=options, seed=seed, episodic=episodic)

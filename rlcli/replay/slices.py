@@ -38,6 +38,7 @@ class Cutter:
         self.source = source
         self.config = config
         self._found: tuple[int, Runs, Rows] | None = None
+        self._longest = 0
 
     @property
     def span(self) -> int:
@@ -57,13 +58,14 @@ class Cutter:
         if self._found is None or self._found[0] != self.source.snapshot:
             config = self.config
             runs = self.source.runs(across=config.across)
+            self._longest = int(runs.length.max(initial=0))
             if config.short == "skip":
                 runs = runs.select(runs.length >= config.length)
             self._found = (self.source.snapshot, runs, np.maximum(runs.length - config.length + 1, 1))
         if not len(self._found[1]):
             raise IncompatibleError(
                 f"{self.source.dataset.path} has no {'' if self.config.across else 'episode of '}"
-                f"{self.config.length} rows"
+                f"{self.config.length} rows; the longest has {self._longest}"
             )
         return self._found[1], self._found[2]
 

@@ -121,7 +121,8 @@ class Source:
         """The rows that may be drawn. Raises `IncompatibleError` if there is none."""
         eligible = self.eligible()
         if eligible.count <= 0:
-            raise IncompatibleError(f"{self.dataset.path} has no row of which all that is asked is known")
+            which = " of which all that is asked is known" if self.dataset.num_rows else "s"
+            raise IncompatibleError(f"{self.dataset.path} has no row{which}")
         return eligible
 
     def runs(self, *, across: bool = False) -> Runs:
