@@ -1,5 +1,18 @@
-"""`python -m rlcli` is `rl`."""
+"""Where the process begins: all else is imported inside, so that Ctrl-C during the imports is one line too."""
 
-from rlcli.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run `rl` with the process's arguments and exit with a documented code."""
+    try:
+        from rlcli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -274,6 +274,25 @@ def test_signal_handlers_are_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+STARTING = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from rlcli.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_during_the_imports_is_one_line() -> None:
+    done = run([sys.executable, "-c", STARTING])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 # ---- small things
 
 
