@@ -44,6 +44,17 @@ def rollout(seed: int, num_steps: int, num_envs: int, ends: float = 0.2) -> Roll
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def every_pattern(num_steps: int) -> Rollout:
+    """One column `[T]` for each way in which steps may terminate, be truncated, or both: 4^T of them."""
+    ways = torch.cartesian_prod(*[torch.arange(4)] * num_steps).view(-1, num_steps).T.contiguous()
+    generator = torch.Generator().manual_seed(0)
+    reward, value, final = torch.randn(3, *ways.shape, generator=generator, dtype=torch.float64)
+    following = torch.cat([value[1:], final[-1:]])
+    next_value = torch.where(ways > 0, final, following)
+    flags = {"terminated": ways % 2 == 1, "truncated": ways >= 2}
+    return {"reward": reward, "value": value, "next_value": next_value, **flags}
+
+
 def without(given: Rollout, *names: str) -> Rollout:
     return {name: tensor for name, tensor in given.items() if name not in names}
 
@@ -109,6 +120,37 @@ def slow_n_step(x: dict[str, Any], gamma: float, n: int) -> tuple[Array, Array, 
                 if x["terminated"][k, e] or x["truncated"][k, e]:
                     break
     return found, discount, last
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+def test_every_pattern_of_ends(num_steps: int, dtype: torch.dtype) -> None:
+    """Native and plain versions against the slow references, whatever ends where, in both dtypes."""
+    exact = every_pattern(num_steps)
+    assert exact["reward"].shape == (num_steps, 4**num_steps)
+    given = {name: x if x.dtype == torch.bool else x.to(dtype) for name, x in exact.items()}
+    log_ratio = torch.linspace(-1, 1, exact["reward"].numel(), dtype=torch.float64).view_as(exact["reward"])
+    plain, gamma, lam, n = numbers(exact), 0.9, 0.8, 3
+    target = slow_lambda_return(plain, gamma, lam)
+    trace = slow_vtrace(plain, log_ratio.exp().numpy(), gamma, lam, 1.0, 1.0)
+    steps = slow_n_step(plain, gamma, n)
+    ends = {"gamma": gamma, "lam": lam}
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+
+    def same(found: Tensor, wanted: Array) -> None:
+        np.testing.assert_allclose(found.double().numpy(), wanted, atol=tolerance)
+
+    for advantage in (gae, gae_torch):
+        same(advantage(**given, **ends), target - plain["value"])
+    for estimate in (td_lambda, td_lambda_torch):
+        same(estimate(**without(given, "value"), **ends), target)
+    for estimate in (vtrace, vtrace_torch):
+        for found, wanted in zip(estimate(log_ratio.to(dtype), **given, **ends), trace, strict=True):
+            same(found, wanted)
+    for estimate in (n_step, n_step_torch):
+        found = estimate(**without(given, "value", "next_value"), gamma=gamma, n=n)
+        for part, wanted in zip(found, steps, strict=True):
+            same(part, wanted)
 
 
 @LAMBDA
@@ -272,6 +314,30 @@ def test_gradients_flow_where_they_are_wanted() -> None:
     assert given["value"].grad is not None
     with torch.no_grad():
         assert torch.equal(gae(**given, gamma=0.9, lam=0.8), gae(**given, gamma=0.9, lam=0.8))
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    given = every_pattern(2)
+    flags = (given["terminated"], given["truncated"])
+    reward, value, next_value = (given[name].requires_grad_() for name in ("reward", "value", "next_value"))
+    for advantage in (gae, gae_torch):
+        assert torch.autograd.gradcheck(
+            lambda *x, of=advantage: of(*x, *flags, gamma=0.9, lam=0.8), (reward, value, next_value)
+        )
+    for target in (td_lambda, td_lambda_torch):
+        assert torch.autograd.gradcheck(
+            lambda *x, of=target: of(*x, *flags, gamma=0.9, lam=0.8), (reward, next_value)
+        )
+    for steps in (n_step, n_step_torch):
+        assert torch.autograd.gradcheck(lambda x, of=steps: of(x, *flags, gamma=0.9, n=2).return_, (reward,))
+
+
+def test_no_gradient_flows_through_vtrace() -> None:
+    given = rollout(2, 5, 2)
+    given["value"].requires_grad_()
+    found = vtrace(torch.zeros(5, 2, dtype=torch.float64), **given, gamma=0.9)
+    assert not found.target.requires_grad
+    assert not found.advantage.requires_grad
 
 
 def test_other_dtypes_take_the_plain_version() -> None:
