@@ -63,7 +63,7 @@ def _compare_column(
 ) -> None:
     name = "/".join(column.key)
     ours = _ours(dataset, column, theirs, start, stop)
-    if isinstance(theirs, np.ndarray) and isinstance(ours, np.ndarray) and theirs.dtype.kind != "O":
+    if all(isinstance(rows, np.ndarray) and rows.dtype.kind != "O" for rows in (theirs, ours)):
         if theirs.dtype != ours.dtype or theirs.size != ours.size:
             bad = np.ones(stop - start, np.bool_)
         else:

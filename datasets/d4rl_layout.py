@@ -71,6 +71,10 @@ def find_layout(file: h5py.File) -> Layout:
         listed = ", ".join(top[:12]) + (", …" if len(top) > 12 else "")
         raise NotD4RL(f"no {', '.join(missing)} (found {listed or 'nothing'})")
     lengths = [_length(found, prefix) for prefix in prefixes]
+    for prefix in prefixes[1:]:
+        for path in [path for name in _SAME_LENGTH for path in _below(found, prefix + name)]:
+            if (name := path.removeprefix(prefix)) not in {p.removeprefix(prefixes[0]) for p in found}:
+                raise InputError(f"{name} is in some of the file's chunks only")
     columns = {}
     for path in found:
         name = path.removeprefix(prefixes[0])
@@ -120,6 +124,8 @@ def _is_column(name: str, parts: list[h5py.Dataset | None], lengths: list[int]) 
     """Whether a dataset has one value per row and our format can hold it."""
     first = parts[0]
     required = name.split("/")[0] in _SAME_LENGTH
+    if required and None in parts:
+        raise InputError(f"{name} is in some of the file's chunks only")
     for part, length in zip(parts, lengths, strict=True):
         if part is None or first is None or not part.shape or part.shape[0] != length:
             return False

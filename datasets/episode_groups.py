@@ -41,7 +41,7 @@ class Layout:
 class Found:
     """An array or attribute of the groups: `text` is its dtype for strings; `shape` is per row, or whole.
 
-    `count` is how many groups have it; an axis 0 of -1 varies between groups.
+    `count` is how many groups have it; an axis 0 of -1 varies between groups, but not within one.
     """
 
     where: Where
@@ -213,7 +213,8 @@ def _join(result: Scan, path: Path, name: str, key: str, new: Found, is_role: bo
     if new.dtype == old.dtype and new.where == old.where:
         if new.shape == old.shape:
             return
-        if new.where != "row" and len(new.shape) == len(old.shape) and new.shape[1:] == old.shape[1:]:
+        varies = 0 < len(new.shape) == len(old.shape) and new.shape[1:] == old.shape[1:]
+        if varies and not (is_role and new.where == "row"):
             old.shape = (-1, *new.shape[1:])
             return
     told = f"{new.dtype}{list(new.shape)} in {name} and {old.dtype}{list(old.shape)} before"

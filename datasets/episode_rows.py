@@ -67,6 +67,7 @@ class GroupSource(Opened):
         self.scan, self.layout, self.groups = scan, layout, groups
         self.fallback = not any(is_below(key, layout.observation) for key in scan.found)
         self.observed = layout.fallback if self.fallback and layout.fallback else layout.observation
+        self.varies = -1 in scan.found[self.observed].shape if self.observed in scan.found else False
         if not any(is_below(key, self.observed) for key in scan.found):
             told = ", ".join(key for key in scan.found if not key.startswith("@"))
             raise InputError(f"{where}: no observations ({layout.observation}); it has {told}", path=where)
@@ -83,7 +84,9 @@ class GroupSource(Opened):
             report.remarks.append(f"{scan.empty:,} episodes have no steps")
         if not self.rewarded:
             report.remarks.append("the source has no rewards; they are 0")
-        if self.fallback:
+        if self.varies:
+            report.remarks.append(f"the source has no observations, and {self.observed} of different widths")
+        elif self.fallback:
             report.remarks.append(f"the source has no observations; {self.observed} stand for them")
         if not self.derives:
             report.remarks.append(
@@ -125,7 +128,7 @@ class GroupSource(Opened):
                 continue
             if name in told:
                 keys[name] = told[name]
-            elif is_below(name, self.observed):
+            elif is_below(name, self.observed) and not self.varies:
                 keys[name] = ("observation", *_rest(name, self.observed))
             elif is_below(name, layout.action):
                 keys[name] = ("action", *_rest(name, layout.action))
@@ -146,7 +149,7 @@ class GroupSource(Opened):
         if found.dtype == "text":
             return heap_column(key, Heap("text", limit=limit))
         everywhere = found.count == len(self.scan.names)
-        if found.where == "row" or (everywhere and not found.shape):
+        if (found.where == "row" and -1 not in found.shape) or (everywhere and not found.shape):
             return Column(key, found.dtype, found.shape)
         return heap_column(key, Heap("array", limit=limit), found.dtype, (-1, *found.shape[1:]))
 
@@ -270,12 +273,13 @@ class GroupSource(Opened):
         found = self.scan.found[name]
         if found.dtype == "text":
             return texts_of(dataset, start, stop)
-        if stop > dataset.shape[0] or dataset.size // max(1, dataset.shape[0]) != np.prod(found.shape):
+        shape = dataset.shape[1:] if -1 in found.shape else found.shape
+        if stop > dataset.shape[0] or dataset.size // max(1, dataset.shape[0]) != np.prod(shape):
             raise CorruptError(f"{_path_of(group)}: {dataset.name} has changed since it was looked through")
         row_bytes = dataset.size // dataset.shape[0] * dataset.dtype.itemsize
         if dataset.chunks is not None and (stop - start) * row_bytes >= _FAST_BYTES:
             return hdf5.Rows([dataset]).read(start, stop)
-        values = np.empty((stop - start, *found.shape), found.dtype)
+        values = np.empty((stop - start, *shape), found.dtype)
         dataset.read_direct(values, np.s_[start:stop])
         return values
 

@@ -57,6 +57,18 @@ class Field:
         return self.kind in ("image", "text") or self.dtype == "string"
 
     @cached_property
+    def innermost_size(self) -> int:
+        """Values per element of the innermost sequence: 1 where each is the bytes of all of it."""
+        if self.encoding != "none" or (self.is_bytes and self.kind != "tensor"):
+            return 1
+        return max(1, math.prod(n or 1 for n in self.shape))
+
+    @cached_property
+    def elements_size(self) -> int:
+        """Values per element of the outermost sequence."""
+        return math.prod(n or 1 for n in self.lengths[1:]) * self.innermost_size
+
+    @cached_property
     def depth(self) -> int:
         """How many sequences are within one step, or within the episode for a feature of it."""
         return max(0, len(self.lengths) - (self.path[0] == "steps"))
@@ -285,9 +297,9 @@ def _shape(content: dict[str, Any], where: str) -> Shape:
 
 def _dtype(value: Any, where: str) -> str:
     name = "string" if value in ("string", "object", "str", "bytes") else value
-    if name != "string" and name not in DTYPES:
+    if not isinstance(name, str) or (name != "string" and name not in DTYPES):
         raise IncompatibleError(f"{where}: dtype {value!r} is not storable")
-    return str(name)
+    return name
 
 
 def show_shape(shape: Shape) -> str:

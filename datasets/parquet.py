@@ -1,7 +1,9 @@
 """Parquet files, both ways (extra `arrow`): a row per step, vectors as lists; a file or a folder of them.
 
 Files of a folder follow each other by name. Lists of one length become vectors, nested ones matrices; the
-fields of a struct are columns by themselves, with slashes in their names.
+fields of a struct are columns by themselves, with slashes in their names. Where rows of a column of text,
+bools or integers are empty (null), they are "", False or 0, and `<name>_valid` tells which; floats are
+NaN there. An empty action, observation, reward or flag is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from rlcli.plugins import require
 
 _MAGIC = b"PAR1"
 _MAX_ROWS = 1 << 40
+_VALID = "_valid"  # the column beside one that has empty rows
 
 
 def detect(path: Path) -> Seen:
@@ -38,7 +41,17 @@ def detect(path: Path) -> Seen:
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
     """The files, looked through once. Raises `MissingExtraError` without pyarrow."""
     with closing(ParquetTable(path)) as table:
-        yield PlainSource(table, request)
+        source = PlainSource(table, request)
+        roles = source.roles
+        needed = {**roles.below("observation"), **roles.below("action"), **roles.below("next", "observation")}
+        for name in [*needed, *roles.single.values()]:
+            if name in table.nulls:
+                raise InputError(f"{path}: {name} has {table.nulls[name]:,} empty rows", path=path)
+        source.report.remarks += [
+            f"{name}: {count:,} rows are empty; {name}{_VALID} tells which"
+            for name, count in table.nulls.items()
+        ]
+        yield source
 
 
 def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) -> Report:
@@ -69,7 +82,10 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
 
 
 class ParquetTable(Table):
-    """The columns of one or more files as rows. See `plain.Table`."""
+    """The columns of one or more files as rows. See `plain.Table`.
+
+    `nulls` are the columns of text, bools and integers that have empty rows, and how many.
+    """
 
     layout = "parquet"
     can_seek = True
@@ -99,11 +115,11 @@ class ParquetTable(Table):
                     self._groups.append((number, group))
                     self._starts.append(self._starts[-1] + rows)
         self.metadata = _metadata(self._opened[0].schema_arrow)
+        self.nulls = self._nulls()
         rows = self._starts[-1]
         if rows == 0:
             raise InputError(f"{path}: has no rows", path=path)
-        first = self._read_group(0, None)
-        for name, values in first.items():
+        for name, values in self._read_group(0, None).items():
             self.fields[name] = Field(values.dtype, values.shape[1:], rows)
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
@@ -124,6 +140,34 @@ class ParquetTable(Table):
         for opened in self._opened:
             opened.close()
 
+    def _nulls(self) -> dict[str, int]:
+        """Empty rows by column, from the files' own counts, or by reading where a file does not count."""
+        kinds, found = self._arrow.types, dict[str, int]()
+        names = {}
+        for field in self._opened[0].schema_arrow:
+            kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
+            if kinds.is_string(kind) or kinds.is_large_string(kind) or _is_whole(kinds, kind):
+                names[field.name] = field.nullable
+        for number, group in self._groups:
+            told = self._opened[number].metadata.row_group(group)
+            for at in range(told.num_columns):
+                column = told.column(at)
+                name = column.path_in_schema
+                if not names.get(name):
+                    continue
+                statistics = column.statistics
+                count = (
+                    statistics.null_count if statistics is not None and statistics.has_null_count else None
+                )
+                if count is None:
+                    with self._damage(self.files[number]):
+                        count = (
+                            self._opened[number].read_row_group(group, columns=[name]).column(0).null_count
+                        )
+                if count:
+                    found[name] = found.get(name, 0) + count
+        return found
+
     def _read_group(self, number: int, names: Sequence[str] | None) -> Arrays:
         """The columns `names` of a row group; without names one row of all of them."""
         at, group = self._groups[number]
@@ -138,6 +182,10 @@ class ParquetTable(Table):
         columns: dict[str, Any] = {}
         for top in table.column_names:
             found = dict(self._leaves(top, table.column(top).combine_chunks(), file))
+            if top in self.nulls and f"{top}{_VALID}" not in table.column_names:
+                column = found[top]
+                found[f"{top}{_VALID}"] = column.is_valid()
+                found[top] = self._filled(column)
             columns |= found
             self._tops |= dict.fromkeys(found, top)
         arrays: Arrays = {}
@@ -153,6 +201,15 @@ class ParquetTable(Table):
                     path=file,
                 )
         return arrays
+
+    def _filled(self, column: Any) -> Any:
+        """A column of text, bools or integers with something in its empty rows."""
+        kinds = self._arrow.types
+        if kinds.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if kinds.is_boolean(column.type):
+            return column.fill_null(False)
+        return column.fill_null(0 if kinds.is_integer(column.type) else "")
 
     def _leaves(self, path: str, column: Any, file: Path) -> Iterator[tuple[str, Any]]:
         """The column, or those of the fields of a struct."""
@@ -210,6 +267,10 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix == ".parquet" and file.is_file())
     return [path]
+
+
+def _is_whole(kinds: Any, kind: Any) -> bool:
+    return bool(kinds.is_boolean(kind) or kinds.is_integer(kind))
 
 
 def _is_parquet(file: Path) -> bool:

@@ -82,7 +82,15 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
                 if bool(dataset.read(column.key, start, start + 1)[0]):
                     masks[key].append(name)
             _write_rows(
-                dataset, plan, output, group, (start, end + 1), end not in unknown, compression, advance
+                dataset,
+                plan,
+                output,
+                group,
+                (start, end + 1),
+                end not in unknown,
+                compression,
+                advance,
+                report,
             )
         for key, listed in masks.items():
             output.file[f"mask/{key}"] = np.array(listed, dtype=h5py.string_dtype())
@@ -178,12 +186,17 @@ def _write_rows(
     is_known: bool,
     compression: str | None,
     advance: Advance,
+    report: Report,
 ) -> None:
     start, stop = rows
     written: list[tuple[str, Key, np.dtype[Any], tuple[int, ...]]] = []
     for name, column in plan.rows.items():
         dtype = plan.reward if column.key == _REWARD else column.numpy
-        shape = () if column.key == _REWARD else column.shape
+        shape = () if column.key == _REWARD else _shape(dataset, column, start, stop)
+        if shape is None:
+            said = f"{name}: rows of one episode have different shapes, which an array cannot hold; left out"
+            report.lossy += [said] if said not in report.lossy else []
+            continue
         written.append((name, column.key, _storable(column, dtype), shape))
     for name, key in plan.following.items() if is_known else ():
         column = dataset.schema.column(key)
@@ -199,6 +212,7 @@ def _write_rows(
         for name, key, dtype, shape in written:
             values = dataset.read(key, start + low, start + high)
             if dtype.kind != "O":
+                values = np.stack(list(values)) if values.dtype.kind == "O" else values
                 values = np.asarray(values, dtype).reshape(high - low, *shape)
             targets[name][low:high] = values
         output.check()
@@ -207,6 +221,14 @@ def _write_rows(
         dones = np.zeros(stop - start, np.int64)
         dones[-1] = int(dataset.read(("next", "terminated"), stop - 1, stop)[0, 0])
         group["dones"] = dones
+
+
+def _shape(dataset: Dataset, column: Column, start: int, stop: int) -> tuple[int, ...] | None:
+    """The shape of a column's rows, None where they have several."""
+    if -1 not in column.shape:
+        return column.shape
+    shapes = {np.shape(value) for value in dataset.read(column.key, start, stop)}
+    return shapes.pop() if len(shapes) == 1 else None
 
 
 def _storable(column: Column, dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -68,8 +68,6 @@ def test_files_without_rows_are_passed_over(tmp_path):
     "values",
     [
         [[1, 2]] * 7 + [[1, None]] + [[1, 2]] * 2,  # would become a number that nobody wrote
-        [True] * 8 + [None, True],
-        ["a"] * 9 + [None],
         [{"a": 1}] * 9 + [None],
     ],
 )
@@ -80,6 +78,31 @@ def test_empty_values_that_no_number_stands_for_are_refused_unless_left_out(valu
     if not isinstance(values[0], dict):
         report = convert(tmp_path / "x.parquet", tmp_path / "ds", mapping={"odd": "-"})
         assert report["lossy"] == ["odd: left out, as asked"]
+
+
+def test_empty_rows_of_text_bools_and_integers_are_told_by_a_column_beside(tmp_path):
+    text = ["a", None, "", *["b"] * 7]
+    whole = pa.array([1, None, *range(8)], pa.int16())
+    more = {"odd": pa.array(text), "number": whole, "flag": pa.array([True] * 8 + [None, True])}
+    more["word"] = pa.array(text).dictionary_encode()
+    pq.write_table(table(**more), tmp_path / "x.parquet", row_group_size=4)
+    pq.write_table(table(**more), tmp_path / "y.parquet", row_group_size=4, write_statistics=False)
+    for name in ("x", "y"):
+        report = convert(tmp_path / f"{name}.parquet", tmp_path / name, check=True)
+        assert "odd: 1 rows are empty; odd_valid tells which" in report["remarks"]
+        with Dataset.open(tmp_path / name) as dataset:
+            assert dataset.schema.column(("info", "number")).dtype == "int16"
+        for key in ("odd", "word"):
+            assert list(read(tmp_path / name, "info", key)) == ["a", "", "", *["b"] * 7]
+            assert read(tmp_path / name, "info", f"{key}_valid").tolist() == [True, False, *[True] * 8]
+        assert read(tmp_path / name, "info", "number").tolist() == [1, 0, *range(8)]
+        assert read(tmp_path / name, "info", "flag").tolist() == [True] * 8 + [False, True]
+
+
+def test_an_empty_action_is_refused(tmp_path):
+    pq.write_table(table(action=pa.array([1, None, *range(8)])), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="action has 1 empty rows"):
+        convert(tmp_path / "x.parquet", tmp_path / "ds")
 
 
 def test_empty_floats_are_nan(tmp_path):

@@ -207,6 +207,29 @@ def test_raw_states_stand_for_observations(tmp_path):
         assert np.array_equal(one.read(("observation",)), two.read(("observation",)))
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_states_of_another_width_per_demo_are_kept(tmp_path, raw):
+    """Kitchens with other objects have other states (RoboCasa)."""
+    values = demos()
+    for width, one in enumerate(values.values(), 4):
+        one["states"] = np.random.default_rng(width).standard_normal((len(one["actions"]), width))
+        if raw:
+            for name in [name for name in one if name not in ("actions", "states")]:
+                del one[name]
+    report = convert(write(tmp_path / "x.hdf5", values), tmp_path / "one", check=True)
+    assert report["lossy"] == []
+    convert(tmp_path / "one", tmp_path / "y.hdf5", to="robomimic", check=True)
+    convert(tmp_path / "y.hdf5", tmp_path / "two", check=True)
+    with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
+        assert one.digest == two.digest
+        expected = [row for value in values.values() for row in value["states"]]
+        found = one.read(("info", "states"))
+        assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+    with h5py.File(tmp_path / "y.hdf5") as file:
+        for name, value in values.items():
+            assert np.array_equal(file[f"data/{name}/states"][()], value["states"])
+
+
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_import_export_import_is_the_identity(tmp_path, compression):
     values = demos()
