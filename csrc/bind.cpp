@@ -9,4 +9,5 @@ PYBIND11_MODULE(_native, module) {
   bind_row_map(module);
   bind_column_writer(module);
   bind_product(module);
+  bind_example(module);
 }

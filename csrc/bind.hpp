@@ -12,3 +12,4 @@ void bind_sampling(py::module_ &module);
 void bind_row_map(py::module_ &module);
 void bind_column_writer(py::module_ &module);
 void bind_product(py::module_ &module);
+void bind_example(py::module_ &module);

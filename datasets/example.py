@@ -5,9 +5,9 @@
     Feature   { oneof kind { BytesList bytes_list = 1; FloatList float_list = 2; Int64List int64_list = 3; } }
     *List     { repeated (bytes | float | int64) value = 1; }        // numbers packed or not
 
-(TensorFlow, `core/example/example.proto` and `feature.proto`; protobuf's encoding guide.) Lists of numbers
-are decoded as a whole by numpy, so that the time goes by bytes and not by values. What a parser of protobuf
-must accept is accepted: unknown fields, repeated and split messages, the last of equal map keys.
+(TensorFlow, `core/example/example.proto` and `feature.proto`; protobuf's encoding guide.) Records as writers
+lay them out are decoded natively. What else a parser of protobuf must accept is accepted here: unknown
+fields, repeated and split messages, numbers that are not packed; and here damage is named.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli._native import decode_example
 from rlcli.errors import CorruptError, IncompatibleError
 
 #: Decoded: float32 `[n]`, int64 `[n]`, a list of byte strings, or None where the feature has no kind.
@@ -29,11 +30,17 @@ _EMPTY_INTS = np.empty(0, np.int64)
 
 
 def decode(record: bytes) -> dict[str, Values]:
-    """The features of an Example by name. Float arrays may be views into `record`; none is writable.
+    """The features of an Example by name. Arrays may be views into `record`, or not be writable.
 
     Raises `CorruptError` that names the byte for what is not an Example, `IncompatibleError` for a
     `SequenceExample`.
     """
+    found: dict[str, Values] | None = decode_example(record)
+    return decode_any(record) if found is None else found
+
+
+def decode_any(record: bytes) -> dict[str, Values]:
+    """What `decode` returns, however the record is laid out."""
     found: dict[str, Values] = {}
     for field, wire, start, stop in _fields(record, 0, len(record)):
         if field == 2 and wire == _BYTES:

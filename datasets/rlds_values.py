@@ -44,16 +44,18 @@ def count(field: Field, example: Mapping[str, Values]) -> int:
 
     Raises `CorruptError` where that is not a whole number.
     """
-    lengths = example.get(f"{field.name}/ragged_row_lengths_0")
-    if len(field.lengths) > 1 and lengths is not None:
-        return len(lengths)
+    if len(field.lengths) > 1:
+        lengths = example.get(f"{field.name}/ragged_row_lengths_0")
+        if lengths is not None:
+            return len(lengths)
     values = _stored(field, example)
     if values is None or not field.lengths:
         return int(values is not None and len(values) > 0)
-    size = _elements_size(field)
-    if len(values) % size:
-        raise CorruptError(f"{field.name}: {len(values):,} values are not a multiple of {size:,}")
-    return len(values) // size
+    number, rest = divmod(len(values), field.elements_size)
+    if rest:
+        message = f"{len(values):,} values are not a multiple of {field.elements_size:,}"
+        raise CorruptError(f"{field.name}: {message}")
+    return number
 
 
 def read(field: Field, example: Mapping[str, Values], start: int, stop: int) -> Decoded:
@@ -63,7 +65,7 @@ def read(field: Field, example: Mapping[str, Values], start: int, stop: int) -> 
     """
     if len(field.lengths) > 1 and f"{field.name}/ragged_row_lengths_0" in example:
         return _ragged(field, example, start, stop)
-    values, size = _stored(field, example), _elements_size(field)
+    values, size = _stored(field, example), field.elements_size
     inner = tuple(n or 1 for n in field.lengths[1:])
     if not field.lengths:
         size = 0 if values is None else len(values)
@@ -82,23 +84,11 @@ def _stored(field: Field, example: Mapping[str, Values]) -> Values:
     return example.get(field.name)
 
 
-def _elements_size(field: Field) -> int:
-    """Values per element of the outermost sequence."""
-    return math.prod(n or 1 for n in field.lengths[1:]) * _innermost_size(field)
-
-
-def _innermost_size(field: Field) -> int:
-    """Values per element of the innermost sequence: 1 where each is the bytes of all of it."""
-    if field.encoding != "none" or (field.is_bytes and field.kind != "tensor"):
-        return 1
-    return max(1, math.prod(n or 1 for n in field.shape))
-
-
 def _ragged(field: Field, example: Mapping[str, Values], start: int, stop: int) -> Decoded:
     lengths = np.asarray(example[f"{field.name}/ragged_row_lengths_0"])
     flat = example.get(f"{field.name}/ragged_flat_values")
     values = [] if flat is None else flat
-    size = _innermost_size(field)
+    size = field.innermost_size
     if lengths.dtype != np.int64 or ((lengths < 0) | (lengths > len(values))).any():
         raise CorruptError(f"{field.name}: its row lengths do not fit its {len(values):,} values")
     if int(lengths.sum()) * size != len(values):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcli.datasets.example import decode, encode
+from rlcli._native import decode_example
+from rlcli.datasets.example import decode, decode_any, encode
 from rlcli.errors import CorruptError, IncompatibleError, RLError
 
 
@@ -183,6 +184,29 @@ def test_mutated_records_decode_as_protobuf_does_or_end_in_a_clean_error(
         return  # groups and overlong tags: we may be as strict or skip them
     if ours is not None:
         assert str(sorted(ours.items())) == str(sorted(theirs.items()))  # NaN equals NaN
+
+
+@settings(max_examples=300, deadline=None)
+@given(FEATURES, st.randoms(use_true_random=False))
+def test_the_native_reader_agrees_with_the_general_one_or_leaves_the_record_to_it(
+    features: dict[str, Any], rng: random.Random
+) -> None:
+    whole = encode(features)
+    assert decode_example(whole) is not None
+    record = bytearray(whole)
+    for _ in range(rng.randint(0, 2)):
+        if record:
+            record[rng.randrange(len(record))] = rng.randrange(256)
+    found = decode_example(bytes(record))
+    if found is not None:
+        expected = decode_any(bytes(record))
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            assert type(found[name]) is type(values)
+            if isinstance(values, np.ndarray):
+                assert (found[name].dtype, found[name].tobytes()) == (values.dtype, values.tobytes())
+            else:
+                assert found[name] == values
 
 
 def test_lists_of_one_kind_run_on_and_the_last_kind_wins() -> None:
