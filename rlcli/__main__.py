@@ -1,4 +1,4 @@
-"""Where the process begins: all else is imported inside, so that Ctrl-C during the imports is one line too."""
+"""Where the process begins: all else is imported inside, so that Ctrl-C while importing is one line too."""
 
 import sys
 
