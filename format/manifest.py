@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.errors import CorruptError, IncompatibleError, InputError, ResourceError
 from rlcli.format import files, strictjson
 from rlcli.format.schema import Schema
 
@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"([0-9]{20})\.json")
 _STREAM = re.compile(r"w([0-9]{2,5})")
 _SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
 _HEX = re.compile(r"[0-9a-f]{64}")
+MAX_BYTES = 1 << 26
+MAX_SEGMENTS = 65_536
 _OPEN_COUNTS = ("stream", "first", "alloc")
 _SEALED_COUNTS = (*_OPEN_COUNTS, "rows", "episodes", "finals", "bytes")
 _OWN = frozenset(
@@ -192,8 +194,11 @@ def publish(
     """Writes a manifest as a new generation and returns it with its SHA-256.
 
     `before_link` runs when the temporary file is there and the number is not: seals append their
-    record then. Raises `GenerationTaken` if the number is: another writer was at work.
+    record then. Raises `GenerationTaken` if the number is: another writer was at work; `ResourceError`, with
+    nothing done, if no reader would accept so large a manifest.
     """
+    if len(manifest.segments) > MAX_SEGMENTS:
+        raise _too_large(root, f"{len(manifest.segments):,} segments, at most {MAX_SEGMENTS:,} are allowed")
     data = put(root, manifest.generation, manifest.to_file(), durable=durable, before_link=before_link)
     return replace(manifest, sha256=hashlib.sha256(data).hexdigest())
 
@@ -208,6 +213,8 @@ def put(
 ) -> bytes:
     """`publish` of a manifest as JSON; returns the bytes of its file."""
     data = strictjson.dump_checked(value)
+    if len(data) > MAX_BYTES:
+        raise _too_large(root, f"a manifest of {len(data):,} bytes, at most {MAX_BYTES:,} are allowed")
     temporary = root / "manifests" / f".tmp-{generation}-{uuids.uuid4().hex}"
     target = path_of(root, generation)
     with files.told_as(target, temporary):
@@ -225,6 +232,10 @@ def put(
             files.sync_folder(root / "manifests")
         files.remove(temporary)
     return data
+
+
+def _too_large(root: Path, what: str) -> ResourceError:
+    return ResourceError(f"{root}: {what}", hint="rl buffer compact joins segments", path=root)
 
 
 def load_identity(root: Path) -> dict[str, Any]:
@@ -409,6 +420,8 @@ def _check_structure(manifest: Manifest, features: list[str]) -> None:
         raise ValueError(f"a window of {manifest.window!r} rows")
     if set(features) != set(manifest.incompat):
         raise ValueError(f"features {features}, but kind and schema need {manifest.incompat}")
+    if len(manifest.segments) > MAX_SEGMENTS:
+        raise ValueError(f"{len(manifest.segments):,} segments")
     before: Segment | None = None
     for segment in manifest.segments:
         match = _SEGMENT.fullmatch(segment.name)

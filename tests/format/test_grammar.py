@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
-from rlcli.errors import CorruptError, IncompatibleError, RLError
+from rlcli.errors import CorruptError, IncompatibleError, ResourceError, RLError
 from rlcli.format import manifest, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import check_key, check_keys
 from rlcli.format.schema import Column, Schema, ted_schema
 from rlcli.format.specs import Box, Composite, Discrete, spec_from_json
+from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
 
 
@@ -230,6 +231,42 @@ def test_lying_manifests_fail_cleanly(tmp_path: Path, changes: dict[str, Any]) -
     assert caught.value.code in (4, 5)
     assert "\n" not in caught.value.message
     assert m.tree_hashes(tmp_path / "ds") == before
+
+
+def _write_for_ever(writer: Writer) -> None:
+    while True:
+        writer.write(0, {("a",): np.arange(writer.num_rows, writer.num_rows + 4)})
+        writer.commit()
+
+
+def test_a_manifest_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader refuses more at once, and a writer stops before it makes what nobody would read."""
+    m.small(tmp_path / "long", num_streams=1, steps=5)
+    newest = max((tmp_path / "long" / "manifests").iterdir())
+    with open(newest, "r+b") as file:
+        file.truncate((1 << 26) + 1)
+    with pytest.raises(CorruptError, match="at most 67108864"):
+        Dataset.open(tmp_path / "long")
+
+    many = tmp_path / "many"
+    writer = Writer.create(many, Schema((Column(("a",), "int64"),)), spec={}, lineage={}, segment_rows=4)
+    for limit, value in (("MAX_SEGMENTS", 3), ("MAX_BYTES", 3000)):
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, limit, value)
+            with pytest.raises(ResourceError, match="at most"):
+                _write_for_ever(writer)
+        committed = writer.num_rows
+        writer.abort()
+        with Dataset.open(many) as dataset:
+            assert len(dataset.segments) >= 3
+            np.testing.assert_array_equal(dataset.read(("a",)), np.arange(committed))
+        writer = Writer.append(many, lineage={})
+    writer.close()
+    assert verify(many, deep=True) == []
+    monkeypatch.setattr(manifest, "MAX_SEGMENTS", 2)
+    _rewrite(many, extra={"not": "seen before"})
+    with pytest.raises(CorruptError, match="segments"):
+        Dataset.open(many)
 
 
 def test_unknown_members_are_kept(tmp_path: Path) -> None:
