@@ -16,16 +16,24 @@ from rlcli.replay.sampler import Sampler, State
 class Mixture(Sampler):
     """Of B rows, source k gives `B * weight_k`, rounded down or up at random: its expectation is exact.
 
-    Rows of one source come after those of another. All sources must give the same leaves.
+    Rows of one source come after those of another. All sources must give the same leaves. Raises `ValueError`
+    without a source, or if a weight is not a positive number.
     """
 
     NAME = "mixture"
     STREAM = 2
 
     def __init__(self, sources: Sequence[Sampler], weights: Sequence[float], *, seed: int = 0) -> None:
+        shares = np.asarray(weights, np.float64)
+        if (
+            not len(sources)
+            or shares.shape != (len(sources),)
+            or not (np.isfinite(shares) & (shares > 0)).all()
+        ):
+            raise ValueError("a mixture needs a source at least, and a positive weight for each")
         super().__init__(sources[0].source, seed)
         self.sources = list(sources)
-        self.weights = np.asarray(weights, np.float64) / np.sum(weights)
+        self.weights = shares / shares.sum()
         self._counts: list[int] = []  # of the last batch
 
     def __len__(self) -> int:

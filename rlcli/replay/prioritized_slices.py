@@ -8,27 +8,23 @@ from typing import Literal
 import numpy as np
 
 from rlcli.config import opt
-from rlcli.errors import IncompatibleError
-from rlcli.replay import slices
+from rlcli.replay import prioritized, slices
 from rlcli.replay.block import Block, Layout
-from rlcli.replay.priority_sampler import KEPT, PrioritySampler
 from rlcli.replay.streams import Rows
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(prioritized.Config):
     """Slices of `length` consecutive rows, drawn by the priority of the first."""
 
+    alpha: float = opt(0.9, "How much priorities count; 0 is uniform.", ge=0, source="R2D2, table 2")
+    beta: float = opt(0.6, "How far weights undo the bias, in [0, 1].", ge=0, le=1, source="R2D2, table 2")
     length: int = opt(32, "Steps of a slice that count.", ge=1)
     burn_in: int = opt(0, "Steps before them, to warm a recurrent state up; they do not count.", ge=0)
     short: Literal["skip", "pad"] = opt("skip", "Episodes shorter than a slice: left out, or padded.")
-    alpha: float = opt(0.9, "How much priorities count; 0 is uniform.", ge=0, source="R2D2, table 2")
-    beta: float = opt(0.6, "How far weights undo the bias, in [0, 1].", ge=0, le=1, source="R2D2, table 2")
-    epsilon: float = opt(1e-6, "Added to a priority, so that none is 0.", gt=0)
-    persist: str | None = opt(None, KEPT)
 
 
-class PrioritizedSlices(PrioritySampler[Config]):
+class PrioritizedSlices(prioritized.Proportional[Config]):
     """As `Slices`, but the beginning is drawn as `Prioritized` draws rows; `update` takes a batch's `row`.
 
     `row` names the first row that counts. In R2D2 the priority of a slice is 0.9 of the greatest and 0.1 of
@@ -52,14 +48,7 @@ class PrioritizedSlices(PrioritySampler[Config]):
 
     def fill(self, block: Block, batch_size: int) -> None:
         runs, _ = self.cutter.places()
-        self.table.refresh()
-        ids, weights = self.drawn(block)
-        if not self.table.tree.sample(
-            self.seed, self.STREAM, self.batches, True, self.config.beta, ids, weights
-        ):
-            raise IncompatibleError(f"{self.source.dataset.path} has no place where a slice may begin")
-        self.batches += 1
-        start = self.table.take(ids)
+        start = self.draw(block)
         chosen = runs.of(start)
         self.cutter.cut(start, runs.start[chosen], runs.stop[chosen], block)
 

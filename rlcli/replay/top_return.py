@@ -18,6 +18,7 @@ class Config:
     """Rows of the best episodes."""
 
     share: float = opt(0.1, "Of the episodes, how many, best first, in (0, 1]; at least one.", gt=0, le=1)
+    episodes: int = opt(0, "How many episodes, best first; 0 goes by share.", ge=0)
 
 
 class TopReturn(RowSampler[Config]):
@@ -40,7 +41,7 @@ class TopReturn(RowSampler[Config]):
             whole = runs.select(~np.isnan(runs.return_))
             if not len(whole):
                 raise IncompatibleError(f"{self.source.dataset.path} has no whole episode")
-            count = max(1, round(self.config.share * len(whole)))
+            count = self.config.episodes or max(1, round(self.config.share * len(whole)))
             order = np.argsort(-whole.return_, kind="stable")[:count]
             chosen = whole.select(np.sort(order))
             self._found = (self.source.snapshot, chosen, np.cumsum(chosen.length))

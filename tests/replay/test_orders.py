@@ -47,6 +47,10 @@ def test_only_the_best_episodes_come(tmp_path: Path) -> None:
     counts = np.bincount(sampler.rows(9000), minlength=15)
     assert counts[:6].sum() == 0
     assert np.abs(counts[6:] - 1000).max() < 170
+    two = TopReturn(dataset, OBSERVED, config=top_return.Config(episodes=2))
+    assert two.rows(100).tolist() == TopReturn(dataset, OBSERVED, config=sampler.config).rows(100).tolist()
+    all_of_them = TopReturn(dataset, OBSERVED, config=top_return.Config(episodes=9))
+    assert set(all_of_them.rows(1000).tolist()) == set(range(15))
 
 
 def test_a_queue_gives_each_row_once_and_again_what_was_not_acknowledged(tmp_path: Path) -> None:

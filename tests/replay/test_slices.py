@@ -105,3 +105,15 @@ def test_prioritised_beginnings(tmp_path: Path) -> None:
     counts = np.bincount(sampler.sample(10_000)["row"], minlength=13)
     assert abs(counts[1] - 7500) < 5
     assert counts[3] == 0
+
+
+def test_prioritised_slices_have_the_options_of_prioritised_rows(tmp_path: Path) -> None:
+    config = PrioritizedConfig(length=4, beta=0.5, beta_batches=2, distinct=True)
+    sampler = PrioritizedSlices(counting(tmp_path / "a", [6, 2, 5]), config=config)
+    betas = []
+    for _ in range(3):
+        betas.append(sampler.beta)
+        assert sorted(sampler.sample(5)["row"].tolist()) == [0, 1, 2, 8, 9]
+    assert betas == [0.5, 0.75, 1.0]
+    with pytest.raises(IncompatibleError, match="fewer than a batch"):
+        sampler.sample(6)

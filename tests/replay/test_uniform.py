@@ -90,6 +90,13 @@ def test_a_mixture_keeps_its_proportions(tmp_path: Path) -> None:
     assert abs(np.mean(shares) - 0.3) < 0.005
 
 
+@pytest.mark.parametrize("weights", [[], [1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_a_mixture_needs_weights(weights: list[float], tmp_path: Path) -> None:
+    part = Uniform(_dataset(tmp_path / "a", [5], known_finals=True), COLUMNS)
+    with pytest.raises(ValueError, match="positive weight"):
+        Mixture([part, part] if weights else [], weights)
+
+
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="log_prob"):
         Uniform(_dataset(tmp_path / "a", [4], known_finals=True), [("log_prob",)])
