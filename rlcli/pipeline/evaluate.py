@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +44,8 @@ def evaluation_seeds(seed: int, count: int, *, purpose: str) -> list[int]:
 class Recorder(AbstractContextManager["Recorder"]):
     """What wants to see every step of the rollouts; the base class ignores them.
 
-    Leaving the context completes what was recorded, or drops it all if an exception passes.
+    Leaving the context completes what was recorded, or drops it all if an exception passes or completing
+    fails. Files are in temporary places: their owner names or removes them.
     """
 
     def begin(self, slot: int, index: int, seed: int) -> None:
@@ -54,16 +55,17 @@ class Recorder(AbstractContextManager["Recorder"]):
         """One step in `slot`. `observation` and the outcome's are only valid during the call."""
 
     def complete(self) -> None:
-        """All episodes are over: make the record appear."""
+        """All episodes are over: write what is left to write."""
 
     def drop(self) -> None:
-        """The record is not wanted: leave nothing."""
+        """The record is not wanted: let go of what is open."""
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:
-            self.complete()
-        else:
-            self.drop()
+        with ExitStack() as unless_complete:
+            unless_complete.callback(self.drop)
+            if kind is None:
+                self.complete()
+                unless_complete.pop_all()
 
 
 def rollouts(

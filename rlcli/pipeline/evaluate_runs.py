@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rlcli.pipeline.evaluate import (
     rollouts,
     summary,
 )
+from rlcli.pipeline.outputs import publish_all, unfinished
 from rlcli.pipeline.policy import policy_from_run
 from rlcli.pipeline.rollout_files import DatasetRecorder, Recorders, VideoRecorder
 from rlcli.pipeline.run import open_run, write_atomically
@@ -55,6 +57,8 @@ def evaluate_runs(runs: Sequence[Path], options: Options, *, report: Path | None
             raise UsageError(f"{path} exists already", hint="choose another path")
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")
+    if options.video is not None and options.video.suffix != ".mp4":
+        raise UsageError(f"--video {options.video}: the name must end in .mp4")
     content: dict[str, Any] = {
         "created": provenance.now(),
         "command": provenance.command_line(),
@@ -81,16 +85,23 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     if options.video is not None:
         arguments["render_mode"] = "rgb_array"
     reference = spec.get("reference_scores")
-    with console.interruptible() as stop, make_many(count, name, **arguments) as envs:
+    with console.interruptible() as stop, ExitStack() as opened:
+        envs = opened.enter_context(make_many(count, name, **arguments))
         check_same_specs(spec, envs[0], f"{path}")
+        outputs = {
+            out: opened.enter_context(unfinished(out))
+            for out in (options.record, options.video)
+            if out is not None
+        }
         with (
             console.progress(options.episodes, f"eval {path}", "episodes") as bar,
-            Recorders(*_recorders(options, count, spec, identity), _Bar(bar)) as recorder,
+            Recorders(*_recorders(options, outputs, count, spec, identity), _Bar(bar)) as recorder,
         ):
             episodes = rollouts(policy, envs, seeds, recorder, stop)
             stop.raise_if_requested(
                 f"stopped after {len(episodes)} of {options.episodes} episodes, nothing is kept"
             )
+        publish_all([(temporary, out) for out, temporary in outputs.items()])
     scores = summary(episodes, None if reference is None else (reference["min"], reference["max"]))
     mode = "mode" if options.deterministic else "sample"
     return {
@@ -113,11 +124,12 @@ def _environment(path: Path, spec: dict[str, Any], options: Options) -> tuple[st
 
 
 def _recorders(
-    options: Options, count: int, spec: dict[str, Any], identity: dict[str, Any]
+    options: Options, outputs: Mapping[Path, Path], count: int, spec: dict[str, Any], identity: dict[str, Any]
 ) -> list[Recorder]:
+    """What `options` want, each at its temporary place in `outputs`."""
     parts: list[Recorder] = []
     if options.video is not None:
-        parts.append(VideoRecorder(options.video, options.video_episodes, FRAMES_PER_SECOND))
+        parts.append(VideoRecorder(outputs[options.video], options.video_episodes, FRAMES_PER_SECOND))
     if options.record is not None:
         lineage = {
             "op": "eval",
@@ -127,7 +139,7 @@ def _recorders(
             "seed": options.seed,
             "parents": [{"run": identity["run"], "digest": identity["digest"]}],
         }
-        parts.append(DatasetRecorder(options.record, count, spec, lineage))
+        parts.append(DatasetRecorder(outputs[options.record], count, spec, lineage))
     return parts
 
 

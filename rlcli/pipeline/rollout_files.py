@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlcli.errors import IncompatibleError, UsageError
+from rlcli.errors import IncompatibleError
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import spec_from_json
@@ -21,14 +20,11 @@ from rlcli.plugins import require
 
 
 class DatasetRecorder(Recorder):
-    """Writes every step to a new dataset, one stream per environment; it appears when it is complete."""
+    """Writes every step to a new dataset at `path`, one stream per environment."""
 
     def __init__(self, path: Path, num_envs: int, spec: dict[str, Any], lineage: Mapping[str, Any]) -> None:
         schema = ted_schema(spec_from_json(spec["observation"]), spec_from_json(spec["action"]))
-        self._path, self._temporary = path, path.with_name(f".{path.name}.recording-{os.getpid()}")
-        writer = Writer.create(
-            self._temporary, schema, spec=spec, lineage=dict(lineage), num_streams=num_envs
-        )
+        writer = Writer.create(path, schema, spec=spec, lineage=dict(lineage), num_streams=num_envs)
         self._writer = EpisodeWriter(writer)
 
     def begin(self, slot: int, index: int, seed: int) -> None:
@@ -48,20 +44,16 @@ class DatasetRecorder(Recorder):
 
     def complete(self) -> None:
         self._writer.close()
-        self._temporary.rename(self._path)
 
     def drop(self) -> None:
         self._writer.writer.abort()
-        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class VideoRecorder(Recorder):
-    """Writes the first `num_episodes` as one H.264 file; environments must render RGB images."""
+    """Writes the first `num_episodes` as one H.264 file at `path`; environments must render RGB images."""
 
     def __init__(self, path: Path, num_episodes: int, frames_per_second: int) -> None:
         av = require("av", "video", needed_for="--video")
-        if path.suffix != ".mp4":
-            raise UsageError(f"--video {path}: the name must end in .mp4")
         self._num_episodes = num_episodes
         self._frames: dict[int, list[Any]] = {}
         self._slots: dict[int, int] = {}
@@ -82,11 +74,8 @@ class VideoRecorder(Recorder):
 
     def complete(self) -> None:
         images = [image for index in sorted(self._frames) for image in self._frames[index]]
-        if not images:
-            return
-        temporary = self._path.with_name(f".{self._path.name}.tmp.mp4")
         height, width = (side - side % 2 for side in images[0].shape[:2])  # yuv420p needs even sides
-        with self._av.open(str(temporary), "w") as container:
+        with self._av.open(str(self._path), "w", format="mp4") as container:
             stream = container.add_stream("h264", rate=Fraction(self._rate))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for image in images:
@@ -95,7 +84,6 @@ class VideoRecorder(Recorder):
                 )
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-        temporary.rename(self._path)
 
 
 class Recorders(Recorder):
@@ -117,5 +105,6 @@ class Recorders(Recorder):
             part.complete()
 
     def drop(self) -> None:
-        for part in self._parts:
-            part.drop()
+        with ExitStack() as each:  # whatever the others raise
+            for part in self._parts:
+                each.callback(part.drop)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,12 +14,14 @@ from rlcli.format.specs import Box, Discrete
 from rlcli.pipeline.evaluate import (
     Episode,
     Gate,
+    Recorder,
     check_gates,
     check_same_specs,
     evaluation_seeds,
     rollouts,
     summary,
 )
+from rlcli.pipeline.rollout_files import Recorders
 
 
 class SeedEnv:
@@ -107,3 +111,39 @@ def test_other_specs_are_refused() -> None:
     spec = {"observation": Box((3,)).to_json(), "action": Discrete(3).to_json()}
     with pytest.raises(IncompatibleError, match="observation"):
         check_same_specs(spec, SeedEnv(), "run")
+
+
+class _Part(Recorder):
+    """Notes what becomes of it; `fails` is what it cannot do."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.told: list[str] = []
+
+    def complete(self) -> None:
+        self._note("complete")
+
+    def drop(self) -> None:
+        self._note("drop")
+
+    def _note(self, word: str) -> None:
+        self.told.append(word)
+        if word == self.fails:
+            raise OSError(errno.ENOSPC, word)
+
+
+@pytest.mark.parametrize("fails", ["", "complete"])
+def test_records_are_completed_or_all_of_them_dropped(fails: str) -> None:
+    parts = [_Part(), _Part(fails), _Part("drop")]
+    with pytest.raises(OSError) if fails else nullcontext(), Recorders(*parts):
+        pass
+    told = ["complete"] if not fails else ["complete", "drop"]
+    assert [part.told for part in parts[:2]] == [told, told]
+    assert parts[2].told == (["drop"] if fails else ["complete"])
+
+
+def test_a_rollout_that_fails_drops_every_record() -> None:
+    parts = [_Part("drop"), _Part()]
+    with pytest.raises(OSError), Recorders(*parts):
+        raise KeyError
+    assert [part.told for part in parts] == [["drop"], ["drop"]]
