@@ -34,7 +34,7 @@ from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
 
 _PIECE_BYTES = 64 << 20
-_SLICE_BYTES = 16 << 20  # decoded bytes of one part; the next one is read meanwhile
+SLICE_BYTES = 16 << 20  # decoded bytes of one part; the next one is read meanwhile
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -178,7 +178,7 @@ class PlainSource:
                 kept.lossy.append(f"{name} has {rows:,} values, not one per row; it is left out")
 
     def _slice_rows(self) -> int:
-        rows = max(1, _SLICE_BYTES // max(1, sum(f.row_bytes for f in self.table.fields.values())))
+        rows = max(1, SLICE_BYTES // max(1, sum(f.row_bytes for f in self.table.fields.values())))
         return max(1, rows - rows % self.table.chunk_rows) if rows > self.table.chunk_rows else rows
 
     def _stored_keys(self) -> dict[str, Key]:

@@ -1,12 +1,14 @@
 """`rl bench convert`: whole conversions of foreign files: read, decoded, written, hashed, sealed.
 
 Files and datasets lie in memory where the system has a file system there; `convert/disk` ends on the disk.
-The goal is 80% of the slower of two things alone: reading the file with its usual library, and `write()` of
-as many bytes as the rows have. Peak memory and processor time are those of a process that only converts.
+The goal is 80% of the slowest of three things that a conversion does, each alone: reading the file with its
+usual library, the SHA-256 of the file that goes to the lineage, and `write()` of as many bytes as the rows
+have. Peak memory and processor time are those of a process that only converts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -63,13 +65,13 @@ def _makers() -> dict[str, Callable[[Setting], Item]]:
             continue
         makers[name] = partial(_plain, name=name, to=to, file=file, read=read)
     if importlib.util.find_spec("PIL") is not None:
-        for height, width, steps in ((256, 256, 400), (512, 640, 100)):
+        for height, width, steps in ((256, 256, 300), (512, 640, 50)):
             for name, images in (("pictures", "keep"), ("pixels", "decode")):
                 name = f"{name}-{width}"
                 makers[name] = partial(
                     _pictures, name=name, steps=steps, height=height, width=width, images=images
                 )
-    disk = partial(_plain, name="disk", to="hdf5", file="plain.h5", read=_read_hdf5, synced=True)
+    disk = partial(_plain, name="disk", to="npz", file="rows.npz", read=_read_npz, synced=True)
     return {**makers, "jobs": _jobs, "disk": disk}
 
 
@@ -85,15 +87,15 @@ def _plain(
 ) -> Item:
     """Transitions that our own export wrote; a whole conversion ends on the disk if it is `synced`."""
     episodes = 20 if name == "small" else setting.pick(small=2, full=500)
-    source = _exported(setting, to, file, episodes)
+    source = _exported(setting, to, file, episodes, *(["compress=false"] if synced else []))
     reader = LocalArm(f"{_LIBRARY[to]}, reading alone", "reference", lambda: read(source))
     limit = _written(setting, EPISODE * episodes * SCHEMA.row_bytes, synced=synced)
     return _item(setting, name, source, reader, limit)
 
 
-def _exported(setting: Setting, to: str, file: str, episodes: int) -> Path:
+def _exported(setting: Setting, to: str, file: str, episodes: int, *sets: str) -> Path:
     write_dataset(setting.folder / "rows", EPISODE * episodes)
-    convert(setting.folder / "rows", setting.folder / file, to=to)
+    convert(setting.folder / "rows", setting.folder / file, to=to, sets=sets)
     shutil.rmtree(setting.folder / "rows")
     return setting.folder / file
 
@@ -114,9 +116,9 @@ def _pictures(setting: Setting, *, name: str, steps: int, height: int, width: in
 
 
 def _jobs(setting: Setting) -> Item:
-    """RLDS shards by one process and by two. Both figures count the same bytes."""
-    episodes = setting.pick(small=2, full=3000)
-    source = _exported(setting, "rlds", "shards", episodes)
+    """Episodes in HDF5 groups, whose reading threads cannot share, by one process and by two."""
+    episodes = setting.pick(small=2, full=2000)
+    source = _exported(setting, "minari", "minari", episodes)
     num_bytes = EPISODE * episodes * SCHEMA.row_bytes
     arms: list[Arm] = []
     for jobs in (2, 1):
@@ -155,12 +157,14 @@ def _item(
         return "every row equals the source, both read again"
 
     reader.units = units
+    hashing = LocalArm("SHA-256 alone", "reference", lambda: _hash(source), units)
     arms: list[Arm] = [
         LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare),
         reader,
+        hashing,
         limit,
     ]
-    slowest = Slowest("the slower of reading and writing", (reader.name, limit.name))
+    slowest = Slowest("the slowest of these", (reader.name, hashing.name, limit.name))
     goals = goals or (Goal(slowest.name, SHARE),)
     item = Item(f"convert/{name}", "MB/s", arms, goals, check, slowest=slowest)
     if setting.size == "full":
@@ -168,7 +172,7 @@ def _item(
     if setting.peer is not None:
         found = setting.peer.arms(item.name, setting.size, setting.folder / "peers")
         for arm in found:
-            arm.units = units
+            arm.units *= units  # of a peer that reads a part of it, that part
         item.arms += found
     return item
 
@@ -221,6 +225,13 @@ class _Conversion:
         assert os.waitstatus_to_exitcode(status) == 0, command
         seconds = usage.ru_utime + usage.ru_stime
         return f"a process that converts it: at most {usage.ru_maxrss / 1024:.0f} MiB, {seconds:.2f} CPU s"
+
+
+def _hash(path: Path) -> None:
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as stream:
+                hashlib.file_digest(stream, "sha256")
 
 
 def _read_hdf5(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Conversion in parts: `--jobs` processes work on pieces of a source, `--resume` goes on from finished ones.
 
-Consecutive pieces make a group of a few hundred megabytes, each group a dataset of its own in the hidden
+Consecutive pieces make a group of 64 MiB or more, each group a dataset of its own in the hidden
 folder `.NAME.convert` beside the output; the result is their merge, which links their files, in the order of
 the source. Groups depend on the source alone, so any number of processes gives the same dataset.
 """
@@ -28,7 +28,7 @@ from rlcli.pipeline.convert_job import Job, description, lineage_of
 from rlcli.pipeline.convert_rows import Selection
 from rlcli.pipeline.convert_workers import Task, in_processes, make_part
 
-_GROUP_BYTES = 256 << 20
+_GROUP_BYTES = 64 << 20
 _MAX_GROUPS = 128
 _PLAN = "plan.json"  # in the folder: what its parts are made of and how
 

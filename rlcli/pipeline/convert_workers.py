@@ -1,7 +1,8 @@
 """Parts of a conversion: how one is made, here or by a process of its own.
 
-A worker is `python -m rlcli.pipeline.convert_workers`: it reads its task as JSON from standard input and
-writes one JSON object per line to standard output: bytes done, and in the end `done`, `mismatch` or an error.
+A worker is `python -m rlcli.pipeline.convert_workers`: it reads tasks from standard input, JSON on a line
+each, and writes one JSON object per line to standard output: bytes done, and for each task `done`, `mismatch`
+or an error. It opens the source once, and ends with its input or with an error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,15 @@ def make_part(task: Task, source: Source, advance: Advance, check: Callable[[], 
 
 
 def in_processes(tasks: Sequence[Task], jobs: int, advance: Advance) -> None:
-    """Makes all parts, `jobs` at a time. The first error stops the others and is raised here."""
+    """Makes all parts with `jobs` processes. The first error stops the others and is raised here."""
     waiting = list(reversed(tasks))
     told: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
     working: list[_Worker] = []
     try:
         while waiting or working:
             while waiting and len(working) < jobs:
-                working.append(_Worker(waiting.pop(), told))
+                working.append(_Worker(told))
+                working[-1].give(waiting.pop())
             advance(0)  # may raise: a signal came
             try:
                 worker, message = told.get(timeout=0.1)
@@ -101,6 +103,8 @@ def in_processes(tasks: Sequence[Task], jobs: int, advance: Advance) -> None:
                 worker.finish()
             elif "bytes" in message:
                 advance(message["bytes"])
+            elif "done" in message:
+                worker.give(waiting.pop() if waiting else None)
             else:
                 worker.outcome = message
     finally:
@@ -109,10 +113,10 @@ def in_processes(tasks: Sequence[Task], jobs: int, advance: Advance) -> None:
 
 
 class _Worker:
-    """A process at work on one task; its messages arrive in a queue, None at its end."""
+    """A process at work on one task after the other; its messages arrive in a queue, None at its end."""
 
-    def __init__(self, task: Task, told: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]) -> None:
-        self.task = task
+    def __init__(self, told: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]) -> None:
+        self.task: Task | None = None
         self.outcome: dict[str, Any] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rlcli.pipeline.convert_workers"],
@@ -122,11 +126,19 @@ class _Worker:
             encoding="utf-8",
             start_new_session=True,  # a terminal's Ctrl-C is for the parent, which stops its workers
         )
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError), self._process.stdin as stream:  # killed already: `finish` says so
-            stream.write(json.dumps(task.to_json()))
         self._reader = threading.Thread(target=self._listen, args=(told,), daemon=True)
         self._reader.start()
+
+    def give(self, task: Task | None) -> None:
+        """The next task; None if there is no more."""
+        self.task = task
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # killed already: `finish` says so
+            if task is None:
+                self._process.stdin.close()
+            else:
+                self._process.stdin.write(json.dumps(task.to_json()) + "\n")
+                self._process.stdin.flush()
 
     def _listen(self, told: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]) -> None:
         assert self._process.stdout is not None
@@ -136,8 +148,8 @@ class _Worker:
 
     def finish(self) -> None:
         """Raises what the process raised, `ResourceError` if something killed it."""
-        code, name = self._process.wait(), self.task.path.name
         self._close()
+        code = self._process.wait()
         if "error" in self.outcome:
             error = self.outcome["error"]
             kind = getattr(errors, error["kind"], RLError)
@@ -148,7 +160,8 @@ class _Worker:
             raise OSError(*self.outcome["system"])
         if "mismatch" in self.outcome:
             raise StackMismatch if self.outcome["mismatch"] == StackMismatch.__name__ else LayoutMismatch
-        if "done" not in self.outcome:
+        if self.task is not None:
+            name = self.task.path.name
             if code < 0:
                 raise ResourceError(f"the process that made {name} was killed by signal {-code}")
             raise RuntimeError(f"the process that made {name} ended with code {code}")
@@ -161,8 +174,10 @@ class _Worker:
 
     def _close(self) -> None:
         self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with suppress(BrokenPipeError):
+                stream.close()
 
 
 def main() -> None:
@@ -183,9 +198,16 @@ def main() -> None:
             pending = 0
 
     try:
-        task = Task.from_json(json.load(sys.stdin))
-        with task.job.opened(task.plan) as source:
-            make_part(task, source, advance, lambda: None)
+        with ExitStack() as stack:
+            source: Source | None = None
+            for line in sys.stdin:
+                task = Task.from_json(json.loads(line))
+                if source is None:
+                    source = stack.enter_context(task.job.opened(task.plan))
+                make_part(task, source, advance, lambda: None)
+                tell({"bytes": pending})
+                pending = 0
+                tell({"done": True})
     except LayoutMismatch as mismatch:
         tell({"mismatch": type(mismatch).__name__})
     except MemoryError:
@@ -194,9 +216,6 @@ def main() -> None:
         tell({"error": _error(err)})
     except OSError as err:
         tell({"system": [err.errno, err.strerror, err.filename]})
-    else:
-        tell({"bytes": pending})
-        tell({"done": True})
 
 
 def _error(err: RLError) -> dict[str, Any]:
