@@ -1,11 +1,11 @@
 // Prioritised draws (Schaul et al., 2016): leaves of priority^alpha, and importance weights.
 #pragma once
 
+#include "power.hpp"
 #include "random.hpp"
 #include "sumtree.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
 #include <vector>
 
@@ -44,39 +44,39 @@ public:
   // Copies the priorities of all leaves, -1 where there is none.
   void priorities(double *out) const { std::copy(raw_.begin(), raw_.end(), out); }
 
-  double leaf_of(double priority) const {
-    const double base = priority + epsilon_;
-    return alpha_ == 1 ? base : alpha_ == 0 ? 1 : alpha_ == 0.5 ? std::sqrt(base) : std::pow(base, alpha_);
-  }
-
   // Leaf leaves[i] gets priority priorities[i], in [0, 1e100]; a negative leaf is passed over. Returns the greatest
   // priority given, 0 if none. Throws, with nothing changed, for a priority or a leaf that cannot be.
   double set(const std::int64_t *leaves, const double *priorities, std::size_t count) {
+    bool can = true, there = true;
+    for (std::size_t i = 0; i < count; ++i) {
+      can &= priorities[i] >= 0 && priorities[i] <= kMost;
+      there &= leaves[i] < static_cast<std::int64_t>(sum_.size());
+    }
+    if (!can) throw std::invalid_argument("a priority is not in [0, 1e100]");
+    if (!there) throw std::out_of_range("no such leaf");
+    std::vector<std::int64_t> kept(count);
+    std::vector<double> values(count);
+    std::size_t number = 0;
+    for (std::size_t i = 0; i < count; number += leaves[i++] >= 0) {
+      kept[number] = leaves[i];
+      values[number] = priorities[i];
+    }
     double greatest = 0;
-    std::vector<std::int64_t> kept;
-    std::vector<double> values;
-    kept.reserve(count), values.reserve(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      if (!(priorities[i] >= 0 && priorities[i] <= kMost))
-        throw std::invalid_argument("a priority is not in [0, 1e100]");
-      if (leaves[i] >= static_cast<std::int64_t>(sum_.size())) throw std::out_of_range("no such leaf");
-      if (leaves[i] < 0) continue;
-      kept.push_back(leaves[i]);
-      values.push_back(leaf_of(priorities[i]));
+    for (std::size_t i = 0; i < number; ++i) {
+      raw_[static_cast<std::size_t>(kept[i])] = values[i];
+      greatest = std::max(greatest, values[i]);
     }
-    for (std::size_t i = 0; i < count; ++i) {
-      if (leaves[i] < 0) continue;
-      raw_[static_cast<std::size_t>(leaves[i])] = priorities[i];
-      greatest = std::max(greatest, priorities[i]);
-    }
-    apply(kept.data(), values.data(), kept.size());
+    raise(values.data(), number);
+    apply(kept.data(), values.data(), number);
     return greatest;
   }
 
   // All leaves [first, first + count) get one priority.
   void fill(std::size_t first, std::size_t count, double priority) {
     if (first + count > sum_.size()) throw std::out_of_range("no such leaf");
-    put(first, count, leaf_of(priority), priority);
+    double leaf = priority;
+    raise(&leaf, 1);
+    put(first, count, leaf, priority);
   }
 
   // Leaves [first, first + count) are never drawn until they are set again.
@@ -87,7 +87,7 @@ public:
 
   // Draws `count` leaves with random numbers 0, 1, … of `random`. Stratified: one from each of `count` equal parts
   // of the sum, in order. weights[i] is (P(i) / least P of all leaves)^-beta, at most 1. Returns false if no leaf can
-  // be drawn. Brings what `set` touches for them into the caches.
+  // be drawn.
   bool sample(const Random &random, std::size_t count, bool stratified, double beta, std::int64_t *leaves,
               float *weights) const {
     const double total = sum_.total();
@@ -126,12 +126,22 @@ public:
   double priority(std::size_t leaf) const noexcept { return raw_[leaf]; }
 
 private:
+  // Leaves of priorities.
+  void raise(double *values, std::size_t count) const {
+    for (std::size_t i = 0; i < count; ++i)
+      values[i] += epsilon_;
+    powers(values, count, alpha_, values);
+  }
+
   void weigh(const std::int64_t *leaves, std::size_t count, double beta, float *weights) const {
     const double least = min_.total();
-    for (std::size_t i = 0; i < count; ++i) {
-      const auto leaf = static_cast<std::size_t>(leaves[i]);
-      fetch(leaf);
-      weights[i] = static_cast<float>(std::pow(sum_[leaf] / least, -beta));
+    double shares[kTogether];
+    for (std::size_t begin = 0; begin < count; begin += kTogether) {
+      const std::size_t length = std::min(kTogether, count - begin);
+      for (std::size_t i = 0; i < length; ++i)
+        shares[i] = sum_[static_cast<std::size_t>(leaves[begin + i])] / least;
+      powers(shares, length, -beta, shares);
+      std::copy_n(shares, length, weights + begin);
     }
   }
 
@@ -160,6 +170,8 @@ private:
       least.push_back(sum_.least_of(group));
     min_.set_range(low, least.data(), least.size());
   }
+
+  static constexpr std::size_t kTogether = 64;
 
   double alpha_, epsilon_;
   SumTree sum_;

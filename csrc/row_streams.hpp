@@ -19,10 +19,11 @@ namespace rl {
 class RowSet {
 public:
   bool contains(std::int64_t row) const noexcept {
-    const std::int64_t chunk = row / kRows - first_;
-    if (chunk < 0 || chunk >= static_cast<std::int64_t>(chunks_.size())) return false;
-    const Chunk *bits = chunks_[static_cast<std::size_t>(chunk)].get();
-    return bits != nullptr && (*bits)[static_cast<std::size_t>(row % kRows / 64)] >> (row % 64) & 1;
+    const auto at = static_cast<std::uint64_t>(row);
+    const std::uint64_t chunk = at / kRows - static_cast<std::uint64_t>(first_);
+    if (chunk >= chunks_.size()) return false;
+    const Chunk *bits = chunks_[chunk].get();
+    return bits != nullptr && (*bits)[at % kRows / 64] >> (at % 64) & 1;
   }
 
   void set(std::int64_t row) {
@@ -36,10 +37,10 @@ public:
 
   // Forgets rows before `row`, as far as whole chunks go.
   void drop_before(std::int64_t row) {
-    while (!chunks_.empty() && (first_ + 1) * kRows <= row) {
-      chunks_.pop_front();
-      ++first_;
-    }
+    const auto gone = std::min(row / kRows - first_, static_cast<std::int64_t>(chunks_.size()));
+    if (gone <= 0) return;
+    chunks_.erase(chunks_.begin(), chunks_.begin() + gone);
+    first_ += gone;
   }
 
 private:
@@ -47,7 +48,7 @@ private:
   using Chunk = std::array<std::uint64_t, kRows / 64>;
 
   std::int64_t first_ = 0;  // number of the first chunk
-  std::deque<std::unique_ptr<Chunk>> chunks_;
+  std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 
 struct Segment {

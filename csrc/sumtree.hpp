@@ -72,21 +72,28 @@ public:
 
   // Leaf leaves[i] becomes values[i]; of equal leaves the last one counts. Precondition: leaves in [0, size()).
   void set(const std::int64_t *leaves, const double *values, std::size_t count) {
-    std::vector<std::size_t> changed(count);
-    std::size_t kept = 0;
+    std::vector<std::size_t> changed(count + 1);  // nodes, neighbours that are the same one once
+    std::size_t kept = 0, last = levels_[0].size();
+    const auto note = [&](std::size_t node, bool differs) {
+      const bool is_new = differs & (node != last);
+      changed[kept] = node;
+      kept += is_new;
+      last = is_new ? node : last;
+    };
+    Octet *octets = levels_[0].data();
     for (std::size_t i = 0; i < count; ++i) {
       const auto leaf = static_cast<std::size_t>(leaves[i]);
-      double &value = levels_[0][leaf / 8].of[leaf % 8];
-      changed[kept] = leaf / 8;
-      kept += value != values[i];
+      double &value = octets[leaf / 8].of[leaf % 8];
+      note(leaf / 8, value != values[i]);
       value = values[i];
     }
     for (std::size_t level = 1; level < levels_.size() && kept > 0; ++level) {
-      count = std::exchange(kept, 0);
+      if (2 * kept >= levels_[level - 1].size()) return rebuild(level);
+      const Octet *below = std::exchange(octets, levels_[level].data());
+      count = std::exchange(kept, 0), last = levels_[level].size();
       for (std::size_t i = 0; i < count; ++i) {
         const std::size_t child = changed[i];
-        changed[kept] = child / 8;
-        kept += refresh(level, child);
+        note(child / 8, refresh(octets, child, below));
       }
     }
   }
@@ -99,7 +106,7 @@ public:
     std::size_t low = first / 8, high = (first + count - 1) / 8;
     for (std::size_t level = 1; level < levels_.size(); ++level, low /= 8, high /= 8)
       for (std::size_t node = low; node <= high; ++node)
-        refresh(level, node);
+        refresh(levels_[level].data(), node, levels_[level - 1].data());
   }
 
   void fetch(std::size_t leaf) const noexcept {
@@ -118,17 +125,18 @@ protected:
   std::size_t room() const noexcept { return 8 * levels_[0].size(); }
 
   // What a node of the level below amounts to; returns whether that is new.
-  bool refresh(std::size_t level, std::size_t child) noexcept {
-    double &value = levels_[level][child / 8].of[child % 8];
+  static bool refresh(Octet *nodes, std::size_t child, const Octet *below) noexcept {
+    double &value = nodes[child / 8].of[child % 8];
     const double before = value;
-    value = Op::of(levels_[level - 1][child]);
+    value = Op::of(below[child]);
     return value != before;
   }
 
-  void rebuild() noexcept {
-    for (std::size_t level = 1; level < levels_.size(); ++level)
+  // Works out the nodes of a level and of those above it.
+  void rebuild(std::size_t level = 1) noexcept {
+    for (; level < levels_.size(); ++level)
       for (std::size_t child = 0; child < levels_[level - 1].size(); ++child)
-        refresh(level, child);
+        refresh(levels_[level].data(), child, levels_[level - 1].data());
   }
 
   std::size_t size_ = 0;
