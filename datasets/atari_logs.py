@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from rlcli.datasets import safe_pickle
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 _NAME = re.compile(
@@ -58,7 +59,7 @@ class GzArray:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115 - closed by `close`
+        self._file: IO[bytes] = open_regular(path)  # closed by `close`
         self._inflate = zlib.decompressobj(31)
         self._ahead = b""
         self.at = 0

@@ -24,6 +24,7 @@ from rlcli.datasets import safe_pickle
 from rlcli.datasets.contract import Advance, End, NoOptions, Part, Piece, Report, Request, Seen
 from rlcli.datasets.mapping import no_mapping, storable
 from rlcli.datasets.opened import Opened, env_of
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, heap_column, ted_schema
@@ -117,7 +118,7 @@ class GenDGRLSource(Opened):
         """The rows of one member, or of all; an episode is in memory."""
         if self.members:
             start, size = self.members[piece.name]
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(start)
                 data = file.read(size)
             if len(data) < size:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.hdf5_chunks import GzipChunks, is_gzip
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 SLICE_BYTES = 16 << 20  # decoded bytes of all columns that are read at once
@@ -41,7 +42,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
     Raises `InputError` if it is not HDF5, `CorruptError` if it is cut short or damaged, and the
     ordinary `OSError` if it is missing or may not be read.
     """
-    with open(path, "rb"):
+    with open_regular(path):
         pass  # missing, a folder, no permission: the usual errors, with their usual exit codes
     if not is_hdf5(path):
         raise InputError(f"{path}: not an HDF5 file", path=path)

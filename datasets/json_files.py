@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 MAX_BYTES = 64 << 20
@@ -18,7 +19,7 @@ def read_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     `CorruptError` if it is no JSON or another value.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err

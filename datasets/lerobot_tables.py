@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError
 from rlcli.plugins import require
 
@@ -27,7 +28,7 @@ class Tables:
 
     def open(self, path: Path) -> Any:
         """The file. Raises `CorruptError` if it is damaged."""
-        with open(path, "rb"):
+        with open_regular(path):
             pass  # missing or no permission: the usual errors
         with self.damage(path):
             opened = self.parquet.ParquetFile(path)

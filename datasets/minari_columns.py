@@ -185,7 +185,9 @@ def attributes_of(text: str) -> dict[str, Any]:
 
 def _told(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
-        return {"dtype": str(value.dtype), "values": value.tolist()}
+        # what JSON has no numbers for is text, which NumPy reads
+        has_json = value.dtype.kind != "c" and value.dtype != np.longdouble
+        return {"dtype": str(value.dtype), "values": (value if has_json else value.astype(str)).tolist()}
     return value
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.json_files import read_object
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, InputError
 from rlcli.plugins import require
 
@@ -163,7 +164,7 @@ class ArrowStorage(Storage):
         return self._held[1]
 
     def _table(self, path: Path) -> Any:
-        with open(path, "rb"):
+        with open_regular(path):
             pass  # missing or no permission: the usual errors
         with self._damage(path):
             if self.suffix == "parquet":

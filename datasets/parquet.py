@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 from rlcli.plugins import require
@@ -274,7 +275,7 @@ def _is_whole(kinds: Any, kind: Any) -> bool:
 
 
 def _is_parquet(file: Path) -> bool:
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         return stream.read(4) == _MAGIC
 
 

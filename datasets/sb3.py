@@ -21,6 +21,7 @@ from rlcli.datasets import safe_pickle
 from rlcli.datasets.contract import NoOptions, Request, Seen
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.plain import PlainSource
+from rlcli.datasets.regular import open_regular
 from rlcli.datasets.ring_table import EPISODE, TERMINATED, TRUNCATED, RingTable
 from rlcli.errors import CorruptError, IncompatibleError, InputError, UsageError
 
@@ -34,7 +35,7 @@ def detect(path: Path) -> Seen:
     """Whether `path` is a pickle that names Stable-Baselines3's buffers."""
     if not path.is_file():
         return Seen(False, "not a pickle")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         begin = file.read(_LOOKED_AT)
     if begin[:1] != b"\x80" or _SIGN not in begin:
         return Seen(False, "not a pickle of Stable-Baselines3")

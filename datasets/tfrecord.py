@@ -8,7 +8,6 @@ mask is a rotation by 15 bits plus a constant, so that the checksum of data that
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import IO, Literal
 
 import google_crc32c
 
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, InputError, ResourceError
 
 Compression = Literal["none", "gzip", "zlib"]
@@ -247,11 +247,8 @@ class _Inflated:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file = open_regular(path, _BLOCK)
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{path}: not a regular file", path=path)
-    with os.fdopen(descriptor, "rb", _BLOCK) as file:
+    with file:
         yield file

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError, ResourceError
 from rlcli.plugins import require
 
@@ -48,7 +49,7 @@ class Video:
         self._av = require("av", "video", needed_for=f"decoding {path.name}")
         self.path = path
         try:
-            self._file = open(path, "rb")  # noqa: SIM115 (closed by `close`)
+            self._file = open_regular(path)  # closed by `close`
         except FileNotFoundError as err:
             raise InputError(f"{path}: the video is missing", path=path) from err
         self._container: Any = None

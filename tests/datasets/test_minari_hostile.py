@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gymnasium import spaces
 from minari_made import (
     BOX,
+    FORMATS,
     TWO,
     buffers,
     imported,
@@ -163,3 +165,12 @@ def test_damaged_bytes_give_one_line_or_the_same_rows(tmp_path: Path) -> None:
             messages.append(err.message)
             assert not (tmp_path / f"out{round_}").exists()
     assert not any("\n" in message for message in messages)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, data_format: str) -> None:
+    path = written(buffers(BOX, TWO), BOX, TWO, data_format=data_format)
+    victim = next(file for file in sorted(path.rglob("*")) if file.suffix in (".hdf5", ".arrow", ".parquet"))
+    victim.unlink()
+    os.mkfifo(victim)
+    refused(path, InputError, f"{victim.name}: not a regular file", tmp_path)

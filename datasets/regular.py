@@ -1,0 +1,23 @@
+"""Opening the files of a foreign dataset; a pipe or a device among them is refused, as it might never end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from rlcli.errors import InputError
+
+
+def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
+    """The file, to be read and closed by the caller.
+
+    Raises `InputError` for what is neither a file nor a folder, the ordinary `OSError` for anything else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        os.close(descriptor)
+        raise InputError(f"{path}: not a regular file", path=path)
+    return os.fdopen(descriptor, "rb", buffering)  # a folder is an IsADirectoryError here
