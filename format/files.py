@@ -273,14 +273,14 @@ def write_new(path: Path, data: bytes, *, durable: bool) -> None:
 def replace(path: Path, data: bytes, *, durable: bool) -> None:
     """Atomically: the old bytes or the new ones, never a mixture."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write_new(temporary, data, durable=durable)
-    try:
-        with resources(path):
-            layer.current().rename(temporary, path)
-    except BaseException as err:
-        tell_as(path, temporary, err)
-        remove(temporary)
-        raise
+    with told_as(path, temporary):
+        write_new(temporary, data, durable=durable)
+        try:
+            with resources(path):
+                layer.current().rename(temporary, path)
+        except BaseException:
+            remove(temporary)
+            raise
 
 
 def link_new(temporary: Path, path: Path) -> None:

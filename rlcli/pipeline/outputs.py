@@ -55,7 +55,12 @@ def unfinished(out: Path) -> Iterator[Path]:
     _remove_stale(out.absolute())
     try:
         with files.told_as(out, temporary):
-            yield temporary
+            try:
+                yield temporary
+            except OSError as err:
+                if err.filename is None:  # of a write, which knows no name
+                    files.raise_resource(err, out)
+                raise
     finally:
         files.remove_tree(temporary)
         for folder in made:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from rlcli.errors import InputError, UsageError
+from rlcli.errors import InputError, ResourceError, UsageError
 from rlcli.pipeline.outputs import publish, publish_all, refuse_existing, unfinished
 
 
@@ -71,6 +72,12 @@ def test_old_leftovers_of_killed_processes_are_removed_and_young_ones_are_not(tm
     with unfinished(tmp_path / "out"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".out.tmp-young"]
+
+
+def test_a_full_disk_names_the_output(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ResourceError, match=f"^{out}: No space"), unfinished(out):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write does, which has no name
 
 
 @pytest.mark.parametrize("name", ["data/out", "data/segments/w07-0", "data/../data/a/b", "link/out"])

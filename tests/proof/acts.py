@@ -272,7 +272,7 @@ ACTS = (
     *_commands(),
 )
 
-_HIDDEN = re.compile(r"/\.[^/ ]*\.?tmp-|rl-bug-")
+_HIDDEN = re.compile(r"/\.([^/ ]*\.)?(tmp-|[0-9a-f]{32})|rl-bug-")
 
 
 def check(stage: Stage, act: Act, *, is_full: bool) -> None:
