@@ -5,7 +5,7 @@ SPEC.md 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ Waiting = list[tuple[_Part, list[int]]]
 class _Checks:
     """What was compared of one sealed segment."""
 
-    def __init__(self, found: dict[str, FileSum]) -> None:
+    def __init__(self, found: Mapping[str, FileSum]) -> None:
         self.sums = found
         self.parts: dict[tuple[str, Key], _Part] = {}
         self.whole: set[Key] = set()  # columns that were compared wholly
@@ -129,7 +129,7 @@ class Checker:
             small = [name for name in small if name.startswith("episodes/") and name.endswith(".memmap")]
         data = bulk.read(root, small, [found[name].bytes for name in small])
         for name, content in zip(small, data, strict=True):
-            if sums.of_bytes(content).blocks != found[name].blocks:
+            if sums.blocks_of(content) != found[name].blocks:
                 raise CorruptError(f"{root / name}: differs from its hash", path=root / name)
         self._checks[mapped.entry.name] = _Checks(found)
         return dict(zip(small, data, strict=True))

@@ -6,7 +6,7 @@ SPEC.md section 17.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +150,7 @@ class Fetcher:
             files.close(fd)
         return wrong
 
-    def _sums(self, entry: Segment) -> dict[str, FileSum]:
+    def _sums(self, entry: Segment) -> Mapping[str, FileSum]:
         return load_sums(SegmentPaths(self.segment(entry), entry.name), self._schema, entry)
 
     def _keep_sums(self, entry: Segment) -> None:

@@ -46,11 +46,12 @@ class Proven:
         if mapped.schema.heaps or not segment.records:
             return None
         commits = _Commits(segment.records)
-        span = slice(*commits.covering(low, high))
-        if span.start >= span.stop:
+        span = commits.covering(low, high)
+        if not span:
             return None
-        start, stop = int(commits.first[span][0]), int(commits.stop[span][-1])
-        finals_start, finals_stop = int(commits.finals_before[span][0]), int(commits.finals[span][-1])
+        start, stop = int(commits.first[span[0]]), int(commits.stop[span[-1]])
+        ends = [commits.finals(number) for number in range(span.start, span.stop + 1)]
+        finals_start, finals_stop = ends[0], ends[-1]
         if not (0 <= start <= low and high <= stop <= entry.rows):
             return None
         count, final_count = stop - start, finals_stop - finals_start
@@ -69,9 +70,9 @@ class Proven:
             [out for *_, out in read],
         ):
             return None
-        for number in range(span.start, span.stop):
+        for number, before, after in zip(span, ends, ends[1:], strict=False):
             own = slice(commits.first[number] - start, commits.stop[number] - start)
-            last = slice(commits.finals_before[number] - finals_start, commits.finals[number] - finals_start)
+            last = slice(before - finals_start, after - finals_start)
             parts = [array[own].data for array in rows.values()]
             parts += [array[last].data for array in finals.values()]
             if hash_of_parts(parts) != commits.hash[number]:
@@ -97,20 +98,24 @@ class Proven:
 
 
 class _Commits:
-    """The commits that a sealed journal, which has the right hash, consists of: an array of each property."""
+    """The commits of a sealed journal, which has the right hash."""
 
     def __init__(self, journal: bytes) -> None:
         words = np.frombuffer(journal, "<i8").reshape(-1, RECORD // 8)
-        head = words.view(np.uint8)[:, 4:6]  # kind and flags
-        is_rows = head[:, 0] == ROWS
-        has_final = (head[:, 0] == EPISODE) & (head[:, 1] & HAS_FINAL != 0)
-        records = words[is_rows]
-        self.first = records[:, 2]
-        self.stop = self.first + records[:, 3]
-        self.hash = records[:, 4].view(np.uint64)
-        self.finals = np.cumsum(has_final)[is_rows]
-        self.finals_before = np.concatenate([[0], self.finals[:-1]])
+        head = words[:, 0] >> 32  # kind, flags, stream
+        self._records = np.flatnonzero(head & 0xFF == ROWS)
+        self._has_final = head & (0xFF | HAS_FINAL << 8) == EPISODE | HAS_FINAL << 8
+        rows = words[self._records]
+        self.first = rows[:, 2]
+        self.stop = self.first + rows[:, 3]
+        self.hash = rows[:, 4].view(np.uint64)
 
-    def covering(self, low: int, high: int) -> tuple[int, int]:
-        """Which commits have some of these rows: from, to."""
-        return int(np.searchsorted(self.stop, low, side="right")), int(np.searchsorted(self.first, high))
+    def covering(self, low: int, high: int) -> range:
+        """Which ones have some of these rows."""
+        return range(
+            int(np.searchsorted(self.stop, low, side="right")), int(np.searchsorted(self.first, high))
+        )
+
+    def finals(self, number: int) -> int:
+        """How many finals came before a commit."""
+        return int(np.count_nonzero(self._has_final[: self._records[number - 1]])) if number else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rlcli.errors import CorruptError
 from rlcli.format import sums, trees
 from rlcli.format.heap_file import heap_name
@@ -33,7 +35,7 @@ def optional_files(schema: Schema, entry: Segment) -> set[str]:
     return {f"heaps/{entry.name}/{heap_name(column.key)}" for column in schema.heaps}
 
 
-def load_sums(paths: SegmentPaths, schema: Schema, entry: Segment) -> dict[str, sums.FileSum]:
+def load_sums(paths: SegmentPaths, schema: Schema, entry: Segment) -> Mapping[str, sums.FileSum]:
     """The sums of a sealed segment, of exactly the files it must and may have: names that can be made paths.
 
     Raises `CorruptError` if another file is named, one is missing, or a size contradicts the manifest.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import xxhash
@@ -43,10 +45,14 @@ class FileSum(NamedTuple):
 
 
 def of_bytes(data: bytes) -> FileSum:
+    return FileSum(len(data), blocks_of(data))
+
+
+def blocks_of(data: bytes) -> tuple[str, ...]:
+    """The hash of each block."""
     if 0 < len(data) <= BLOCK:
-        return FileSum(len(data), (xxhash.xxh3_64_hexdigest(data),))
-    blocks = [xxhash.xxh3_64_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
-    return FileSum(len(data), tuple(blocks))
+        return (xxhash.xxh3_64_hexdigest(data),)
+    return tuple(xxhash.xxh3_64_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK))
 
 
 @lru_cache(maxsize=64)
@@ -130,21 +136,25 @@ def dump(segment: str, sums: dict[str, FileSum]) -> bytes:
     )
 
 
-def load(root: Path, entry: Segment) -> dict[str, FileSum]:
+def load(root: Path, entry: Segment) -> Mapping[str, FileSum]:
     """The sums of a sealed segment. Raises `CorruptError` unless the file is the one the manifest names."""
-    segment = entry.name
-    path = root / "sums" / f"{segment}.json"
+    path = root / "sums" / f"{entry.name}.json"
     data = files.read(path)
     if hashlib.sha256(data).hexdigest() != entry.sums:
         raise CorruptError(f"{path}: SHA-256 differs from the manifest's", path=path)
+    total, found = _parsed(data, entry.name, path)
+    if total != entry.bytes:
+        raise CorruptError(f"{path}: {total} bytes in all, the manifest says {entry.bytes}", path=path)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _parsed(data: bytes, segment: str, path: Path) -> tuple[int, Mapping[str, FileSum]]:
+    """What a sums file says, and how many bytes that are in all: a process opens few segments many times."""
     value = strictjson.load(data, path)
+    expected = ("rl-sums", segment, HASH, BLOCK)
     try:
-        if (value["magic"], value["segment"], value["hash"], value["block"]) != (
-            "rl-sums",
-            segment,
-            HASH,
-            BLOCK,
-        ):
+        if (value["magic"], value["segment"], value["hash"], value["block"]) != expected:
             raise CorruptError(f"{path}: not the sums of {segment} in {HASH} per {BLOCK} bytes", path=path)
         found = {str(k): FileSum(int(v["bytes"]), tuple(v["blocks"])) for k, v in value["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as err:
@@ -157,7 +167,4 @@ def load(root: Path, entry: Segment) -> dict[str, FileSum]:
             raise CorruptError(
                 f"{path}: {name} has {len(file.blocks)} blocks for {file.bytes} bytes", path=path
             )
-    total = sum(file.bytes for file in found.values())
-    if total != entry.bytes:
-        raise CorruptError(f"{path}: {total} bytes in all, the manifest says {entry.bytes}", path=path)
-    return found
+    return sum(file.bytes for file in found.values()), MappingProxyType(found)

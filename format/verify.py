@@ -7,7 +7,7 @@ Readers stop at the first wrong thing they touch; this looks at everything and g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ class _Verifier:
             expected = None
 
     def _check_sealed(self, newest: Manifest, entry: Segment, logical: int) -> None:
-        found: dict[str, sums.FileSum] = {}
+        found: Mapping[str, sums.FileSum] = {}
         with self._noting():
             found = sums.load(self.root, entry)
         expected = expected_files(self.schema, entry)

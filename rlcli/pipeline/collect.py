@@ -36,6 +36,7 @@ from rlcli.errors import (
 from rlcli.format import manifest
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.layout import STEPPED_ROWS
 from rlcli.format.schema import Schema, ted_schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline import provenance
@@ -308,8 +309,11 @@ def _record(
     """Record into `writer` and close it, also when an environment fails."""
     unit, total = ("steps", options.steps) if options.steps is not None else ("episodes", options.episodes)
     chunk_rows = max(64, min(8192, _CHUNK_BYTES // writer.schema.row_bytes))
+    steps_each = STEPPED_ROWS if options.steps is None else -(-options.steps // len(writer.streams))
+    expected_rows = min(steps_each, STEPPED_ROWS)
+    episodes = EpisodeWriter(writer, chunk_rows=chunk_rows, expected_rows=expected_rows)
     with (
-        _closing(EpisodeWriter(writer, chunk_rows=chunk_rows), shared=options.share) as sink,
+        _closing(episodes, shared=options.share) as sink,
         console.progress(total, "collect", unit) as bar,
     ):
         told = 0
