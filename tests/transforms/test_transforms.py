@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from rlcli import main
 from rlcli.algorithms import bc, dqn, ppo, sac
 from rlcli.algorithms.transformed import Transformed
 from rlcli.errors import IncompatibleError, UsageError
+from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Box, Composite, Discrete
 from rlcli.pipeline.execution import Execution
 from rlcli.pipeline.updates import UpdateRunner
@@ -267,3 +270,20 @@ def test_a_compiled_update_transforms_as_an_eager_one(
             batch = {**batch, "observation": nested(16, seed)}
         states = [runner.update(state, batch)[0] for runner, state in zip(runners, states, strict=True)]
     torch.testing.assert_close(states[1], states[0], atol=1e-5, rtol=1e-4)
+
+
+def test_scores_and_data_are_of_rewards_as_they_are(tmp_path: Path) -> None:
+    """Updates see rewards of 200 for 1: scores are lengths of episodes still, and data are as they were."""
+    scores = []
+    for name, more in (("plain", []), ("scaled", ["--transform", "reward-scale:factor=200"])):
+        run = tmp_path / name
+        command = ["train", "dqn", "--env", "CartPole-v1", "--steps", "120", "--learning-starts", "110"]
+        command += ["--hidden", "4", "--batch-size", "8", "--eval-every", "0", "--compile", "off", "--quiet"]
+        assert main.run([*command, "--no-tensorboard", "-o", str(run), *more]) == 0
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        scores.append([line["score"] for line in lines if "score" in line and line["step"] <= 110])
+        with Dataset.open(run / "replay") as replay:
+            assert (replay.read(("next", "reward")) == 1).all()
+            np.testing.assert_array_equal(replay.episodes.return_, replay.episodes.length)
+    assert scores[0] == scores[1]
+    assert scores[0]
