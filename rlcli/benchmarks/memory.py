@@ -55,4 +55,4 @@ def _check(copy: Path, confined: Confined, ours: ConfinedArm, allowed: int, size
     if not confined.is_bounded:
         return f"equal batches; {said}; no control group could be made, so NOTHING bounds the process"
     assert resident <= allowed + SHARED, f"{resident} bytes are resident"
-    return f"equal batches; {said}, of {allowed >> 20} allowed"
+    return f"equal batches; {said}, shared libraries included; {allowed >> 20} MiB allowed besides those"
