@@ -44,7 +44,7 @@ def detect(path: Path) -> Seen:
         rows = list(itertools.islice(filter(None, lines), 2))
     except csv.Error:
         return Seen(False, "not a CSV file")
-    named = rows and all(re.search(r"[A-Za-z]", name) for name in rows[0])
+    named = rows and all(re.search(r"[A-Za-z]", name) for name in rows[0] if name) and any(rows[0])
     if not named or (len(rows) > 1 and len(rows[1]) != len(rows[0])):
         return Seen(False, "not a CSV file")
     return Seen(True, f"CSV file, {len(rows[0])} columns")
@@ -137,7 +137,7 @@ class CsvTable(Table):
         try:
             with open(self.path, newline="", encoding="utf-8-sig") as stream:
                 reader = csv.reader(_bounded(stream, self.path))
-                self._header = next(reader, [])
+                self._header = _named(next(reader, []))
                 while lines := list(itertools.islice(reader, _CHUNK)):
                     lines = [line for line in lines if line]
                     for line in lines:
@@ -171,9 +171,14 @@ class CsvTable(Table):
         names = self._header
         if not names or len(names) > _MAX_COLUMNS:
             raise InputError(f"{self.path}: a header of {len(names):,} columns", path=self.path)
-        if len(set(names)) < len(names) or not all(names):
-            twice = sorted({name for name in names if names.count(name) > 1}) or ["an empty name"]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
             raise InputError(f"{self.path}: {', '.join(twice)} in the header twice", path=self.path)
+
+
+def _named(header: list[str]) -> list[str]:
+    """The names without spaces around them; `column_<i>` where there is none, as for the index of pandas."""
+    return [name.strip() or f"column_{number}" for number, name in enumerate(header)]
 
 
 _DTYPES = {

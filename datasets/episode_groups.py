@@ -245,8 +245,9 @@ def texts_of(dataset: h5py.Dataset, low: int, high: int) -> list[str]:
 
 def text_of(value: Any, where: h5py.HLObject) -> str:
     """A string of HDF5, which may come as bytes. Raises `CorruptError` if it is not UTF-8."""
+    raw = value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
     try:
-        return value.decode() if isinstance(value, bytes) else str(value)
+        return raw.decode()
     except UnicodeDecodeError as err:
         raise CorruptError(f"{where.file.filename}: {where.name}: not UTF-8: {err}") from err
 

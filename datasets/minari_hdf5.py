@@ -212,13 +212,17 @@ def _plain(value: Any) -> Any:
     """An attribute as Python or NumPy has it; None for an empty one."""
     if isinstance(value, h5py.Empty):
         return None
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
+    if isinstance(value, str | bytes):
+        return _text(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
-        return [
-            text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in value.flat
-        ]
+        return [_text(text) if isinstance(text, str | bytes) else str(text) for text in value.flat]
     return value
+
+
+def _text(value: str | bytes) -> str:
+    """Text, with a mark in place of bytes that are not UTF-8 (which h5py gives as lone surrogates)."""
+    raw = value.encode(errors="surrogateescape") if isinstance(value, str) else value
+    return raw.decode(errors="replace")
 
 
 def _one(value: Any) -> NDArray[Any] | list[Any]:

@@ -1,8 +1,9 @@
 """Tables of features and a label (OpenML, scikit-learn), CSV or Parquet: every row is an episode of one step.
 
 The features are the observation, the label is the action that was right; there is no reward and no next
-observation. Such tables look like any other, so they are read with `--from openml` only. Columns of text stay
-text, as `("info", …)`.
+observation. Labels of text are numbered in the order of the alphabet; the record has them as `classes`. Such
+tables look like any other, so they are read with `--from openml` only. Columns of text stay text, as
+`("info", …)`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.errors import InputError, UsageError, nearest
 
 _FEATURES, _END = "rl:features", "rl:end"
+_CHUNK = 65_536
+_MAX_CLASSES = 65_536
 _TARGETS = ("class", "target", "label", "y", "Class")
 
 
@@ -54,6 +57,7 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[Plai
         mapping |= request.mapping
         source = PlainSource(table, dataclasses.replace(request, mapping=mapping, confirmed=True))
         source.record |= {"alignment": "one step per episode", "features": table.features, "label": target}
+        source.record |= {"classes": table.classes} if table.classes else {}
         yield source
     finally:
         inner.close()
@@ -68,8 +72,6 @@ def _target(path: Path, table: Table, given: str) -> str:
         raise UsageError(
             f"{path}: no column {', '.join(_TARGETS[:-1])}", hint="add --set target=NAME", path=path
         )
-    if table.fields[found].dtype.kind == "O":
-        raise InputError(f"{path}: {found} holds text, expected numbers of classes", path=path)
     return found
 
 
@@ -89,16 +91,34 @@ class _OneStepTable(Table):
         }
         if not numeric:
             raise InputError(f"{inner.path}: has no columns of numbers beside {target}", path=inner.path)
+        self.remarks = inner.remarks
         self.features = list(numeric)
+        self.target = target
+        self.classes = self._classes() if inner.fields[target].dtype.kind == "O" else []
         self.kept = [name for name in inner.fields if name not in numeric and name != target]
         rows = inner.fields[target].rows
         dtype = np.result_type(*(field.dtype for field in numeric.values()))
         self.fields = {
             _FEATURES: Field(dtype, (len(numeric),), rows),
-            target: inner.fields[target],
+            target: Field(np.dtype(np.int64), (), rows) if self.classes else inner.fields[target],
             _END: Field(np.dtype(bool), (), rows),
             **{name: inner.fields[name] for name in self.kept},
         }
+
+    def _classes(self) -> list[str]:
+        """The different texts of the label, sorted."""
+        found: set[str] = set()
+        rows = self.inner.fields[self.target].rows
+        for start in range(0, rows, _CHUNK):
+            found.update(
+                self.inner.read([self.target], start, min(start + _CHUNK, rows))[self.target].tolist()
+            )
+            if len(found) > _MAX_CLASSES:
+                raise InputError(
+                    f"{self.path}: {self.target} has more than {_MAX_CLASSES:,} different texts",
+                    path=self.path,
+                )
+        return sorted(found)
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some fields; the features are read together."""
@@ -106,6 +126,9 @@ class _OneStepTable(Table):
         features = self.features if _FEATURES in names else []
         found = self.inner.read([*wanted, *features], start, stop)
         arrays = {name: found[name] for name in wanted}
+        if self.classes and self.target in arrays:
+            number = {text: n for n, text in enumerate(self.classes)}
+            arrays[self.target] = np.array([number[text] for text in arrays[self.target].tolist()], np.int64)
         if features:
             dtype = self.fields[_FEATURES].dtype
             arrays[_FEATURES] = np.stack([found[name].astype(dtype) for name in features], axis=1)

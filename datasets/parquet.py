@@ -48,10 +48,6 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
         for name in [*needed, *roles.single.values()]:
             if name in table.nulls:
                 raise InputError(f"{path}: {name} has {table.nulls[name]:,} empty rows", path=path)
-        source.report.remarks += [
-            f"{name}: {count:,} rows are empty; {name}{_VALID} tells which"
-            for name, count in table.nulls.items()
-        ]
         yield source
 
 
@@ -115,8 +111,15 @@ class ParquetTable(Table):
                 if rows:
                     self._groups.append((number, group))
                     self._starts.append(self._starts[-1] + rows)
+        names = self._opened[0].schema_arrow.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"{path}: has {', '.join(twice)} more than once", path=path)
         self.metadata = _metadata(self._opened[0].schema_arrow)
         self.nulls = self._nulls()
+        self.remarks += [
+            f"{name}: {count:,} rows are empty; {name}{_VALID} tells which"
+            for name, count in self.nulls.items()
+        ]
         rows = self._starts[-1]
         if rows == 0:
             raise InputError(f"{path}: has no rows", path=path)

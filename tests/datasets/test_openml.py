@@ -46,10 +46,16 @@ def test_parquet_tables(tmp_path):
         assert dataset.read(("action",)).tolist() == [1, 0]
 
 
+def test_labels_of_text_are_numbered(tmp_path):
+    (tmp_path / "x.csv").write_text("a,class\n1,yes\n2,no\n3,yes\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", from_="openml", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.extra["source"]["classes"] == ["no", "yes"]
+        assert dataset.read(("action",)).tolist() == [1, 0, 1]
+        assert dataset.spec["action"] == {"type": "discrete", "n": 2, "start": 0}
+
+
 def test_tables_that_cannot_be_are_one_line(tmp_path):
-    (tmp_path / "x.csv").write_text("a,class\n1,yes\n2,no\n")
-    with pytest.raises(InputError, match="holds text"):
-        convert(tmp_path / "x.csv", tmp_path / "ds", from_="openml")
     (tmp_path / "y.bin").write_bytes(bytes(99))
     with pytest.raises(InputError):
         convert(tmp_path / "y.bin", tmp_path / "ds", from_="openml")

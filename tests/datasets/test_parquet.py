@@ -99,6 +99,13 @@ def test_empty_rows_of_text_bools_and_integers_are_told_by_a_column_beside(tmp_p
         assert read(tmp_path / name, "info", "flag").tolist() == [True] * 8 + [False, True]
 
 
+def test_a_name_that_comes_twice_is_refused(tmp_path):
+    twice = table().append_column("reward", pa.array(np.zeros(ROWS)))
+    pq.write_table(twice, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="has reward more than once"):
+        convert(tmp_path / "x.parquet", tmp_path / "ds")
+
+
 def test_an_empty_action_is_refused(tmp_path):
     pq.write_table(table(action=pa.array([1, None, *range(8)])), tmp_path / "x.parquet")
     with pytest.raises(InputError, match="action has 1 empty rows"):
