@@ -69,7 +69,7 @@ class Stored:
             return self._absent(size)
         else:
             low, high = start, stop
-        values = read(self.field, example, low, high)
+        values: Any = read(self.field, example, low, high)
         if self.per_episode and self.field.lengths:
             values = [values if self.field.is_bytes else np.asarray(values)]
         rows = self._converted(values, dct)
