@@ -17,6 +17,9 @@ Keys = Annotated[
     str | None,
     typer.Option(metavar="A,B,…", help="Columns, e.g. action,next/reward; all of next by next."),
 ]
+Where = Annotated[
+    str | None, typer.Option(metavar="EXPR", help="Rows that satisfy a condition, e.g. 'reward > 1'.")
+]
 
 
 def register(group: typer.Typer) -> None:
@@ -72,13 +75,14 @@ def head(
     rows: NumRows = 10,
     keys: Keys = None,
     episode: Annotated[int | None, typer.Option(help="From the episode with this number.")] = None,
+    where: Where = None,
     json: console.Json = False,
 ) -> None:
     """The first rows, shortened to fit the terminal; with --json all columns and every number."""
     console.configure(json=json)
     from rlcli.pipeline.buffer_rows import head
 
-    facts, text = head(locate(dataset), rows, keys=keys, episode=episode)
+    facts, text = head(locate(dataset), rows, keys=keys, episode=episode, where=where)
     console.result("rows", facts, text)
 
 
@@ -87,13 +91,14 @@ def tail(
     rows: NumRows = 10,
     keys: Keys = None,
     episode: Annotated[int | None, typer.Option(help="Of the episode with this number.")] = None,
+    where: Where = None,
     json: console.Json = False,
 ) -> None:
     """The last rows, shortened to fit the terminal; with --json all columns and every number."""
     console.configure(json=json)
     from rlcli.pipeline.buffer_rows import head
 
-    facts, text = head(locate(dataset), rows, keys=keys, episode=episode, last=True)
+    facts, text = head(locate(dataset), rows, keys=keys, episode=episode, where=where, last=True)
     console.result("rows", facts, text)
 
 
@@ -104,9 +109,7 @@ def cat(
     ] = "ndjson",
     table: Annotated[Literal["steps", "episodes"], typer.Option(help="What a row is.")] = "steps",
     keys: Keys = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Rows that satisfy a condition, e.g. 'reward > 1'.")
-    ] = None,
+    where: Where = None,
     episodes: Annotated[
         str | None, typer.Option(metavar="A:B", help="Episodes at these positions; -10: is the last ten.")
     ] = None,

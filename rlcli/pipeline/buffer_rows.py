@@ -15,7 +15,8 @@ from rlcli.errors import UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.location import Location
-from rlcli.format.spans import EPISODE, Spans, as_numbers
+from rlcli.format.spans import EPISODE, Chunk, Spans, as_numbers, chunks
+from rlcli.pipeline.expressions import Expression
 
 Array = NDArray[Any]
 
@@ -26,15 +27,21 @@ _ENDS = (("next", "terminated"), ("next", "truncated"))
 
 
 def head(
-    path: Location, num_rows: int, *, keys: str | None = None, episode: int | None = None, last: bool = False
+    path: Location,
+    num_rows: int,
+    *,
+    keys: str | None = None,
+    episode: int | None = None,
+    where: str | None = None,
+    last: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """The first (or `last`) `num_rows` rows of the dataset, or of the episode with that number: facts and a
-    table.
+    """The first (or `last`) `num_rows` rows of the dataset, or of the episode with that number, or of those
+    `where` an expression per step holds: facts and a table.
 
     `keys` is a comma-separated list such as `action,next/reward`; a name with columns below it means all of
     them. Without it the table leaves out what follows from the rest (next observations, is_init, done); the
-    facts never do. Unknown next values are None. Raises `UsageError` for an unknown key or
-    episode.
+    facts never do. Unknown next values are None. Raises `UsageError` for an unknown key or episode and for a
+    wrong expression.
     """
     if num_rows < 0:
         raise UsageError(f"--rows must not be negative, got {num_rows}")
@@ -42,17 +49,18 @@ def head(
         known = [column.key for column in dataset.schema.columns]
         chosen = None if keys is None else choose_columns(dataset, keys)
         start, stop = (0, dataset.num_rows) if episode is None else _rows_of(dataset, episode)
-        if last:
-            start = max(start, stop - num_rows)
-        stop = min(stop, start + num_rows)
-        values = {key: _read(dataset, key, start, stop) for key in chosen or known}
-        unknown = {
-            column.key: np.isin(np.arange(start, stop), dataset.unknown_next)
-            for column in dataset.schema.derived
-        }
+        if where is not None:
+            at = _matching(dataset, where, start, stop, num_rows, last=last)
+        elif last:
+            at = np.arange(max(start, stop - num_rows), stop)
+        else:
+            at = np.arange(start, min(stop, start + num_rows))
+        values = {key: _read(dataset, key, at) for key in chosen or known}
+        derived = [column.key for column in dataset.schema.columns if column.encoding == "derived"]
+        unknown = {key: np.isin(at, dataset.unknown_next) for key in derived}
         total = dataset.num_rows
-    rows = [_json_row(start + i, i, values, unknown) for i in range(stop - start)]
-    columns: list[_Column] = [_Text("row", list(range(start, stop)))]
+    rows = [_json_row(row, i, values, unknown) for i, row in enumerate(at.tolist())]
+    columns: list[_Column] = [_Text("row", at.tolist())]
     if chosen is not None:
         columns += [_column(key, values[key], unknown.get(key)) for key in chosen]
     else:
@@ -98,9 +106,28 @@ def _rows_of(dataset: Dataset, episode: int) -> tuple[int, int]:
     return int(spans.start[found[0]]), int(spans.stop[found[0]])
 
 
-def _read(dataset: Dataset, key: Key, start: int, stop: int) -> Array:
-    """`[rows, *shape]`, of a heap column `[rows]` of objects."""
-    return as_numbers(dataset.schema.column(key), dataset.read(key, start, stop))
+def _matching(dataset: Dataset, where: str, start: int, stop: int, count: int, *, last: bool) -> Array:
+    """The first (or `last`) `count` rows in `start … stop` for which the expression holds, ascending."""
+    expression = Expression(where, dataset.schema, per="step")
+    spans = Spans(dataset)
+    condition = expression.on(dataset, spans)
+    found = np.zeros(0, np.int64)
+    bounds = [(max(low, start), min(high, stop)) for low, high in chunks(dataset, dataset.schema.columns)]
+    for low, high in reversed(bounds) if last else bounds:
+        if len(found) >= count:
+            break
+        if low < high:
+            hit = low + np.flatnonzero(condition.steps(Chunk(dataset, spans, low, high)))
+            found = np.concatenate([hit, found] if last else [found, hit])
+    return found[len(found) - min(count, len(found)) :] if last else found[:count]
+
+
+def _read(dataset: Dataset, key: Key, rows: Array) -> Array:
+    """`[rows, *shape]` of ascending rows, of a heap column `[rows]` of objects."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
+    parts = [dataset.read(key, int(run[0]), int(run[-1]) + 1) for run in runs]
+    values = np.concatenate(parts) if parts else dataset.read(key, 0, 0)
+    return as_numbers(dataset.schema.column(key), values)
 
 
 def _json_row(row: int, index: int, values: dict[Key, Array], unknown: dict[Key, Array]) -> dict[str, Any]:

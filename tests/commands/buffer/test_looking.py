@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlcli.format import spans
 from rlcli.format.dataset import Dataset
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import Box, Discrete
@@ -150,6 +151,24 @@ def test_head_takes_keys_and_an_episode(rl: Callable[..., Any], sealed: Path) ->
     assert set(rows[0]["next"]) == {"reward"}
     header = rl("head", sealed, "--keys", "observation").out.splitlines()[0].split()
     assert header == ["row", "observation/position", "observation/image"]
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 23])
+@pytest.mark.parametrize(("where", "count"), [("step >= 5", 4), ("step == 3", 100), ("reward > 1", 3)])
+def test_head_and_tail_show_the_rows_of_a_condition(
+    rl: Callable[..., Any], sealed: Path, where: str, count: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "CHUNK_BYTES", chunk)
+    heaps = Path(__file__).parents[2] / "golden" / "v1-heaps"
+    for dataset, condition in ((sealed, where), (heaps, where.replace("step", "reward"))):
+        lines = rl("cat", dataset, "--where", condition).out.splitlines()
+        expected = [json.loads(line) for line in lines]
+        for verb, wanted in (("head", expected[:count]), ("tail", expected[-count:])):
+            assert rl(verb, dataset, "--where", condition, "-n", count, "--json").json["rows"] == wanted
+            assert rl(verb, dataset, "--where", condition, "-n", count).code == 0
+    only = rl("tail", sealed, "--where", where, "--episode", 2, "--json").json["rows"]
+    assert all(row["episode"] == 2 for row in only)
+    assert rl("head", sealed, "--where", "stepp > 1").code == 2
 
 
 def test_head_names_the_nearest_key_and_the_episodes_there_are(rl: Callable[..., Any], sealed: Path) -> None:
