@@ -60,8 +60,8 @@ _TOLD = {"steps": "steps as NumPy", "batches": "batches of 256", "encoded": "pic
 
 ARMS: dict[str, dict[str, Callable[[Path, str], dict[str, Any]]]] = {
     "rlds": _tfds("rlds", "steps", "batches", percent=2),
-    "pictures-256": _tfds("pictures-256", "steps", "batches", "encoded"),
-    "pictures-640": _tfds("pictures-640", "steps", "batches", "encoded"),
+    "pictures-256": _tfds("pictures-256", "steps", "batches", "encoded", percent=20),
+    "pictures-640": _tfds("pictures-640", "steps", "batches", "encoded", percent=20),
     "pixels-256": _tfds("pixels-256", "steps", "batches"),
     "pixels-640": _tfds("pixels-640", "steps", "batches"),
     "minari": {"minari": minari_episodes},
