@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlcli.algorithms.transitions import DISCOUNT, WEIGHT
 from rlcli.config import from_dict, from_options, options, to_dict
@@ -120,6 +121,22 @@ def choose(
             hint="leave sampler.gamma out: it follows --gamma",
         )
     return Choice(name, chosen)
+
+
+@runtime_checkable
+class Updated(Protocol):
+    """A sampler that is told the priorities of what it drew."""
+
+    def update(self, rows: NDArray[np.int64], priorities: Any) -> None: ...
+
+
+def tell(sampler: Updated, rows: NDArray[np.int64], errors: NDArray[Any]) -> None:
+    """The sizes of errors `[B]` become the priorities of a batch's `row` `[B]`.
+
+    One that is not finite tells nothing: its row keeps the priority it has.
+    """
+    known = np.isfinite(errors)
+    sampler.update(np.where(known, rows, -1), np.where(known, errors, 0))
 
 
 def check_unchanged(choice: Choice, given: Mapping[str, Any]) -> None:

@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rlcli import console
 from rlcli.config import from_dict, to_dict, to_toml
@@ -21,7 +20,7 @@ from rlcli.pipeline.checkpoint import Checkpoint
 from rlcli.pipeline.execution import Execution, choose_execution
 from rlcli.pipeline.inputs import Inputs
 from rlcli.pipeline.run import Run, create_run, unique_path
-from rlcli.pipeline.sampling import Choice, check_unchanged
+from rlcli.pipeline.sampling import Choice, Updated, check_unchanged, tell
 from rlcli.pipeline.settings import Settings
 from rlcli.pipeline.updates import UpdateRunner, tensors
 from rlcli.replay.sampler import Sampler
@@ -37,13 +36,6 @@ class Position:
 
     facts: Mapping[str, Any]
     arrays: Mapping[str, Any]
-
-
-@runtime_checkable
-class Updated(Protocol):
-    """A sampler that is told the priorities of what it drew."""
-
-    def update(self, rows: NDArray[np.int64], priorities: Any) -> None: ...
 
 
 class Loop(AbstractContextManager["Loop"]):
@@ -86,7 +78,7 @@ class Session:
         self.state, metrics = self.runner.update(self.state, batch)
         priority = metrics.pop("priority", None)
         if priority is not None and isinstance(sampler, Updated):
-            sampler.update(batch["row"], priority.numpy())
+            tell(sampler, batch["row"], priority.numpy())
         self.metrics = metrics
         self.updates += 1
 

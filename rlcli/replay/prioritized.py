@@ -16,7 +16,9 @@ from rlcli.replay.streams import Rows
 class Config:
     """Rows drawn in proportion to (priority + epsilon)^alpha, with importance weights."""
 
-    alpha: float = opt(0.6, "How much priorities count; 0 is uniform.", ge=0, source="Schaul et al., table 3")
+    alpha: float = opt(
+        0.6, "How much priorities count; 0 is uniform.", ge=0, le=2, source="Schaul et al., table 3"
+    )
     beta: float = opt(0.4, "How far weights undo the bias at the beginning, in [0, 1].", ge=0, le=1)
     beta_batches: int = opt(0, "Batches over which beta rises linearly to 1; 0 keeps it.", ge=0)
     epsilon: float = opt(1e-6, "Added to a priority, so that none is 0.", gt=0)

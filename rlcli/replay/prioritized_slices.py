@@ -17,7 +17,7 @@ from rlcli.replay.streams import Rows
 class Config(prioritized.Config):
     """Slices of `length` consecutive rows, drawn by the priority of the first."""
 
-    alpha: float = opt(0.9, "How much priorities count; 0 is uniform.", ge=0, source="R2D2, table 2")
+    alpha: float = opt(0.9, "How much priorities count; 0 is uniform.", ge=0, le=2, source="R2D2, table 2")
     beta: float = opt(0.6, "How far weights undo the bias, in [0, 1].", ge=0, le=1, source="R2D2, table 2")
     length: int = opt(32, "Steps of a slice that count.", ge=1)
     burn_in: int = opt(0, "Steps before them, to warm a recurrent state up; they do not count.", ge=0)

@@ -59,10 +59,14 @@ class PrioritySampler(DatasetSampler[P]):
 
     def drawn(self, block: Block) -> tuple[Rows, NDArray[np.float32]]:
         """The memory of a block's `row` and `weight`, `[B]` each, to be drawn into."""
-        return block.arrays[ROW], block.arrays[WEIGHT].reshape(-1)
+        views = block.views.get("drawn")
+        if views is None:
+            views = block.views["drawn"] = [block.arrays[ROW], block.arrays[WEIGHT].reshape(-1)]
+        return views[0], views[1]
 
     def update(self, rows: Rows, priorities: Any) -> None:
-        """Gives rows (a batch's `row`) new priorities, at least 0; rows that were evicted are passed over.
+        """Gives rows (a batch's `row`) new priorities, at least 0; rows that were evicted, or are none
+        (-1), are passed over.
 
         Raises `ValueError` for a negative, infinite or undefined priority; nothing is changed then.
         """

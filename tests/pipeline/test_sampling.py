@@ -22,7 +22,7 @@ from rlcli.format.specs import Box, Discrete
 from rlcli.format.writer import Writer
 from rlcli.pipeline.buffer_map import Options as MapOptions
 from rlcli.pipeline.buffer_map import map_dataset
-from rlcli.pipeline.sampling import Choice, choose, columns, fitting, join_state, split_state
+from rlcli.pipeline.sampling import Choice, choose, columns, fitting, join_state, split_state, tell
 from rlcli.replay.mixture import Mixture
 from rlcli.replay.prioritized import Config as PrioritizedConfig
 from rlcli.replay.prioritized import Prioritized
@@ -185,6 +185,22 @@ def test_a_mixture_tells_each_source_its_own_rows(tmp_path: Path) -> None:
         wanted = np.ones(20)  # a new row's
         wanted[batch["row"][part]] = told[part]  # of a row that was drawn twice the later stays
         np.testing.assert_array_equal(source.table.tree.get(rows), wanted)
+
+
+@pytest.mark.parametrize("persist", [None, "priority"])
+def test_errors_that_are_not_finite_tell_nothing(persist: str | None, tmp_path: Path) -> None:
+    """Of a run that diverges: other rows get theirs, these keep what they had, in a mixture too."""
+    parts = [
+        Prioritized(rows_of(tmp_path / name, [4]), config=PrioritizedConfig(alpha=1.0, persist=persist))
+        for name in "ab"
+    ]
+    mixture = Mixture(parts, [0.5, 0.5])
+    mixture.sample(8)
+    rows = np.array([0, 1, 2, 3, 0, 1, 2, 3])
+    tell(mixture, rows, np.array([5, np.nan, np.inf, 6, np.nan, 7, 8, -np.inf], np.float32))
+    found = [part.table.tree.get(np.arange(4)).tolist() for part in parts]
+    assert found == [[5, 1, 1, 6], [1, 7, 8, 1]]
+    mixture.close()
 
 
 def test_scoped_options_come_from_the_file_and_then_from_set(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcli import _native
-from rlcli.errors import IncompatibleError
+from rlcli.errors import IncompatibleError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import Box, Discrete
 from rlcli.format.writer import Writer
+from rlcli.replay.choice import make_sampler
 from rlcli.replay.prioritized import Config, Prioritized
 from tests.replay.made_up import counting, flat
 
@@ -126,6 +127,17 @@ def test_bad_priorities_change_nothing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="priority"):
             sampler.update(np.array([0, 1]), np.array([3.0, wrong]))
     assert sampler.table.tree.total == before
+
+
+def test_the_greatest_priorities_there_are_can_be_drawn_by(tmp_path: Path) -> None:
+    sampler = Prioritized(counting(tmp_path / "a", [40]), OBSERVED, config=Config(alpha=2.0, beta=1.0))
+    sampler.sample(1)
+    sampler.update(np.arange(40), np.where(np.arange(40) % 2, 1e100, 0.0))
+    batch = sampler.sample(200)
+    assert (batch["row"] % 2 == 1).all()
+    assert np.isfinite(sampler.table.tree.total)
+    with pytest.raises(UsageError, match=r"sampler\.alpha must be ≤ 2"):
+        make_sampler("prioritized", sampler.source.dataset, sets=["alpha=2.5"])
 
 
 def test_several_streams_are_one_table(tmp_path: Path) -> None:
