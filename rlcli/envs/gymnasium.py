@@ -22,6 +22,7 @@ from rlcli.plugins import load_reference
 
 # Gymnasium's environment modules -> (the package that may be missing, our extra)
 _EXTRAS = {"gymnasium.envs.mujoco": ("mujoco", "mujoco"), "gymnasium.envs.box2d": ("Box2D", "box2d")}
+_NAMESPACES = {"ALE": "ale-py"}  # what a package registers under, once it is installed
 
 
 class GymnasiumEnv:
@@ -169,6 +170,10 @@ def _registered(identifier: str) -> Any:
     try:
         return copy.deepcopy(gymnasium.spec(identifier))
     except (error.Error, ImportError) as err:
+        namespace = identifier.rpartition("/")[0]
+        found = {spec.namespace for spec in gymnasium.registry.values()}
+        if namespace in _NAMESPACES and namespace not in found:
+            raise _not_installed(_NAMESPACES[namespace], identifier) from err
         known = nearest(identifier, gymnasium.registry)
         raise UsageError(f"Gymnasium has no environment {identifier!r}; {known}") from err
 
@@ -180,8 +185,12 @@ def _missing(identifier: str, entry_point: Any, err: Exception) -> RLError:
     missing_module: str | None = getattr(err, "name", None)
     if missing_module is None:
         return IncompatibleError(f"{identifier} cannot be made here: {err}")
-    missing = MissingExtraError(missing_module, "", needed_for=identifier)
-    missing.hint = f"pip install {missing_module}"
+    return _not_installed(missing_module, identifier)
+
+
+def _not_installed(package: str, identifier: str) -> MissingExtraError:
+    missing = MissingExtraError(package, "", needed_for=identifier)
+    missing.hint = f"pip install {package}"
     return missing
 
 

@@ -20,7 +20,7 @@ from rlcli.pipeline.evaluate import (
     rollouts,
     summary,
 )
-from rlcli.pipeline.outputs import publish_all, unfinished
+from rlcli.pipeline.outputs import publish_all, refuse_inside, unfinished
 from rlcli.pipeline.policy import policy_from_run
 from rlcli.pipeline.rollout_files import DatasetRecorder, Recorders, VideoRecorder
 from rlcli.pipeline.run import open_run, write_atomically
@@ -57,6 +57,8 @@ def evaluate_runs(runs: Sequence[Path], options: Options, *, report: Path | None
             raise UsageError(f"{path} exists already", hint="choose another path")
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")
+        if path is not None:
+            refuse_inside(path)
     if options.video is not None and options.video.suffix != ".mp4":
         raise UsageError(f"--video {options.video}: the name must end in .mp4")
     content: dict[str, Any] = {

@@ -25,6 +25,7 @@ from rlcli.errors import UsageError
 from rlcli.pipeline import checkpoint
 from rlcli.pipeline.evaluate import evaluation_seeds, rollouts
 from rlcli.pipeline.inputs import Inputs, open_inputs, planned_updates, source_of
+from rlcli.pipeline.outputs import refuse_inside
 from rlcli.pipeline.policy import NetworkPolicy
 from rlcli.pipeline.reports import Reporter
 from rlcli.pipeline.run import Run, open_run
@@ -59,6 +60,8 @@ def train(
     algorithm = load(name)
     if resume and out is None:
         raise UsageError("--resume needs the run directory: -o RUN")
+    if out is not None:
+        refuse_inside(out)
     run = open_run(out) if resume and out is not None and out.exists() else None
     choice = None
     if run is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from typing import Any
@@ -62,6 +63,13 @@ def test_missing_library_gives_the_install_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(MissingExtraError) as caught:
         make("LunarLander-v3")
     assert caught.value.hint == "pip install 'rlcli[box2d]'"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ale_py") is not None, reason="needs ale-py to be absent")
+def test_a_namespace_of_a_missing_package_names_the_package() -> None:
+    with pytest.raises(MissingExtraError, match="ALE/Pong-v5 needs the package 'ale-py'") as caught:
+        make("ALE/Pong-v5")
+    assert caught.value.hint == "pip install ale-py"
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,14 @@ def test_a_start_that_fails_leaves_no_run(tmp_path: Path, dataset: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+def test_no_run_begins_inside_a_dataset(tmp_path: Path, dataset: Path) -> None:
+    options = ["--updates", "50", "--hidden", "8", *QUICK, "-o", str(dataset / "run")]
+    done = rl("train", "bc", "--from-dataset", str(dataset), *options, check=False)
+    assert done.returncode == 2
+    assert "lies inside the dataset" in done.stderr
+    assert not (dataset / "run").exists()
+
+
 def test_a_module_of_ones_own_is_an_algorithm(tmp_path: Path, dataset: Path) -> None:
     source = Path(importlib.import_module("rlcli.algorithms.bc").__file__ or "").read_text()
     (tmp_path / "my_bc.py").write_text(source.replace('"""Behavioural cloning', '"""My own cloning'))
