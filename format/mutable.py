@@ -168,10 +168,9 @@ class SideColumn:
         at = np.searchsorted(self._firsts, ids, side="right") - 1
         at[(at >= 0) & (ids >= self._ends[at])] = -1
         found = []
-        for number in np.unique(at).tolist():
-            if number >= 0:
-                chosen = np.flatnonzero(at == number)
-                found.append((self._segments[number], chosen, ids[chosen] - self._firsts[number]))
+        for number in np.flatnonzero(np.bincount(at + 1)[1:]).tolist():
+            chosen = np.flatnonzero(at == number)
+            found.append((self._segments[number], chosen, ids[chosen] - self._firsts[number]))
         return found
 
     def _write_out(self, segment: Segment, rows: Rows, values: Array) -> None:

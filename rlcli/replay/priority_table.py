@@ -87,7 +87,8 @@ class PriorityTable:
             if local >= begins[stream]:
                 self.tree.cover(stream, local, 1, newcomer)
         if self._side is not None:
-            self._keep(np.setdiff1d(np.concatenate([*came, known]), unknown), newcomer)
+            ids = np.concatenate([*came, known])
+            self._keep(ids[~np.isin(ids, unknown)], newcomer)
         self._waiting = unknown
         self._seen = self.source.snapshot
 
