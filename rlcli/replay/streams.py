@@ -47,9 +47,9 @@ class Streams:
         return ids
 
     def rows(self, ids: Rows) -> Rows:
-        """Logical rows of retained identities. Precondition: each is retained."""
+        """Logical rows of retained identities, maybe the same array. Precondition: each is retained."""
         if len(self.start) == 1:
-            return ids - self.start[0]
+            return ids - self.start[0] if self.start[0] else ids
         stream = ids >> ROW_BITS
         rows: Rows = (ids & _ROW) - np.asarray(self.start)[stream] + np.asarray(self.first)[stream]
         return rows
