@@ -15,9 +15,9 @@ ALGO_HELP = "List algorithms and their options."
 def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `rl algo list` and `rl algo show NAME`."""
     group = typer.Typer(help=ALGO_HELP, no_args_is_help=True, rich_markup_mode=None)
-    group.command("list")(list_algorithms)
-    group.command("show")(show)
-    group.command("samplers")(samplers)
+    group.command("list", short_help="Every algorithm, and what it learns from.")(list_algorithms)
+    group.command("show", short_help="Every option of one algorithm.")(show)
+    group.command("samplers", short_help="Every sampler and its options.")(samplers)
     app.add_typer(group, name="algo")
 
 

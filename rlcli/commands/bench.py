@@ -31,20 +31,26 @@ def bench(
     cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", show_default=False)] = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the cases and exit.")] = False,
     rounds: Annotated[int, console.count_option("--rounds", help="Rounds per item.")] = 15,
-    seconds: Annotated[float, typer.Option(min=0.001, help="Seconds per arm and round.")] = 0.2,
+    seconds: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Seconds per arm and round.")
+    ] = 0.2,
     size: Annotated[
-        Literal["full", "small"], typer.Option(help="Amount of data; small is for a try.")
+        Literal["full", "small"],
+        typer.Option(metavar="full|small", help="Amount of data; small is for a try."),
     ] = "full",
-    threads: Annotated[int, typer.Option(min=1, help="Threads that each arm may use.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that each arm may use.")] = 1,
     peer_python: Annotated[
         str | None, typer.Option(metavar="PYTHON", help="The Python that has the peers; `none`: no peers.")
     ] = None,
-    baseline: Annotated[Path | None, typer.Option(help="An earlier report to compare with.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An earlier report to compare with.")
+    ] = None,
     fail_if_slower: Annotated[
         str | None, typer.Option(metavar="SHARE", help="Exit 8 if slower than the baseline by more, e.g. 5%.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write the report as JSON to this new file.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Write the report as JSON to this new file."),
     ] = None,
     json: console.Json = False,
     quiet: console.Quiet = False,

@@ -35,13 +35,17 @@ def collect(
         str, typer.Option(metavar="POLICY", help="random, a run directory, or your own module:attribute.")
     ] = "random",
     checkpoint: Annotated[
-        str, typer.Option(help="Of a run: best, last, or the step of a checkpoint.")
+        str,
+        typer.Option(metavar="WHICH", help="Of a run: best, last, or the step of a checkpoint."),
     ] = "best",
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="A run acts by its mode instead of sampling.")
     ] = False,
     num_envs: Annotated[
-        int | None, typer.Option("--num-envs", help="Environments stepped in turn, a stream each; default 1.")
+        int | None,
+        typer.Option(
+            "--num-envs", metavar="N", help="Environments stepped in turn, a stream each; default 1."
+        ),
     ] = None,
     seed: Annotated[
         int | None, console.count_option("--seed", help="Decides everything; default 0, or as before.")

@@ -20,12 +20,18 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, side by side.")],
     episodes: Annotated[int, console.count_option("--episodes", help="Episodes per run.")] = 20,
-    seed: Annotated[int, typer.Option(help="Chooses the episodes; equal seeds compare like with like.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Chooses the episodes; equal seeds compare like with like.")
+    ] = 0,
     sample: Annotated[
         bool, typer.Option("--sample", help="Sample actions; without it the mode is taken.")
     ] = False,
-    checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
-    env: Annotated[str | None, typer.Option(help="Another environment than the recorded one.")] = None,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="WHICH", help="best, last, or the step of a checkpoint.")
+    ] = "best",
+    env: Annotated[
+        str | None, typer.Option(metavar="ENV", help="Another environment than the recorded one.")
+    ] = None,
     env_arg: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="Argument of it; repeatable.")
     ] = None,
@@ -39,7 +45,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DS", help="Write the episodes as a dataset.")
     ] = None,
     video: Annotated[Path | None, typer.Option(metavar="FILE.mp4", help="Film the first episode.")] = None,
-    video_episodes: Annotated[int, typer.Option(min=1, help="How many episodes to film.")] = 1,
+    video_episodes: Annotated[int, typer.Option(min=1, metavar="N", help="How many episodes to film.")] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the JSON report too.")
     ] = None,

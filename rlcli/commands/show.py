@@ -18,7 +18,7 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
 
 
 def show(
-    path: Annotated[Path, typer.Argument(help="A dataset, run, checkpoint or report.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset, run, checkpoint or report.")],
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw a run's learning curve.")
     ] = None,

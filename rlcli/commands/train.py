@@ -33,7 +33,7 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     names = [*ALGORITHMS] if named in ("", *ALGORITHMS) else [*ALGORITHMS, named]
     for name in names:
         module = load(name)
-        group.command(name, help=_help(name, module))(_command(name, module))
+        group.command(name, help=_help(name, module), short_help=_title(module))(_command(name, module))
     app.add_typer(group, name="train", help=TRAIN_HELP)
 
 
@@ -48,6 +48,11 @@ def _repeat_flag(arguments: list[str]) -> None:
             listing = before == "--from-dataset" or word.startswith("--from-dataset=")
         words.append(word)
     arguments[:] = words
+
+
+def _title(module: Any) -> str:
+    """What the algorithm is, without who made it: it must fit beside its name."""
+    return (module.Config.__doc__ or "").partition("\n")[0].partition(" (")[0].rstrip(".") + "."
 
 
 def _help(name: str, module: Any) -> str:
