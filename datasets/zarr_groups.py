@@ -33,7 +33,7 @@ from rlcli.format.dataset import Dataset
 _MAX_CHUNKS = 50_000_000
 _CHUNK_BYTES = 4 << 20
 _MAX_CHUNK_BYTES = 1 << 31
-_HELD_BYTES = 16 << 20  # of whole chunks of one array that stay decoded for the next rows
+_REST_BYTES = 32 << 20  # of decoded rows that wait to be asked for, of all arrays
 _SIGNS = (".zgroup", "zarr.json")
 
 
@@ -127,7 +127,7 @@ class ZarrTable(Table):
     def __init__(self, path: Path, root: Any) -> None:
         super().__init__(path)
         self._arrays: dict[str, Any] = {}
-        self._held: dict[str, tuple[int, Any]] = {}  # the first row of decoded chunks, and their rows
+        self._rest: dict[str, tuple[int, Any]] = {}  # decoded rows that nobody took; the first's number
         self.layout = f"zarr-{root.metadata.zarr_format}"
         self.metadata = _metadata(root)
         with warnings.catch_warnings(record=True) as told:
@@ -173,16 +173,21 @@ class ZarrTable(Table):
         return arrays
 
     def _rows(self, name: str, start: int, stop: int) -> Any:
-        """Rows of one array; chunks that hold more than these stay, so that each is decoded once."""
-        array = self._arrays[name]
-        first, held = self._held.get(name, (0, ()))
-        if not first <= start < stop <= first + len(held):
-            rows = int((getattr(array, "shards", None) or array.chunks)[0])
-            low, high = start - start % rows, min(-(-stop // rows) * rows, int(array.shape[0]))
-            if (high - low) * self.fields[name].row_bytes > _HELD_BYTES:
-                return np.asarray(array[start:stop])
-            first, held = self._held[name] = low, np.asarray(array[low:high])
-        return held[start - first : stop - first]
+        """Rows of one array; the rest of the last chunk stays, so that in order each is decoded once."""
+        array, (first, rest) = self._arrays[name], self._rest.pop(name, (0, ()))
+        rows = int((getattr(array, "shards", None) or array.chunks)[0])
+        if rows * self.fields[name].row_bytes > _REST_BYTES // len(self._arrays):
+            return np.asarray(array[start:stop])
+        goes_on = first <= start < first + len(rest)
+        low = first + len(rest) if goes_on else start - start % rows
+        high = max(low, min(-(-stop // rows) * rows, int(array.shape[0])))
+        decoded = np.asarray(array[low:high])
+        if goes_on:
+            first, decoded = start, np.concatenate([rest[start - first :], decoded])
+        else:
+            first = low
+        self._rest[name] = stop, decoded[stop - first :].copy()
+        return decoded[start - first : stop - first]
 
     def _check(self, name: str, array: Any) -> None:
         """Refuses shapes and chunks that no file of ours would have, and codecs that run code."""

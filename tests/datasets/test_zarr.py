@@ -14,6 +14,7 @@ import pytest
 import zarr
 from numcodecs import Blosc, Delta
 
+from rlcli.datasets.zarr_groups import ZarrTable
 from rlcli.errors import ExitCode, IncompatibleError, InputError, MissingExtraError
 from rlcli.format.dataset import Dataset
 from rlcli.main import run
@@ -143,3 +144,14 @@ class _Runs:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (self.mark,)
+
+
+def test_rows_in_any_order_are_those_of_the_chunks(tmp_path):
+    values = np.arange(69.0).reshape(23, 3)
+    root = zarr.open_group(tmp_path / "z", mode="w")
+    for name, chunk in (("a", 4), ("b", 23), ("c", 1)):
+        root.create_array(name, data=values, chunks=(chunk, 2))
+    table = ZarrTable(tmp_path / "z", root)
+    for start, stop in ((0, 3), (3, 10), (10, 11), (11, 23), (5, 9), (2, 20), (20, 23), (0, 23)):
+        for found in table.read(["a", "b", "c"], start, stop).values():
+            np.testing.assert_array_equal(found, values[start:stop])
