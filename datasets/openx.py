@@ -1,7 +1,8 @@
 """What is known of Open X-Embodiment's datasets beyond their `features.json`.
 
 Which camera is which is from Octo's configuration of them (octo-models/octo,
-`octo/data/oxe/oxe_dataset_configs.py`, the datasets under their official names); which pictures are stored
+`octo/data/oxe/oxe_dataset_configs.py`, the datasets under their official names), for DROID and Bridge
+from OpenVLA's (openvla/openvla, `prismatic/vla/datasets/rlds/oxe/configs.py`); which pictures are stored
 blue first is from huggingface/lerobot#435. Those that Google converted have the instruction among the
 observations, the others beside them. A dataset that is not here is read as any other.
 """
@@ -47,6 +48,11 @@ _CAMERAS = {
     f"berkeley_mvp{_RLDS}": {"hand_image": "wrist"},
     f"berkeley_rpt{_RLDS}": {"hand_image": "wrist"},
     "bc_z": {"image": "primary"},
+    "bridge": {"image": "primary", "image_1": "secondary"},
+    "bridge_dataset": {"image_0": "primary", "image_1": "secondary"},
+    "droid": {
+        "exterior_image_1_left": "primary", "exterior_image_2_left": "secondary", "wrist_image_left": "wrist",
+    },
 }  # fmt: skip
 
 _INSTRUCTION = "steps/language_instruction"  # where it is in the sets that others converted

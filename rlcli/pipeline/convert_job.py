@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Job:
         """The opened source; `plan` is what it said of itself when it was opened before."""
         request = dataclasses.replace(self.request, plan=plan)
         with registry.load(self.format).open_source(self.path, request, self.options) as source:
+            source.spec, source.record = _finite(source.spec), _finite(source.record)
             yield unstacked(source) if request.derive and request.unstack else source
 
     def after(self, mismatch: LayoutMismatch) -> Job:
@@ -67,6 +69,15 @@ class Job:
             from_dict(kind, value["options"]),
             Selection.from_json(value["selection"]),
         )
+
+
+def _finite(value: Any) -> Any:
+    """JSON in which NaN and infinities, which strict JSON does not have, are their names."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lineage_of(job: Job, parents: list[dict[str, Any]]) -> dict[str, Any]:

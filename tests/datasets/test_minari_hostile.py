@@ -27,6 +27,7 @@ from minari_made import (
 from PIL import Image
 
 from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError
+from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
 
 
@@ -174,3 +175,12 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, data_format
     victim.unlink()
     os.mkfifo(victim)
     refused(path, InputError, f"{victim.name}: not a regular file", tmp_path)
+
+
+def test_numbers_that_are_not_finite_in_metadata_become_their_names(tmp_path: Path) -> None:
+    path = written(buffers(BOX, TWO), BOX, TWO)
+    told = path / "data" / "metadata.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"dataset_size": float("inf")}))
+    convert(path, tmp_path / "ds", from_="minari")
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert '"inf"' in json.dumps(dataset.extra["source"])
