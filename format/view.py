@@ -65,7 +65,7 @@ class View:
         self._begin_newest()
 
     def _begin_newest(self) -> None:
-        """Takes over the newest state. Files of a window may go away meanwhile: then there is a newer one."""
+        """Takes over the newest state. Files may go away meanwhile: then there is a newer one."""
         for remaining in reversed(range(_RETRIES)):
             found = self._load()
             try:
@@ -159,6 +159,7 @@ class View:
         return files.exists(manifest.path_of(self.path, generation + 1))
 
     def _has_moved(self, error: BaseException, newest: Manifest) -> bool:
-        """The error may be due to files that have left a window since."""
-        is_window = newest.window is not None
-        return isinstance(error, CorruptError) and is_window and self._is_superseded(newest.generation)
+        """The error may be due to files that are gone since: they left a window, or had no row when their
+        writer was killed.
+        """
+        return isinstance(error, CorruptError) and self._is_superseded(newest.generation)

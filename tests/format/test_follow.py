@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import InputError
+from rlcli.format import layer
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.follow import Follower
@@ -141,6 +142,34 @@ def test_an_empty_segment_of_a_dead_writer_is_let_go(tmp_path: Path) -> None:
     assert dataset.refresh().new_rows == (3,)
     assert dataset.num_rows == Dataset.open(path).num_rows == 11
     assert np.array_equal(dataset.read(("observation",)), Dataset.open(path).read(("observation",)))
+
+
+def test_an_empty_segment_that_goes_while_it_is_opened_means_to_look_again(tmp_path: Path) -> None:
+    path = tmp_path / "ds"
+    model = m.create(path, num_streams=1, segment_rows=8, chunk_rows=8)
+    for _ in range(8):
+        model.add(0)
+    model.writer.flush()
+    dataset = Dataset.open(path)
+    for _ in range(4):
+        model.add(0)
+    model.writer.flush()
+    journal = max((path / "journal").iterdir())
+    os.truncate(journal, 64)
+    model.writer.writer.abort()
+
+    class TakenOver(layer.Layer):
+        def open(self, path_: Path, flags: int, mode: int = 0o666) -> int:
+            if path_ == journal:
+                with layer.use(layer.Layer()):
+                    Writer.append(path, lineage={"op": "again"}).close()
+                assert not journal.exists()
+            return super().open(path_, flags, mode)
+
+    with layer.use(TakenOver()):
+        dataset.refresh()
+    assert dataset.num_rows == 8
+    assert dataset.generation == Dataset.open(path).generation
 
 
 def _add(writer: EpisodeWriter, stream: int, rows: int) -> None:
