@@ -34,6 +34,9 @@ class Tables:
             opened = self.parquet.ParquetFile(path)
             if not 0 <= opened.metadata.num_rows <= _MAX_ROWS:
                 raise ValueError(f"{opened.metadata.num_rows:,} rows")
+            names = opened.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise ValueError("a column that is there twice")
             return opened
 
     def columns(self, path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
