@@ -372,7 +372,7 @@ class Dataset:
         plan = self._plans.get(wanted) or self._plan(wanted)
         index = np.ascontiguousarray(rows, np.int64)
         targets = None if out is None else [pick(out, key) for key in plan.keys]
-        arrays = self._gather_plan(index, plan, targets)
+        arrays = self._gather_plan(index, plan, targets) if plan.keys else []
         nested = nest(plan.keys, arrays) if out is None else out
         if plan.composed:
             self._compose(nested, plan, index)
