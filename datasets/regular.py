@@ -1,4 +1,4 @@
-"""Opening the files of a foreign dataset; a pipe or a device among them is refused, as it might never end."""
+"""The files of a foreign dataset; a pipe or a device among them is refused, as it might never end."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
         os.close(descriptor)
         raise InputError(f"{path}: not a regular file", path=path)
     return os.fdopen(descriptor, "rb", buffering)  # a folder is an IsADirectoryError here
+
+
+def check_folder(path: Path) -> None:
+    """Raises `InputError` for what is neither file nor folder in `path`, before a reader opens it by name."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if not file.is_file():
+                raise InputError(f"{file}: not a regular file", path=file)

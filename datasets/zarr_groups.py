@@ -26,6 +26,7 @@ from rlcli.datasets import zip_archives
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.regular import check_folder
 from rlcli.datasets.zarr_chunks import missing_chunks
 from rlcli.errors import CorruptError, IncompatibleError, InputError, MissingExtraError
 from rlcli.format.dataset import Dataset
@@ -65,12 +66,13 @@ def detect(path: Path) -> Seen:
 
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
-    """The group, looked through once. Raises `CorruptError` for damage."""
+    """The group, looked through once. Raises `CorruptError` for damage, `InputError` for a pipe in it."""
     import zarr
 
     if importlib.util.find_spec("imagecodecs"):  # UMI keeps its pictures as JPEG XL
         importlib.import_module("imagecodecs.numcodecs").register_codecs(verbose=False)
     if path.is_dir():
+        check_folder(path)
         store: Any = zarr.storage.LocalStore(path, read_only=True)
     else:
         with zip_archives.opened(path):

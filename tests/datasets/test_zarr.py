@@ -155,3 +155,13 @@ def test_rows_in_any_order_are_those_of_the_chunks(tmp_path):
     for start, stop in ((0, 3), (3, 10), (10, 11), (11, 23), (5, 9), (2, 20), (20, 23), (0, 23)):
         for found in table.read(["a", "b", "c"], start, stop).values():
             np.testing.assert_array_equal(found, values[start:stop])
+
+
+@pytest.mark.parametrize("name", ["data/state/0.0", "data/action/.zarray", ".zgroup"])
+def test_a_pipe_among_the_files_is_refused(name, tmp_path):
+    path = group(tmp_path / "x.zarr", **{"data/state": STATE, "data/action": ACTION})
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    with pytest.raises(InputError, match="not a regular file"):
+        convert(path, tmp_path / "ds", from_="zarr")
+    assert not (tmp_path / "ds").exists()
