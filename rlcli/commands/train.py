@@ -30,6 +30,10 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     _repeat_flag(arguments)
     group = typer.Typer(help=TRAIN_HELP, no_args_is_help=True, rich_markup_mode=None)
     named = next((word for word in arguments[1:] if not word.startswith("-")), "")
+    if named and Path(named, "run.json").is_file():
+        raise UsageError(
+            f"{named} is a run, not an algorithm", hint=f"rl train ALGO --resume -o {named} goes on with it"
+        )
     names = [*ALGORITHMS] if named in ("", *ALGORITHMS) else [*ALGORITHMS, named]
     for name in names:
         module = load(name)

@@ -348,6 +348,13 @@ def test_a_module_of_ones_own_is_an_algorithm(tmp_path: Path, dataset: Path) -> 
         2,
         "error: the module 'broken' is no algorithm: it has no SOURCES\n",
     )
+    done = subprocess.run(
+        [*command[:-1], "--resume", "run"], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: run is a run, not an algorithm (rl train ALGO --resume -o run goes on with it)\n",
+    )
 
 
 def test_resuming_with_another_option_is_refused(tmp_path: Path) -> None:
