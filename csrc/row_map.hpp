@@ -153,8 +153,7 @@ public:
     const auto part = [&](std::size_t begin, std::size_t end) {
       for (std::size_t k = 0; k < columns.size(); ++k) {
         const Column &column = columns_[columns[k]];
-        copy_places((column.derived ? next : here).data(), column.derived ? column.of : columns[k], begin, end,
-                    count * bytes, out[k]);
+        copy_places((column.derived ? next : here).data(), column.derived ? column.of : columns[k], begin, end, out[k]);
       }
     };
     if (pool != nullptr && count * bytes >= kWorthThreads)
@@ -224,13 +223,10 @@ public:
       windows[i] = {&span, s.back(row, static_cast<std::int64_t>(most)), row, goes_on};
       if (!s.is_touched(windows[i].first, row + 1 + (shifted && goes_on))) return Outcome::untouched;
     }
-    const bool past = count * bytes >= scattered::kPast;
     const auto part = [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i)
         for (std::size_t k = 0; k < columns.size(); ++k)
-          copy_stack(windows[i], columns[k], past,
-                     out[k] + i * columns[k].frames * columns_[columns[k].column].row_bytes);
-      scattered::settle();
+          copy_stack(windows[i], columns[k], out[k] + i * columns[k].frames * columns_[columns[k].column].row_bytes);
     };
     if (pool != nullptr && count * bytes >= kWorthThreads)
       pool->run(count, part);
@@ -379,23 +375,23 @@ private:
     return row + 1 == span.end ? Place{place.span + 1, 0} : Place{place.span, place.row + 1};
   }
 
-  void copy_places(const Place *places, std::size_t number, std::size_t begin, std::size_t end, std::size_t total,
+  void copy_places(const Place *places, std::size_t number, std::size_t begin, std::size_t end,
                    std::uint8_t *out) const {
     if (begin == end) return;
     const std::size_t bytes = columns_[number].row_bytes;
     if (spans_.size() == 1) {
       const Address base = spans_[0].bases[number];
       const auto source = [=](std::size_t i) { return base + static_cast<std::size_t>(places[i].row) * bytes; };
-      copy_scattered(source, begin, end, bytes, total, out);
+      copy_scattered(source, begin, end, bytes, out);
     } else {
       const auto source = [&](std::size_t i) {
         return spans_[places[i].span].bases[number] + static_cast<std::size_t>(places[i].row) * bytes;
       };
-      copy_scattered(source, begin, end, bytes, total, out);
+      copy_scattered(source, begin, end, bytes, out);
     }
   }
 
-  void copy_stack(const Window &window, const Stacked &stacked, bool past, std::uint8_t *out) const {
+  void copy_stack(const Window &window, const Stacked &stacked, std::uint8_t *out) const {
     const Column &column = columns_[stacked.column];
     const std::size_t number = column.derived ? column.of : stacked.column, bytes = column.row_bytes;
     const auto frames = static_cast<std::int64_t>(stacked.frames);
@@ -405,10 +401,10 @@ private:
     const std::int64_t repeats = frames - (stop - first) - is_cut;
     const Span &span = *window.span;
     std::uint8_t *target = out + offset(repeats, column);
-    if (first < span.first || stop > span.end)
-      copy_run(*span.stream, first, stop, number, target);
+    if (first >= span.first && stop <= span.end)
+      std::memcpy(target, span.bases[number] + offset(first - span.first, column), offset(stop - first, column));
     else
-      copy_row(span.bases[number] + offset(first - span.first, column), offset(stop - first, column), past, target);
+      copy_run(*span.stream, first, stop, number, target);
     for (std::int64_t k = 0; k < repeats; ++k)
       std::memcpy(out + offset(k, column), target, bytes);
     if (!is_cut) return;

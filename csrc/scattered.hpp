@@ -6,10 +6,6 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
 namespace rl {
 
 using Address = const std::uint8_t *;
@@ -45,37 +41,8 @@ struct Long {
   void operator()(std::uint8_t *out, Address from) const noexcept { std::memcpy(out, from, bytes); }
 };
 
-// Past the caches, where no cache near a core would hold what a call copies: lines of `out` are not read first.
-struct Past {
-  std::size_t bytes;
-  void operator()(std::uint8_t *out, Address from) const noexcept {
-#ifdef __SSE2__
-    const std::size_t head = std::min<std::size_t>(-reinterpret_cast<std::uintptr_t>(out) % 16, bytes);
-    std::memcpy(out, from, head);
-    std::size_t at = head;
-    for (; at + 16 <= bytes; at += 16)
-      _mm_stream_si128(reinterpret_cast<__m128i *>(out + at),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + at)));
-    std::memcpy(out + at, from + at, bytes - at);
-#else
-    std::memcpy(out, from, bytes);
-#endif
-  }
-};
-
-// Before another thread may read what was copied past the caches.
-inline void settle() noexcept {
-#ifdef __SSE2__
-  _mm_sfence();
-#endif
-}
-
-// A call that copies so many bytes, in rows of so many, had better go past the caches.
-constexpr std::size_t kPast = std::size_t{4} << 20, kPastRow = 4096;
-
-// Not into the first cache: the second has more misses under way. A hint that it is read once doubles the time, as the
-// next column's row may share the line.
-inline void prefetch(Address address) noexcept { __builtin_prefetch(address, 0, 2); }
+// Into all caches: the next column's row may share the line, and a hint that it is read once doubles the time.
+inline void prefetch(Address address) noexcept { __builtin_prefetch(address, 0, 3); }
 
 template <class Copy, class Source>
 void loop(const Copy &copy, const Source &source, std::size_t begin, std::size_t end, std::uint8_t *out) {
@@ -99,16 +66,10 @@ void loop(const Copy &copy, const Source &source, std::size_t begin, std::size_t
 
 }  // namespace scattered
 
-// Copies row i, of `bytes` bytes at source(i), to out + i * bytes, for i in [begin, end). `total` is what the whole
-// call copies, of which this may be a part.
+// Copies row i, of `bytes` bytes at source(i), to out + i * bytes, for i in [begin, end).
 template <class Source>
-void copy_scattered(const Source &source, std::size_t begin, std::size_t end, std::size_t bytes, std::size_t total,
-                    std::uint8_t *out) {
+void copy_scattered(const Source &source, std::size_t begin, std::size_t end, std::size_t bytes, std::uint8_t *out) {
   using namespace scattered;
-  if (bytes >= kPastRow && total >= kPast) {
-    loop(Past{bytes}, source, begin, end, out);
-    return settle();
-  }
   switch (bytes) {
   case 1:
     return loop(Fixed<1>{}, source, begin, end, out);
@@ -129,13 +90,6 @@ void copy_scattered(const Source &source, std::size_t begin, std::size_t end, st
   if (bytes < 16) return loop(Two<8>{bytes}, source, begin, end, out);
   if (bytes <= 512) return loop(Blocks{bytes}, source, begin, end, out);
   loop(Long{bytes}, source, begin, end, out);
-}
-
-inline void copy_row(Address from, std::size_t bytes, bool past, std::uint8_t *out) {
-  if (past && bytes >= scattered::kPastRow)
-    scattered::Past{bytes}(out, from);
-  else
-    std::memcpy(out, from, bytes);
 }
 
 // One row, or zeros for none.

@@ -189,14 +189,6 @@ void every_row_size_is_copied_whole_by_any_number_of_threads() {
           assert(next[i * size + k] ==
                  (row == 19 || row == 39 ? 0 : memory[static_cast<std::size_t>(row + 1) * size + k]));
       }
-      const std::size_t frames = 3;
-      std::vector<std::uint8_t> stacks(rows.size() * frames * size);
-      assert(map.stacks(rows.data(), rows.size(), {{column, frames}}, {stacks.data()}, threads) == rl::Outcome::done);
-      for (std::size_t i = 0; i < rows.size() * frames; ++i) {
-        const std::int64_t row = rows[i / frames], begin = row > end ? end + 1 : 0;
-        const auto seen = static_cast<std::size_t>(std::max(begin, row - 2 + static_cast<std::int64_t>(i % frames)));
-        assert(std::memcmp(&stacks[i * size], &memory[seen * size], size) == 0);
-      }
     }
   }
 }
