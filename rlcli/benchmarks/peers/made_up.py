@@ -46,3 +46,21 @@ def cpprb_columns() -> dict[str, Any]:
 
     widths = {name: {"shape": width} for name, width in SHAPES.items()}
     return {**widths, "done": {"dtype": np.bool_}}
+
+
+def sb3_buffer(buffer_class: Any, total: int, **options: Any) -> Any:
+    """A full buffer of SB3, filled behind its back because adding a million steps takes minutes."""
+    import gymnasium
+    import numpy as np
+
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (SHAPES["obs"],), np.float32)
+    action = gymnasium.spaces.Box(-1, 1, (SHAPES["act"],), np.float32)
+    buffer = buffer_class(total, observation, action, device="cpu", **options)
+    chunk = block(10_000)
+    for start in range(0, total, 10_000):
+        part = slice(start, start + 10_000)
+        buffer.observations[part, 0], buffer.next_observations[part, 0] = chunk["obs"], chunk["next_obs"]
+        buffer.actions[part, 0], buffer.rewards[part] = chunk["act"], chunk["rew"]
+        buffer.dones[part] = chunk["done"]
+    buffer.full = True
+    return buffer

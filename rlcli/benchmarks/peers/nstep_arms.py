@@ -32,27 +32,12 @@ def cpprb_ram(folder: Path, size: str) -> dict[str, Any]:
 
 
 def sb3(folder: Path, size: str) -> dict[str, Any]:
-    """`NStepReplayBuffer` in memory, filled behind its back because adding a million steps takes minutes."""
-    import gymnasium
-    import numpy as np
+    """`NStepReplayBuffer` in memory."""
     import torch
     from stable_baselines3.common.buffers import NStepReplayBuffer
 
     torch.set_num_threads(1)
-    total = made_up.rows(size)
-    observation = gymnasium.spaces.Box(-np.inf, np.inf, (17,), np.float32)
-    action = gymnasium.spaces.Box(-1, 1, (6,), np.float32)
-    buffer = NStepReplayBuffer(total, observation, action, device="cpu", n_steps=N, gamma=GAMMA)
-    chunk = made_up.block(CHUNK)
-    for start in range(0, total, CHUNK):
-        part = slice(start, start + CHUNK)
-        buffer.observations[part, 0], buffer.next_observations[part, 0] = chunk["obs"], chunk["next_obs"]
-        buffer.actions[part, 0], buffer.rewards[part], buffer.dones[part] = (
-            chunk["act"],
-            chunk["rew"],
-            chunk["done"],
-        )
-    buffer.full = True
+    buffer = made_up.sb3_buffer(NStepReplayBuffer, made_up.rows(size), n_steps=N, gamma=GAMMA)
     return {"call": lambda: buffer.sample(BATCH), "units": float(BATCH)}
 
 

@@ -25,23 +25,12 @@ def cpprb_ram(folder: Path, size: str) -> dict[str, Any]:
 
 
 def sb3(folder: Path, size: str) -> dict[str, Any]:
-    """`ReplayBuffer` in memory, filled behind its back because adding a million steps takes minutes."""
-    import gymnasium
-    import numpy as np
+    """`ReplayBuffer` in memory."""
     import torch
     from stable_baselines3.common.buffers import ReplayBuffer
 
     torch.set_num_threads(1)
-    total = made_up.rows(size)
-    observation = gymnasium.spaces.Box(-np.inf, np.inf, (17,), np.float32)
-    action = gymnasium.spaces.Box(-1, 1, (6,), np.float32)
-    buffer = ReplayBuffer(total, observation, action, device="cpu", handle_timeout_termination=False)
-    chunk = made_up.block(CHUNK)
-    for start in range(0, total, CHUNK):
-        part = slice(start, start + CHUNK)
-        buffer.observations[part, 0], buffer.next_observations[part, 0] = chunk["obs"], chunk["next_obs"]
-        buffer.actions[part, 0], buffer.rewards[part] = chunk["act"], chunk["rew"]
-    buffer.full = True
+    buffer = made_up.sb3_buffer(ReplayBuffer, made_up.rows(size), handle_timeout_termination=False)
     return {"call": lambda: buffer.sample(BATCH), "units": float(BATCH)}
 
 
