@@ -171,7 +171,7 @@ def _column_facts(column: Column, moments: Moments) -> dict[str, Any]:
 
 def _histogram(
     dataset: Dataset, column: Column, facts: dict[str, Any], bar: console.Progress
-) -> dict[str, list[float]] | None:
+) -> dict[str, Any] | None:
     """Of the finite values of all elements: a bin for each of a few whole numbers, else ten equal ones."""
     if facts["min"] is None or facts["min"] == facts["max"]:
         return None
