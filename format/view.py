@@ -21,7 +21,7 @@ from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Schema
 from rlcli.format.stream_set import Gap, StreamSet
 
-_RETRIES = 5
+_RETRIES = 50
 
 
 @dataclass(frozen=True)
