@@ -5,9 +5,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#if defined(__linux__)
-#include <sys/vfs.h>
-#endif
 
 #include <cerrno>
 #include <cstddef>
@@ -15,6 +12,7 @@
 #include <string>
 #include <system_error>
 
+#include "file_system.hpp"
 #include "write_all.hpp"
 
 namespace rl {
@@ -108,11 +106,7 @@ private:
 // Gives a new file its size, and reserves its space where that is on a disk. What is kept in memory (tmpfs) would be
 // filled with pages, one by one, of which most come with the bytes at no cost. Returns whether that went well.
 inline bool reserve(int fd, std::size_t size) noexcept {
-#if defined(__linux__)
-  constexpr auto TMPFS = 0x01021994;
-  struct statfs found;
-  if (::fstatfs(fd, &found) == 0 && found.f_type == TMPFS) return ::ftruncate(fd, static_cast<off_t>(size)) == 0;
-#endif
+  if (file_system(fd) == FileSystem::tmpfs) return ::ftruncate(fd, static_cast<off_t>(size)) == 0;
   return ::posix_fallocate(fd, 0, static_cast<off_t>(size)) == 0;
 }
 

@@ -2,7 +2,7 @@
 //
 // Each number is the sum of three bfloat16 numbers, which hold its 24 bits: x = high + middle + low. Six of the
 // nine products of two such sums, added in float32, give the product to float32's own precision: what is left out
-// is below 2^-24 of it. (Henry, Tang, Heinecke, 2019, arXiv 1904.06376, "bfloat16 x3".)
+// is at most 2^-23 of it. (Henry, Tang, Heinecke, 2019, arXiv 1904.06376.)
 //
 // Numbers below 2^-110 lose bits, as the units take denormals for zero; an infinity gives NaN.
 #pragma once

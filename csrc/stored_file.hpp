@@ -3,14 +3,13 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#if defined(__linux__)
-#include <sys/vfs.h>
-#endif
 
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <system_error>
+
+#include "file_system.hpp"
 
 namespace rl {
 
@@ -18,18 +17,13 @@ namespace rl {
 // and stay where they are. Reserves them. False where the file system is not known to be like that, as one that copies
 // on write is not: there a full disk would kill the process, where a write is an error.
 inline bool reserves_stores(int fd, std::size_t size) noexcept {
-#if defined(__linux__)
-  constexpr unsigned long kExt = 0xEF53, kTmpfs = 0x01021994, kXfs = 0x58465342;
-  struct statfs found;
-  if (::fstatfs(fd, &found) != 0) return false;
-  const auto type = static_cast<unsigned long>(found.f_type) & 0xFFFFFFFF;
+  const FileSystem type = file_system(fd);
   const auto length = static_cast<off_t>(size);
-  if (type == kExt || type == kTmpfs) return ::posix_fallocate(fd, 0, length) == 0;
+  if (type == FileSystem::ext || type == FileSystem::tmpfs) return ::posix_fallocate(fd, 0, length) == 0;
 #if defined(FALLOC_FL_UNSHARE_RANGE)
-  if (type == kXfs) return ::fallocate(fd, FALLOC_FL_UNSHARE_RANGE, 0, length) == 0;  // of a copy by reference
+  if (type == FileSystem::xfs)
+    return ::fallocate(fd, FALLOC_FL_UNSHARE_RANGE, 0, length) == 0;  // of a copy by reference
 #endif
-#endif
-  (void)fd, (void)size;
   return false;
 }
 

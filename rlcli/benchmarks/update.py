@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -182,20 +183,18 @@ def _products(
     return [(batch, num_in, num_out) for num_in, num_out in pairs]
 
 
-def _multiply(products: list[tuple[int, int, int]], route: str = "highest") -> Callable[[], None]:
-    operands = [(torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)) for m, k, n in products]
-    native = [
-        (left.numpy(), right.numpy())
-        for left, right, _ in operands
-        if route == "bf16x6" and is_wide(left, right)
-    ]
-    others = [triple for triple in operands if route != "bf16x6" or not is_wide(*triple[:2])]
+def _multiply(products: list[tuple[int, int, int]], route: Route = "highest") -> Callable[[], None]:
+    calls: list[Callable[[], object]] = []
+    for m, k, n in products:
+        left, right = torch.randn(m, k), torch.randn(k, n)
+        if route == "bf16x6" and is_wide(left, right):
+            calls.append(partial(_native.multiply, left.numpy(), right.numpy()))
+        else:
+            calls.append(partial(torch.mm, left, right, out=torch.empty(m, n)))
 
     def multiply() -> None:
-        for left, right in native:
-            _native.multiply(left, right)
-        for one, other, out in others:
-            torch.mm(one, other, out=out)
+        for call in calls:
+            call()
 
     return multiply
 

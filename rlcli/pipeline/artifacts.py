@@ -9,7 +9,7 @@ from typing import Any
 
 from rlcli import console
 from rlcli.errors import CorruptError, InputError
-from rlcli.pipeline.run import open_run
+from rlcli.pipeline.run import execution_text, open_run
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any], str]:
@@ -55,7 +55,7 @@ def _run(path: Path) -> tuple[str, dict[str, Any], str]:
             "created": info["created"],
             "command": info["command"],
             "git": info["git"] and info["git"]["commit"][:12] + (" (dirty)" if info["git"]["dirty"] else ""),
-            "execution": "{reason}; matmul {matmul}, threads {threads}".format(**info["execution"]),
+            "execution": execution_text(info["execution"]),
         }
     )
     if checkpoints:

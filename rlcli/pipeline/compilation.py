@@ -157,9 +157,9 @@ def _load(
     """The native program of `traced`, from the cache if it is there; a damaged one is made anew."""
     folder, identity = cache_dir() / "compiled", _identity(traced, example, options)
     for cached in folder.glob(f"{identity}-*.pt2"):
-        if cached == _named(folder, identity, cached.read_bytes()):
-            return _run(cached)
         with suppress(OSError):
+            if cached == _named(folder, identity, cached.read_bytes()):
+                return _run(cached)
             cached.unlink()
     exported = torch.export.export(traced, example)
     with tempfile.TemporaryDirectory() as scratch:

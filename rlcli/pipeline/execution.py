@@ -50,9 +50,6 @@ class Execution:
     threads: int
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.reason}; matmul {self.matmul}, threads {self.threads}"
-
     def check(self) -> None:
         """Raises `UsageError` if it cannot be had on this machine."""
         if self.matmul == "bf16x6" and not self.compiled:

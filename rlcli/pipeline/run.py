@@ -104,6 +104,11 @@ def create_run(path: Path, info: Mapping[str, Any], config_toml: str) -> Run:
     return Run(path, {name: value for name, value in content.items() if name != "check"})
 
 
+def execution_text(execution: Mapping[str, Any]) -> str:
+    """How a run's updates are executed, of what `run.json` says of it."""
+    return "{reason}; matmul {matmul}, threads {threads}".format(**execution)
+
+
 def open_run(path: Path) -> Run:
     """The run at `path`. Raises `InputError` if there is none, `CorruptError` if `run.json` is damaged."""
     file = path / "run.json"

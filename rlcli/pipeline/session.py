@@ -19,7 +19,7 @@ from rlcli.pipeline import checkpoint, provenance
 from rlcli.pipeline.checkpoint import Checkpoint
 from rlcli.pipeline.execution import Execution, choose_execution
 from rlcli.pipeline.inputs import Inputs
-from rlcli.pipeline.run import Run, create_run, unique_path
+from rlcli.pipeline.run import Run, create_run, execution_text, unique_path
 from rlcli.pipeline.sampling import Choice, Updated, check_unchanged, tell
 from rlcli.pipeline.settings import Settings
 from rlcli.pipeline.updates import UpdateRunner, tensors
@@ -149,7 +149,7 @@ def start_session(
     if sampler.to_json():
         toml += f"\n[sampler]\n{to_toml(sampler.config)}"
     run = create_run(path, info, toml)
-    console.log(f"{run.path}: {execution}")
+    console.log(f"{run.path}: {execution_text(run.info['execution'])}")
     runner = UpdateRunner(algorithm, nets, config, execution, generator)
     return Session(run, algorithm, config, settings, sampler, nets, runner, state, inputs.total, stop)
 
