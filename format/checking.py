@@ -25,10 +25,15 @@ from rlcli.format.sums import BLOCK, FileSum
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 _AHEAD_BLOCKS = 16
+_ZEROS = memoryview(bytes(BLOCK))
 
 
 class _Part:
-    """One file of a sealed segment that is compared block by block."""
+    """One file of a sealed segment that is compared block by block.
+
+    Behind the bytes of `array` it is zeros, which are not touched: they are a hole, and in a file system in
+    memory a page that is read there through a map takes room. Where there is none the process is killed.
+    """
 
     def __init__(self, root: Path, name: str, expected: FileSum, array: Array) -> None:
         self.root = root
@@ -46,12 +51,20 @@ class _Part:
         for block in blocks:
             if self.right[block]:
                 continue
-            found = xxhash.xxh3_64_hexdigest(self.data[block * BLOCK : (block + 1) * BLOCK].data)
-            if found != self.expected[block]:
+            if self._hash(block) != self.expected[block]:
                 yield block
                 continue
             self.right[block] = 1
             self.left -= 1
+
+    def _hash(self, block: int) -> str:
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, self.sums.bytes)
+        data = self.data[start:stop].data
+        if len(data) == stop - start:
+            return xxhash.xxh3_64_hexdigest(data)
+        found = xxhash.xxh3_64(data)
+        found.update(_ZEROS[: stop - start - len(data)])
+        return found.hexdigest()
 
     def compare(self, blocks: Iterable[int]) -> None:
         """Raises `CorruptError` naming the first of the blocks that differs."""
@@ -279,7 +292,8 @@ class Checker:
         if expected is None or expected.bytes != array.nbytes:
             path = mapped.paths.root / name
             raise CorruptError(f"{path}: its sums file does not name it with {array.nbytes} bytes", path=path)
-        part = checks.parts[tree, key] = _Part(mapped.paths.root, name, expected, array)
+        stored = array[: mapped.entry.rows] if tree == "segments" else array
+        part = checks.parts[tree, key] = _Part(mapped.paths.root, name, expected, stored)
         return part
 
     def _compare_commits(self, mapped: MappedSegment) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import ResourceError
+from rlcli.format import files
 from rlcli.format.dataset import Dataset
+from rlcli.format.verify import verify
 
 
 @pytest.fixture
@@ -62,3 +66,22 @@ def test_rows_that_were_never_committed_are_not_counted(tmp_path: Path) -> None:
     writer.abort()
     assert writer.stream_rows == rows
     assert Dataset.open(tmp_path / "ds").stream_rows == rows
+
+
+def test_reading_takes_no_room_of_a_file_system_in_memory() -> None:
+    """A page of a hole that is read through a map would: on a full one that is SIGBUS."""
+    shared = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="rl-holes-", dir=shared if shared.is_dir() else None))
+    try:
+        model = m.create(folder / "ds")  # 4,096 rows of room
+        m.fill(model, 100)
+        model.writer.close()
+        room = files.space(folder)
+        m.read_everything(folder / "ds")
+        m.read_everything(folder / "ds", check="none")
+        assert verify(folder / "ds", deep=True) == []
+        with Dataset.open(folder / "ds") as dataset:
+            dataset.open_segment(dataset.segments[0].name)
+        assert files.space(folder) == room
+    finally:
+        shutil.rmtree(folder)
