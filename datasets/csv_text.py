@@ -1,7 +1,7 @@
 """CSV files, both ways: a header, a row per step; columns `obs_0 … obs_n` are one vector.
 
-Numbers are float32 where that gives every written number back, else float64; whole numbers int64;
-`True`/`False` bool; anything else is text. An empty cell among numbers is NaN.
+Between the cells are commas, or semicolons or tabs where the header has these. `text_table.py` says what
+becomes of the cells.
 """
 
 from __future__ import annotations
@@ -10,50 +10,49 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.config import opt
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
-from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import Exporter
-from rlcli.errors import CorruptError, InputError
+from rlcli.datasets.regular import open_regular
+from rlcli.datasets.text_table import TextTable, bounded
+from rlcli.errors import CorruptError, InputError, UsageError
 from rlcli.format.dataset import Dataset
 
-_MAX_LINE = 16 << 20
-_MAX_COLUMNS = 100_000
-_CHUNK = 8192  # lines that are parsed at once
-_ELEMENT = re.compile(r"(.+?)[_.]?\[?(\d+)\]?")
-_BOOLEANS = {"true": True, "false": False}
+_HEAD_BYTES = 4 << 20  # in which the header and the line after it are looked for
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Reading CSV."""
+
+    delimiter: str = opt("", "What is between cells: a character, or tab; what the header has if empty.")
 
 
 def detect(path: Path) -> Seen:
     """Whether `path` is text whose first line is a header of names and whose second has as many fields."""
-    if not path.is_file():
+    found = _sniff(path)
+    if found is None:
         return Seen(False, "not a CSV file")
-    with open(path, "rb") as stream:
-        head = stream.read(1 << 16)
-    if b"\0" in head or b"," not in head or b"\n" not in head:
-        return Seen(False, "not a CSV file")
-    try:
-        lines = csv.reader(io.StringIO(head.decode("utf-8-sig", "replace"), newline=""))
-        rows = list(itertools.islice(filter(None, lines), 2))
-    except csv.Error:
-        return Seen(False, "not a CSV file")
-    named = rows and all(re.search(r"[A-Za-z]", name) for name in rows[0] if name) and any(rows[0])
-    if not named or (len(rows) > 1 and len(rows[1]) != len(rows[0])):
-        return Seen(False, "not a CSV file")
-    return Seen(True, f"CSV file, {len(rows[0])} columns")
+    delimiter, names = found
+    told = "" if delimiter == "," else f", {_DELIMITERS[delimiter]} between them"
+    return Seen(True, f"CSV file, {len(names)} columns{told}")
 
 
 @contextmanager
-def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
+def open_source(path: Path, request: Request, options: Options) -> Iterator[PlainSource]:
     """The file, read once to learn its types. Raises `CorruptError` for a line of another length."""
-    with closing(CsvTable(path)) as table:
+    with closing(CsvTable(path, delimiter=options.delimiter)) as table:
         yield PlainSource(table, request)
 
 
@@ -83,184 +82,68 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
     return exporter.report
 
 
-class CsvTable(Table):
-    """The columns of a file as rows. See `plain.Table`."""
+class CsvTable(TextTable):
+    """The rows of a file whose cells are between `delimiter`, which is found out if empty."""
 
     layout = "csv"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._header: list[str] = []
-        self._reader: Iterator[list[list[str]]] | None = None
-        self._at = 0
-        self._held: list[list[str]] = []
-        kinds, rows = self._look_through()
-        self._groups = _vectors(self._header, kinds)
-        self.fields = {
-            name: Field(dtype, () if single else (len(columns),), rows)
-            for name, (columns, dtype, single) in self._groups.items()
-        }
+    def __init__(self, path: Path, *, delimiter: str = "", vectors: bool = True) -> None:
+        told = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+        if len(told) > 1 or told in ('"', "\n", "\r", "\0"):
+            raise UsageError(f"delimiter={delimiter!r}: expected one character, or tab", path=path)
+        found = None if told else _sniff(path)
+        self._delimiter = told or (found[0] if found else ",")
+        super().__init__(path, vectors=vectors)
 
-    def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
-        """Rows of some columns; going back reads the file from its beginning."""
-        lines = self._lines(start, stop)
-        arrays: Arrays = {}
-        for name in names:
-            columns, dtype, single = self._groups[name]
-            parts = [_parsed([line[column] for line in lines], dtype) for column in columns]
-            arrays[name] = parts[0] if single else np.stack(parts, axis=1)
-        return arrays
-
-    def close(self) -> None:
-        self._reader = None
-
-    def _lines(self, start: int, stop: int) -> list[list[str]]:
-        if self._reader is None or start < self._at:
-            self._reader, self._at, self._held = self._chunks(), 0, []
-        while self._at + len(self._held) <= start:
-            self._at += len(self._held)
-            self._held = next(self._reader, [])
-            if not self._held:
-                break
-        while self._at + len(self._held) < stop and (more := next(self._reader, [])):
-            self._held = self._held + more
-        low = start - self._at
-        lines = self._held[low : stop - self._at]
-        if len(lines) != stop - start:
-            raise InputError(f"{self.path}: changed while it was converted", path=self.path)
-        self._at, self._held = stop, self._held[stop - self._at :]
-        return lines
-
-    def _chunks(self) -> Iterator[list[list[str]]]:
-        """Lists of lines, each a list of cells. Raises `CorruptError` that names a line of another length."""
+    def lines(self) -> Iterator[list[str]]:
+        """The cells of each row. Raises `CorruptError` that names a row of another length."""
         number = 1
         try:
-            with open(self.path, newline="", encoding="utf-8-sig") as stream:
-                reader = csv.reader(_bounded(stream, self.path))
-                self._header = _named(next(reader, []))
-                while lines := list(itertools.islice(reader, _CHUNK)):
-                    lines = [line for line in lines if line]
-                    for line in lines:
-                        number += 1
-                        if len(line) != len(self._header):
-                            raise CorruptError(
-                                f"{self.path}: row {number} has {len(line)} fields, the header "
-                                f"{len(self._header)}",
-                                path=self.path,
-                            )
-                    if lines:
-                        yield lines
+            with io.TextIOWrapper(open_regular(self.path), encoding="utf-8-sig", newline="") as stream:
+                reader = csv.reader(bounded(stream, self.path), delimiter=self._delimiter)
+                self.header = _named(next(reader, []))
+                for line in filter(None, reader):
+                    number += 1
+                    if len(line) != len(self.header):
+                        raise CorruptError(
+                            f"{self.path}: row {number} has {len(line)} fields, the header "
+                            f"{len(self.header)}",
+                            path=self.path,
+                        )
+                    yield line
         except (csv.Error, UnicodeDecodeError) as err:
             raise CorruptError(f"{self.path}: not a CSV file: {err}", path=self.path) from err
 
-    def _look_through(self) -> tuple[list[np.dtype[Any]], int]:
-        kinds: list[str] = []
-        rows = 0
-        for lines in self._chunks():
-            if not kinds:
-                self._check_header()
-                kinds = ["b"] * len(self._header)
-            for column, cells in enumerate(zip(*lines, strict=True)):
-                kinds[column] = _kind(cells, kinds[column])
-            rows += len(lines)
-        self._check_header()
-        kinds = kinds or ["d"] * len(self._header)
-        return [_DTYPES[kind] for kind in kinds], rows
 
-    def _check_header(self) -> None:
-        names = self._header
-        if not names or len(names) > _MAX_COLUMNS:
-            raise InputError(f"{self.path}: a header of {len(names):,} columns", path=self.path)
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise InputError(f"{self.path}: {', '.join(twice)} in the header twice", path=self.path)
+def _sniff(path: Path) -> tuple[str, list[str]] | None:
+    """The delimiter that gives a header the most names, which is what the second line has, too, and these."""
+    if not path.is_file():
+        return None
+    with open_regular(path) as stream:
+        head = stream.read(_HEAD_BYTES)
+    if b"\0" in head or b"\n" not in head:
+        return None
+    text = head.decode("utf-8-sig", "replace")
+    found = [(delimiter, names) for delimiter in _DELIMITERS if (names := _header(text, delimiter))]
+    return max(found, key=lambda pair: len(pair[1]), default=None)
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    """The names in the header, none if the text is no table with this delimiter."""
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = list(itertools.islice(filter(None, lines), 2))
+    except csv.Error:
+        return []
+    if not rows or (len(rows) > 1 and len(rows[1]) != len(rows[0])) or not any(rows[0]):
+        return []
+    named = len(rows[0]) > 1 and all(re.search(r"[A-Za-z]", name) for name in rows[0] if name)
+    return rows[0] if named else []
 
 
 def _named(header: list[str]) -> list[str]:
     """The names without spaces around them; `column_<i>` where there is none, as for the index of pandas."""
     return [name.strip() or f"column_{number}" for number, name in enumerate(header)]
-
-
-_DTYPES = {
-    "b": np.dtype(bool),
-    "i": np.dtype(np.int64),
-    "f": np.dtype(np.float32),
-    "d": np.dtype(np.float64),
-    "O": np.dtype(object),
-}
-
-
-def _kind(cells: tuple[str, ...], before: str) -> str:
-    """The narrowest kind, from `before` on, that holds these cells too: b, i, f, d, O."""
-    if before == "b":
-        if all(cell.lower() in _BOOLEANS for cell in cells):
-            return "b"
-        before = "i" if all(cell.lower() not in _BOOLEANS for cell in cells) else "O"
-    if before == "i":
-        try:
-            np.array(cells).astype(np.int64)
-            if all("_" not in cell for cell in cells):
-                return "i"
-        except (ValueError, OverflowError):
-            pass
-        before = "f"
-    if before in "fd":
-        try:
-            wide = np.array([float(cell) if cell else np.nan for cell in cells])
-        except ValueError:
-            return "O"
-        if any("_" in cell for cell in cells):
-            return "O"
-        if before == "f":
-            with np.errstate(over="ignore"):
-                narrow = wide.astype(np.float32)
-            back = narrow.astype("U32").astype(np.float64)
-            if ((back == wide) | (np.isnan(back) & np.isnan(wide))).all():
-                return "f"
-        return "d"
-    return "O"
-
-
-def _parsed(cells: list[str], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind == "O":
-        values = np.empty(len(cells), object)
-        values[:] = cells
-        return values
-    if dtype.kind == "b":
-        return np.array([_BOOLEANS[cell.lower()] for cell in cells], np.bool_)
-    if dtype.kind == "i":
-        return np.array(cells).astype(np.int64)
-    return np.array([float(cell) if cell else np.nan for cell in cells]).astype(dtype)
-
-
-def _vectors(
-    header: list[str], dtypes: list[np.dtype[Any]]
-) -> dict[str, tuple[list[int], np.dtype[Any], bool]]:
-    """Name -> (its columns, dtype, whether it is a single column). `x_0, x_1, …` are the vector x."""
-    elements: dict[str, dict[int, int]] = {}
-    for column, name in enumerate(header):
-        match = _ELEMENT.fullmatch(name)
-        if match is not None and dtypes[column].kind in "bifd":
-            elements.setdefault(match[1], {})[int(match[2])] = column
-    groups: dict[str, tuple[list[int], np.dtype[Any], bool]] = {}
-    used: set[int] = set()
-    for name, columns in elements.items():
-        if sorted(columns) == list(range(len(columns))) and name not in header:
-            order = [columns[n] for n in range(len(columns))]
-            groups[name] = order, np.result_type(*(dtypes[column] for column in order)), False
-            used.update(order)
-    for column, name in enumerate(header):
-        if column not in used:
-            groups[name] = [column], dtypes[column], True
-    return groups
-
-
-def _bounded(stream: Any, path: Path) -> Iterator[str]:
-    """The lines of a text file, none longer than 16 MiB."""
-    while line := stream.readline(_MAX_LINE):
-        if len(line) == _MAX_LINE:
-            raise CorruptError(f"{path}: a line of more than {_MAX_LINE:,} characters", path=path)
-        yield line
 
 
 def _texts(values: NDArray[Any]) -> list[str]:

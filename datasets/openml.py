@@ -1,16 +1,16 @@
-"""Tables of features and a label (OpenML, scikit-learn), CSV or Parquet: every row is an episode of one step.
+"""Tables of features and a label (OpenML, scikit-learn): ARFF, CSV or Parquet; a row is an episode of a step.
 
 The features are the observation, the label is the action that was right; there is no reward and no next
-observation. Labels of text are numbered in the order of the alphabet; the record has them as `classes`. Such
-tables look like any other, so they are read with `--from openml` only. Columns of text stay text, as
-`("info", …)`.
+observation. Labels of text are numbered in the order that ARFF declares, else in that of the alphabet; the
+record has them as `classes`. CSV and Parquet look like any other table, so they are read with
+`--from openml` only. Columns of text stay text, as `("info", …)`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from rlcli.config import opt
 from rlcli.datasets import csv_text, parquet
+from rlcli.datasets.arff import ArffTable, is_arff
 from rlcli.datasets.contract import Request, Seen
 from rlcli.datasets.csv_text import CsvTable
 from rlcli.datasets.mapping import storable
@@ -39,17 +40,16 @@ class Options:
 
 
 def detect(path: Path) -> Seen:
-    """Never: nothing tells such a table from one of steps."""
-    return Seen(False, "read with --from openml only")
+    """Whether `path` is an ARFF file; nothing tells another table of labels from one of steps."""
+    if is_arff(path):
+        return Seen(True, "ARFF table of features and a label")
+    return Seen(False, "no ARFF file; other tables are read with --from openml only")
 
 
 @contextmanager
 def open_source(path: Path, request: Request, options: Options) -> Iterator[PlainSource]:
     """The table. Raises `UsageError` for a label that is not there, `InputError` without numeric features."""
-    if not parquet.detect(path).matches and not csv_text.detect(path).matches:
-        raise InputError(f"{path}: neither Parquet nor CSV with a header", path=path)
-    inner: ParquetTable | CsvTable = ParquetTable(path) if parquet.detect(path).matches else CsvTable(path)
-    try:
+    with closing(_opened(path)) as inner:
         target = _target(path, inner, options.target)
         table = _OneStepTable(inner, target)
         mapping = {_FEATURES: "observation", target: "action", _END: "terminated"}
@@ -59,8 +59,16 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[Plai
         source.record |= {"alignment": "one step per episode", "features": table.features, "label": target}
         source.record |= {"classes": table.classes} if table.classes else {}
         yield source
-    finally:
-        inner.close()
+
+
+def _opened(path: Path) -> ArffTable | CsvTable | ParquetTable:
+    if is_arff(path):
+        return ArffTable(path)
+    if parquet.detect(path).matches:
+        return ParquetTable(path)
+    if csv_text.detect(path).matches:
+        return CsvTable(path, vectors=False)
+    raise InputError(f"{path}: neither ARFF nor Parquet nor CSV with a header", path=path)
 
 
 def _target(path: Path, table: Table, given: str) -> str:
@@ -94,7 +102,8 @@ class _OneStepTable(Table):
         self.remarks = inner.remarks
         self.features = list(numeric)
         self.target = target
-        self.classes = self._classes() if inner.fields[target].dtype.kind == "O" else []
+        declared = list(inner.nominal.get(target, ())) if isinstance(inner, ArffTable) else []
+        self.classes = self._classes(declared) if inner.fields[target].dtype.kind == "O" else []
         self.kept = [name for name in inner.fields if name not in numeric and name != target]
         rows = inner.fields[target].rows
         dtype = np.result_type(*(field.dtype for field in numeric.values()))
@@ -105,8 +114,8 @@ class _OneStepTable(Table):
             **{name: inner.fields[name] for name in self.kept},
         }
 
-    def _classes(self) -> list[str]:
-        """The different texts of the label, sorted."""
+    def _classes(self, declared: list[str]) -> list[str]:
+        """The texts of the label: those that are declared, then the others that are there, sorted."""
         found: set[str] = set()
         rows = self.inner.fields[self.target].rows
         for start in range(0, rows, _CHUNK):
@@ -118,7 +127,7 @@ class _OneStepTable(Table):
                     f"{self.path}: {self.target} has more than {_MAX_CLASSES:,} different texts",
                     path=self.path,
                 )
-        return sorted(found)
+        return [*declared, *sorted(found.difference(declared))]
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some fields; the features are read together."""

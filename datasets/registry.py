@@ -62,7 +62,9 @@ CONVERTERS = {
     "gen-dgrl": Converter("rlcli.datasets.gen_dgrl", "Gen-DGRL: tar of pickled episodes", writes=False),
     "sb3": Converter("rlcli.datasets.sb3", "Stable-Baselines3 replay buffers (--trust-pickle)", writes=False),
     "openml": Converter(
-        "rlcli.datasets.openml", "Tables of features and a label, one-step episodes (--from)", writes=False
+        "rlcli.datasets.openml",
+        "OpenML's ARFF; with --from, CSV and Parquet of features and a label",
+        writes=False,
     ),
     "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),

@@ -33,7 +33,7 @@ from rlcli.datasets.rlds import Options as RLDSOptions
 from rlcli.datasets.rlds import RLDSSource
 from rlcli.datasets.rlds_directory import Directory, Shard
 from rlcli.datasets.rlds_scan import at
-from rlcli.errors import CorruptError, InputError, RLError
+from rlcli.errors import CorruptError, InputError
 
 Layout = Literal["dm_env", "atari", "dmlab"]
 
@@ -50,15 +50,21 @@ class Options:
 
 
 def detect(path: Path) -> Seen:
-    """Whether `path` is a shard of RL Unplugged or a folder of them."""
+    """Whether `path` is a shard of RL Unplugged or a folder of them.
+
+    Raises `CorruptError` where a first shard that begins as TFRecords do is damaged.
+    """
     files = _files(path)
     if not files:
         return Seen(False, "no files named …-00000-of-00100 there")
     if tfrecord.sniff(files[0]) is None:
         return Seen(False, f"{files[0].name} is not a TFRecord file")
+    record = next(tfrecord.read_records(files[0]), None)
+    if record is None:
+        return Seen(False, f"{files[0].name} has no records")
     try:
-        layout = _layout(_first(files[0])[1])
-    except RLError as err:
+        layout = _layout(decode(record[1]))
+    except CorruptError as err:
         return Seen(False, err.message)
     if layout is None:
         return Seen(False, "its records are no episodes of RL Unplugged")

@@ -40,7 +40,9 @@ def sniff(path: Path) -> Compression | None:
     """How `path` is compressed, None if it does not begin as a TFRecord file. An empty file is `"none"`.
 
     The plain form is tried first, by the checksum of its first length: a length may look like the magic
-    bytes of gzip or zlib, a checksum does not hold by chance. Raises `InputError` if it cannot be read.
+    bytes of gzip or zlib, a checksum does not hold by chance. Raises `InputError` if it cannot be read,
+    `CorruptError` for gzip that is damaged or cut before it says what it holds; what merely looks like zlib
+    is something else.
     """
     with _opened(path) as file:
         head = file.read(_HEADER.size)
@@ -49,9 +51,14 @@ def sniff(path: Path) -> Compression | None:
             return compression
         file.seek(0)
         try:
-            inner = _Inflated(file, compression).read(_HEADER.size)
-        except zlib.error:
-            return None
+            data = _Inflated(file, compression)
+            inner = data.read(_HEADER.size)
+        except zlib.error as err:
+            if compression == "zlib":
+                return None
+            raise _damaged(path, compression, err) from err
+        if len(inner) < _HEADER.size and not data.complete and compression == "gzip":
+            raise _truncated(path, 0, len(inner), "the compressed data")
     return compression if not inner or _compression(inner) == "none" else None
 
 
@@ -77,7 +84,7 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
             try:
                 yield from _compressed(path, _Inflated(file, compression))
             except zlib.error as err:
-                raise CorruptError(f"{path}: the {compression} data is damaged: {err}", path=path) from err
+                raise _damaged(path, compression, err) from err
 
 
 class RecordWriter:
@@ -196,6 +203,10 @@ def _payload(path: Path, offset: int, length: int, payload: bytes, footer: bytes
 
 def _truncated(path: Path, offset: int, end: int, what: str) -> CorruptError:
     return CorruptError(f"{path}: byte {offset:,}: the file ends at byte {end:,} inside {what}", path=path)
+
+
+def _damaged(path: Path, compression: str, err: zlib.error) -> CorruptError:
+    return CorruptError(f"{path}: the {compression} data is damaged: {err}", path=path)
 
 
 def _full(path: Path, err: OSError) -> ResourceError:

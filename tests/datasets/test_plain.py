@@ -426,3 +426,46 @@ def test_text_that_has_no_place_is_said_to_be_lost(to, tmp_path):
     convert(write("npz", tmp_path / "x", values), tmp_path / "one", check=True)
     exported = convert(tmp_path / "one", tmp_path / "y", to=to, check=True)
     assert any(sentence.startswith("infos/task: ") for sentence in exported["lossy"])
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_semicolons_and_tabs_are_found_out(between, tmp_path):
+    lines = [["obs_0", "obs_1", "action", "episode", "note"], ["1.5", "2", "5", "0", "a, b"]]
+    text = "".join(between.join(line) + "\r\n" for line in [*lines, ["-3", "", "6", "0", "c,,d"]])
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8", newline="")
+    report = convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    assert report["seen"].startswith("CSV file, 5 columns, ")
+    with Dataset.open(tmp_path / "ds") as dataset:
+        expected = np.array([[1.5, 2], [-3, np.nan]])
+        assert np.array_equal(dataset.read(("observation",), 0, 2), expected, equal_nan=True)
+        assert list(dataset.read(("info", "note"), 0, 2)) == ["a, b", "c,,d"]
+
+
+def test_a_delimiter_can_be_said(tmp_path):
+    (tmp_path / "x.csv").write_text("obs|action|episode\n1|5|0\n2|6|0\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", from_="csv", sets=["delimiter=|"], check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("action",), 0, 2).tolist() == [5, 6]
+    with pytest.raises(UsageError, match="expected one character, or tab"):
+        convert(tmp_path / "x.csv", tmp_path / "no", from_="csv", sets=["delimiter=ab"])
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "dtype"),
+    [
+        ("16777217", "0.5", "float64"),
+        ("16777217", "", "float64"),
+        ("7", "0.5", "float32"),
+        ("7", "8", "int64"),
+    ],
+)
+def test_what_a_column_is_goes_by_all_its_cells(first, then, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlcli.datasets.text_table._MAX_LINES", 2)
+    lines = ["obs,action,timeout"] + [f"{first},0,True"] * 4 + [f"{then},1,True"]
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        values = dataset.read(("observation",), 0, 5).reshape(-1)
+        assert str(values.dtype) == dtype
+        expected = [float(first)] * 4 + [float(then or "nan")]
+        assert np.array_equal(values.astype(float), expected, equal_nan=True)

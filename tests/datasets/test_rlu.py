@@ -17,6 +17,7 @@ from rlcli.datasets.contract import Report, Request
 from rlcli.datasets.example import encode
 from rlcli.datasets.tfrecord import RecordWriter
 from rlcli.errors import CorruptError, InputError
+from rlcli.pipeline.convert import convert
 
 
 def shards(folder: Path, *contents: Any, compression: Any = "gzip", missing: tuple[int, ...] = ()) -> Path:
@@ -159,3 +160,17 @@ def test_other_folders_are_not_rl_unplugged(tmp_path: Path) -> None:
 def test_lengths_that_disagree_are_damage(tmp_path: Path, broken: dict[str, Any]) -> None:
     with pytest.raises(CorruptError, match="record at 0"):
         read(shards(tmp_path / "run", [dm_env(4) | broken]))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_a_damaged_shard_is_recognised_and_is_damage(tmp_path: Path, compression: str) -> None:
+    folder = shards(tmp_path / "run", [dm_env(4)], compression=compression)
+    (shard,) = folder.iterdir()
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    shard.write_bytes(data)
+    with pytest.raises(CorruptError, match="train-00000-of-00001"):
+        convert(folder, tmp_path / "ds")
+    shard.write_bytes(data[:14])
+    with pytest.raises(CorruptError, match="train-00000-of-00001"):
+        convert(folder, tmp_path / "ds")

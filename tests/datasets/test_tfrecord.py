@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -107,7 +108,16 @@ def test_another_file_is_not_a_tfrecord_file(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match="neither gzip nor zlib"):
         payloads(path)
     assert sniff(write(tmp_path / "b", gzip.compress(b"plain text, not records"))) is None
-    assert sniff(write(tmp_path / "c", b"\x1f\x8b\x08 not gzip either")) is None
+    assert sniff(write(tmp_path / "c", b"\x78\x9c not zlib either")) is None
+
+
+@pytest.mark.parametrize("cut", [5, 12, 20])
+def test_damaged_gzip_is_told_from_another_file(tmp_path: Path, cut: int) -> None:
+    whole = gzip.compress(random.Random(3).randbytes(99))
+    with pytest.raises(CorruptError, match="ends at byte"):
+        sniff(write(tmp_path / "a", whole[:cut]))
+    with pytest.raises(CorruptError, match="gzip data is damaged"):
+        sniff(write(tmp_path / "b", b"\x1f\x8b\x08 not gzip after all"))
 
 
 def test_missing_files_and_folders_are_input_errors(tmp_path: Path) -> None:
