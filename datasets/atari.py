@@ -28,12 +28,12 @@ from rlcli.datasets.atari_logs import NEEDED, GzArray, Log, Span, find_logs, rea
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
 from rlcli.datasets.mapping import no_mapping
 from rlcli.datasets.opened import Opened, env_of, is_exact
+from rlcli.datasets.slicing import slice_rows
 from rlcli.errors import CorruptError, InputError, UsageError
 from rlcli.format.keys import Key
 from rlcli.format.schema import MAX_FRAMES, Column, Schema, stack_column, ted_schema
 from rlcli.format.specs import Box, Discrete
 
-_SLICE_BYTES = 16 << 20
 Flags = NDArray[np.bool_]
 _KEPT_ROWS = 64  # of a ring's end, which are read ahead by a thread
 _REWARD: Key = ("next", "reward")
@@ -161,7 +161,7 @@ class AtariSource(Opened):
         return [*pieces, current] if current else pieces
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
-        """The rows of one piece in slices of 16 MiB, without padding."""
+        """The rows of one piece in slices, without padding."""
         ranges = self.ranges[self.pieces.index(piece)]
         last = ranges[-1].stop - 1
         padding = _Padding(self.padding)
@@ -274,7 +274,7 @@ class _Rows:
 
     def slices(self, row_bytes: int) -> Iterator[Slice]:
         """`(first row, frames, actions, rewards, terminals)`; a whole file's checksum is checked."""
-        step = max(1, _SLICE_BYTES // max(1, row_bytes))
+        step = slice_rows(row_bytes)
         row = self.each.start
         for number, (low, high) in enumerate(self.each.span.ranges(self.each.start, self.each.stop)):
             if self.ahead is not None and number == 0:

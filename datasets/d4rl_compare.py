@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, Comparison
 from rlcli.datasets.d4rl_export import episode_ends, skeleton_of, source_record
+from rlcli.datasets.slicing import slice_rows
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, Key
-
-_SLICE_BYTES = 32 << 20
 
 
 def compare(path: Path, dataset: Dataset, advance: Advance) -> Comparison:
@@ -44,7 +43,7 @@ def compare(path: Path, dataset: Dataset, advance: Advance) -> Comparison:
             totals = [0.0, 0.0]
             wrong, first, first_row = 0, "", 0
             for part in parts:
-                step = max(1, _SLICE_BYTES // max(1, part.dtype.itemsize * int(np.prod(part.shape[1:]))))
+                step = slice_rows(part.dtype.itemsize * int(np.prod(part.shape[1:])))
                 for low in range(0, part.shape[0], step):
                     theirs = part[low : low + step]
                     start = first_row + low

@@ -7,7 +7,7 @@ a whole, as the group's attributes do. Which arrays are observations and rewards
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -250,9 +250,3 @@ def text_of(value: Any, where: h5py.HLObject) -> str:
         return raw.decode()
     except UnicodeDecodeError as err:
         raise CorruptError(f"{where.file.filename}: {where.name}: not UTF-8: {err}") from err
-
-
-def slices(rows: int, step: int) -> Iterator[tuple[int, int]]:
-    """Ranges of at most `step` that make up `rows`."""
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows)

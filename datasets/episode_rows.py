@@ -16,9 +16,10 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
-from rlcli.datasets.episode_groups import Layout, Scan, is_below, slices, text_of, texts_of
+from rlcli.datasets.episode_groups import Layout, Scan, is_below, text_of, texts_of
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.opened import Opened, equal_bits, nest, renamed, spec_of
+from rlcli.datasets.slicing import slices
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.keys import Key
 from rlcli.format.schema import MAX_VALUE_BYTES, Column, Heap, Schema, heap_column, ted_schema
@@ -180,7 +181,7 @@ class GroupSource(Opened):
     # -- rows --------------------------------------------------------------------------------------------
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
-        """The rows of one episode in slices of 32 MiB.
+        """The rows of one episode in slices.
 
         Raises `LayoutMismatch` when next observations were to be derived and are not the following rows.
         """
@@ -196,7 +197,7 @@ class GroupSource(Opened):
         has_next = all(name in group for name in following.values()) and bool(following)
         per_row = [n for n, k in self.keys.items() if k not in constant]
         pending: dict[str, Any] = {}
-        for start, stop in slices(rows, self.slice_rows()):
+        for start, stop in slices(0, rows, self.slice_rows()):
             columns: dict[Key, Any] = {}
             for name in per_row:
                 columns[self.keys[name]] = self._read(group, name, start, stop)

@@ -20,11 +20,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets import slicing
 from rlcli.datasets.hdf5_chunks import GzipChunks, is_gzip
 from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
-SLICE_BYTES = 16 << 20  # decoded bytes of all columns that are read at once
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
 _MAX_DEPTH = 64
 _TOO_DEEP = f"groups are nested more than {_MAX_DEPTH} deep, or in a circle"
@@ -158,8 +158,8 @@ def _call(task: Callable[[], None]) -> None:
 
 
 def slice_rows(columns: Collection[Rows]) -> int:
-    """Rows per slice: at most `SLICE_BYTES` decoded over all columns, in whole chunks where they fit."""
-    rows = max(1, SLICE_BYTES // max(1, sum(column.row_bytes for column in columns)))
+    """Rows of a slice of all columns, in whole chunks where they fit."""
+    rows = slicing.slice_rows(sum(column.row_bytes for column in columns))
     chunk = max((column.chunk_rows for column in columns if column.chunk_rows <= rows), default=1)
     return rows - rows % chunk
 

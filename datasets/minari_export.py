@@ -27,13 +27,13 @@ from rlcli.datasets.minari_files import MAIN_FILE, METADATA
 from rlcli.datasets.minari_layout import Array, Layout, lay_out
 from rlcli.datasets.minari_metadata import HINTS
 from rlcli.datasets.minari_scan import FLAGS, STATISTICS
+from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import ResourceError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
 
 _VERSION = "0.5.4"  # of the layout that is written
-_SLICE_BYTES = 32 << 20
 _ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]+/)?[-_\w]+-v\d+")
 _OURS: dict[str, Key] = {"terminations": ("next", "terminated"), "truncations": ("next", "truncated")}
 
@@ -48,7 +48,7 @@ class ExportOptions:
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
-    """Write `dataset` to the new folder `out`, 32 MiB in memory at a time.
+    """Write `dataset` to the new folder `out`, a slice in memory at a time.
 
     Raises `UsageError` for a malformed name, `ResourceError` when the disk is full.
     """
@@ -167,9 +167,8 @@ class _Writer:
         if array.form == "jpeg":
             dtype = h5py.vlen_dtype(np.uint8)
         out = group.create_dataset(array.path, (size, *shape), dtype, chunks=True, maxshape=(None, *shape))
-        step = max(1, _SLICE_BYTES // max(1, int(np.prod(column.shape)) * column.numpy.itemsize))
-        for low in range(start, stop, step):
-            high = min(low + step, stop)
+        step = slice_rows(int(np.prod(column.shape)) * column.numpy.itemsize)
+        for low, high in slices(start, stop, step):
             self._fill(out, low - start, array, column, low, high)
             if own and following is not None and low + 1 < stop and array.path not in self.torn:
                 theirs = self.dataset.read(following.key, low, min(high, stop - 1))

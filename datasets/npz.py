@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets import zip_archives
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
-from rlcli.datasets.opened import SLICE_BYTES
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
 

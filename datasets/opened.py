@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Piece, Report
 from rlcli.datasets.mapping import keys_for
+from rlcli.datasets.slicing import slice_rows
 from rlcli.errors import IncompatibleError, UsageError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
 from rlcli.format.specs import Box, Composite, Spec
-
-SLICE_BYTES = 32 << 20  # decoded bytes of one part
 
 
 @dataclass(kw_only=True)
@@ -33,8 +32,8 @@ class Opened:
     plan: dict[str, Any] = field(default_factory=dict)
 
     def slice_rows(self) -> int:
-        """Rows of at most 32 MiB."""
-        return max(1, SLICE_BYTES // max(1, self.schema.row_bytes))
+        """Rows of a slice."""
+        return slice_rows(self.schema.row_bytes)
 
 
 def nest(values: Mapping[Key, Any], depth: int = 1) -> Any:

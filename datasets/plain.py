@@ -29,12 +29,12 @@ from rlcli.datasets.mapping import roles_of, storable
 from rlcli.datasets.opened import env_of, nest
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
+from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
 
 _PIECE_BYTES = 64 << 20
-SLICE_BYTES = 16 << 20  # decoded bytes of one part; the next one is read meanwhile
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -178,7 +178,7 @@ class PlainSource:
                 kept.lossy.append(f"{name} has {rows:,} values, not one per row; it is left out")
 
     def _slice_rows(self) -> int:
-        rows = max(1, SLICE_BYTES // max(1, sum(f.row_bytes for f in self.table.fields.values())))
+        rows = slice_rows(sum(f.row_bytes for f in self.table.fields.values()))
         return max(1, rows - rows % self.table.chunk_rows) if rows > self.table.chunk_rows else rows
 
     def _stored_keys(self) -> dict[str, Key]:
@@ -272,9 +272,9 @@ class PlainSource:
         low, high, _ = self._ranges[self.pieces.index(piece)]
         names = self._read_names()
         pending: Arrays | None = None
-        slices = [(start, min(start + self.slice_rows, high)) for start in range(low, high, self.slice_rows)]
-        reads = (partial(self.table.read, names, start, stop) for start, stop in slices)
-        for (start, stop), arrays in zip(slices, ahead(reads), strict=True):
+        ranges = list(slices(low, high, self.slice_rows))
+        reads = (partial(self.table.read, names, start, stop) for start, stop in ranges)
+        for (start, stop), arrays in zip(ranges, ahead(reads), strict=True):
             ends = self.scan.ends_within(start, stop)
             if self.derived and self.next_names:
                 pending = self._check_shift(arrays, ends - start, pending)

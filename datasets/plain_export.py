@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Report
+from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 
 METADATA = "rl.json"  # the name of what is not rows, where a container has only arrays
-_SLICE_BYTES = 16 << 20
 _DERIVED = {("is_init",), ("episode",), ("step",), ("next", "done")}
 _NAMES: dict[Key, str] = {
     ("next", "reward"): "rewards",
@@ -92,11 +92,9 @@ class Exporter:
         self.report.lossy.append(f"{name}: {why}")
 
     def slices(self, names: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """Row ranges of which these columns together have at most 16 MiB."""
+        """Ranges of rows that make up the dataset, a slice of these columns each."""
         row_bytes = sum(max(self.columns[name].row_bytes, 64) for name in names)
-        step = max(1, _SLICE_BYTES // row_bytes)
-        for start in range(0, self.dataset.num_rows, step):
-            yield start, min(start + step, self.dataset.num_rows)
+        return slices(0, self.dataset.num_rows, slice_rows(row_bytes))
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of an output column, in its dtype and shape."""

@@ -19,9 +19,10 @@ import numpy as np
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
-from rlcli.datasets.episode_groups import SEED, slices
+from rlcli.datasets.episode_groups import SEED
 from rlcli.datasets.hdf5_output import Output, creating
 from rlcli.datasets.plain_export import METADATA
+from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
@@ -32,7 +33,6 @@ _REWARD: Key = ("next", "reward")
 _EPISODE: Key = ("info", "episode")
 _DEMO: Key = (*_EPISODE, "demo")
 _DONES: Key = ("info", "dones")
-_SLICE_BYTES = 16 << 20
 _MAX_ATTRIBUTE = 60_000  # bytes of an array; larger ones do not fit HDF5's headers
 _GYM = 2  # robomimic's EnvType.GYM_TYPE
 
@@ -57,7 +57,7 @@ class _Plan:
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
-    """Write `dataset` to the new file `out`, one episode after the other in slices of 16 MiB.
+    """Write `dataset` to the new file `out`, one episode after the other in slices.
 
     `dones` is 1 where an episode terminated, unless the dataset kept the source's. `next_obs` is there
     for every episode whose last next observation is known.
@@ -207,14 +207,13 @@ def _write_rows(
         )
         for name, _, dtype, shape in written
     }
-    step = max(1, _SLICE_BYTES // max(1, dataset.schema.row_bytes))
-    for low, high in slices(stop - start, step):
+    for low, high in slices(start, stop, slice_rows(dataset.schema.row_bytes)):
         for name, key, dtype, shape in written:
-            values = dataset.read(key, start + low, start + high)
+            values = dataset.read(key, low, high)
             if dtype.kind != "O":
                 values = np.stack(list(values)) if values.dtype.kind == "O" else values
                 values = np.asarray(values, dtype).reshape(high - low, *shape)
-            targets[name][low:high] = values
+            targets[name][low - start : high - start] = values
         output.check()
         advance((high - low) * dataset.schema.row_bytes)
     if "dones" not in plan.rows:

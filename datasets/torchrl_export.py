@@ -19,11 +19,11 @@ from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
 from rlcli.datasets.plain_export import METADATA
+from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 
-_SLICE_BYTES = 16 << 20
 _TYPE = "<class 'tensordict._td.TensorDict'>"
 _TEXTS = "<class 'tensordict.tensorclass.NonTensorStack'>"
 _MAX_TEXT = 64 << 20  # characters of a column
@@ -52,7 +52,7 @@ class _Leaf:
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
-    """Write `dataset` to the new folder `out` in slices of 16 MiB."""
+    """Write `dataset` to the new folder `out` in slices."""
     if dataset.num_rows == 0:
         raise InputError(f"{dataset.path}: has no rows", path=dataset.path)
     report = Report()
@@ -68,9 +68,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
             file = storage.joinpath(*path[:-1], f"{path[-1]}.memmap")
             file.parent.mkdir(parents=True, exist_ok=True)
             streams[path] = stack.enter_context(open(file, "xb"))
-        step = max(1, _SLICE_BYTES // max(1, dataset.schema.row_bytes))
-        for start in range(0, dataset.num_rows, step):
-            stop = min(start + step, dataset.num_rows)
+        for start, stop in slices(0, dataset.num_rows, slice_rows(dataset.schema.row_bytes)):
             for path, leaf in leaves.items():
                 values = _values(dataset, path, leaf, start, stop, ends, unknown)
                 streams[path].write(np.ascontiguousarray(values).data)

@@ -28,6 +28,7 @@ from rlcli.datasets.mapping import storable
 from rlcli.datasets.npz import NpzTable
 from rlcli.datasets.opened import Opened, is_exact, renamed, spec_of
 from rlcli.datasets.plain import Table
+from rlcli.datasets.slicing import slices
 from rlcli.errors import CorruptError, InputError, RLError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, heap_column, ted_schema
@@ -146,14 +147,12 @@ class VD4RLSource(Opened):
         return (*shape[1:], shape[0]) if name == self.image and self.moves else shape
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
-        """The transitions of one episode in slices of 32 MiB."""
+        """The transitions of one episode in slices."""
         each = self.episodes[int(piece.name)]
         with _table(self.files[each.file]) as table:
             final = _terminal(table, each)
-            step = self.slice_rows()
             name = self.files[each.file].relative_to(self.path).as_posix() if self.path.is_dir() else ""
-            for start in range(each.start, each.stop - 1, step):
-                stop = min(start + step, each.stop - 1)
+            for start, stop in slices(each.start, each.stop - 1, self.slice_rows()):
                 columns: dict[Key, Any] = {}
                 for source, key in self.keys.items():
                     by = int(source in ("action", "discount", "reward"))

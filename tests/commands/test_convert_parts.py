@@ -245,7 +245,7 @@ def test_invalid_last_rows_are_left_out_and_counted(source, out):
 
 def test_the_limit_of_memory_does_not_change_what_is_dropped(source, out, monkeypatch):
     """One row per slice: an episode's last row is known only when the next part comes."""
-    monkeypatch.setattr("rlcli.datasets.plain.SLICE_BYTES", 1)
+    monkeypatch.setattr("rlcli.datasets.slicing.SLICE_BYTES", 1)
     report = convert(source, out, drop_invalid_last=True, limit=10, check=True)
     assert report["dropped"] == 2
     assert observed(out) == [0.0, 1, 2, 3, 10, 11, 12, 13, 20, 21]

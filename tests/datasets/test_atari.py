@@ -129,7 +129,7 @@ def test_any_history_comes_back_in_order(tmp_path, seed, monkeypatch):
     ring = Ring(tmp_path / "logs", int(rng.integers(12, 60)), seed)
     play(ring, *rng.integers(1, 40, 8).tolist(), unfinished=int(rng.integers(0, 9)))
     ring.finish()
-    monkeypatch.setattr("rlcli.datasets.atari._SLICE_BYTES", 16 * 7)
+    monkeypatch.setattr("rlcli.datasets.slicing.SLICE_BYTES", 16 * 7)
     monkeypatch.setattr(convert_parts, "_GROUP_BYTES", 1)
     convert(tmp_path / "logs", tmp_path / "ds", check=True)
     with Dataset.open(tmp_path / "ds") as dataset:

@@ -235,7 +235,7 @@ def test_splitting_at_jumps_survives_the_way_back(d4rl_file, tmp_path, same_hdf5
 def test_the_size_of_slices_does_not_matter(kind, slice_bytes, d4rl_file, tmp_path, monkeypatch):
     source = d4rl_file(kind)
     whole = convert(source, tmp_path / "whole")
-    monkeypatch.setattr(hdf5, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr("rlcli.datasets.slicing.SLICE_BYTES", slice_bytes)
     sliced = convert(source, tmp_path / "sliced", check=True)
     assert sliced["digest"] == whole["digest"]
     facts = (

@@ -95,7 +95,7 @@ def test_slices_take_whole_chunks(tmp_path, monkeypatch):
         file.create_dataset("a", (1000, 2), "f4", chunks=(60, 1))
         file.create_dataset("b", (1000, 2), "f4", chunks=(900, 2))
         columns = [hdf5.Rows([file[name]]) for name in ("a", "b")]
-    monkeypatch.setattr(hdf5, "SLICE_BYTES", 16 * 200)
+    monkeypatch.setattr("rlcli.datasets.slicing.SLICE_BYTES", 16 * 200)
     with h5py.File(tmp_path / "x.hdf5") as file:
         columns = [hdf5.Rows([file[name]]) for name in ("a", "b")]
         assert hdf5.slice_rows(columns) == 180  # 200 fit; 60-row chunks; the 900-row ones cannot be whole

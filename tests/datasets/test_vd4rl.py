@@ -77,7 +77,7 @@ def test_the_published_layout_gives_its_numbers(tmp_path, folder, lengths):
 
 @pytest.mark.parametrize("slice_bytes", [1, 1 << 20])
 def test_action_and_reward_are_those_of_the_next_row(tmp_path, slice_bytes, monkeypatch):
-    monkeypatch.setattr("rlcli.datasets.opened.SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr("rlcli.datasets.slicing.SLICE_BYTES", slice_bytes)
     episodes = [episode(6, 0), episode(4, 1, terminal=True), episode(5, 2, terminal=True, old=True)]
     report = convert(save(tmp_path / "set", *episodes), tmp_path / "ds", check=True)
     with Dataset.open(tmp_path / "ds") as dataset:
