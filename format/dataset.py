@@ -1,48 +1,32 @@
-"""Reading a dataset: its description, its episodes, contiguous and random rows, what is committed later.
+"""Reading a dataset: opening it, its description, its episodes, what is committed later.
 
 Everything is checked before it is believed; nothing is ever written. SPEC.md sections 4 to 9 and 11.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from rlcli.errors import InputError, nearest
-from rlcli.format import digests, direct, interop
-from rlcli.format.checking import Waiting
-from rlcli.format.composed import Composer, rows_before, run_rows
+from rlcli.format import digests, interop
 from rlcli.format.episode_table import EpisodeRows, Episodes
-from rlcli.format.heap import Encoded
-from rlcli.format.keys import Key
 from rlcli.format.location import Location, is_folder, locate
 from rlcli.format.manifest import Manifest, Segment
-from rlcli.format.nested import nest, pick, put
-from rlcli.format.schema import Column, Schema
+from rlcli.format.row_reader import RowReader
 from rlcli.format.stream_reader import SegmentReader, StreamReader
 from rlcli.format.view import Refreshed, View
 
 if TYPE_CHECKING:
     from rlcli.format.remote import Remote
 
-Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class _Plan(NamedTuple):
-    """Columns to read, and their numbers in the row map."""
-
-    keys: tuple[Key, ...]
-    columns: tuple[Column, ...]
-    numbers: tuple[int, ...]
-    derived: bool
-    composed: tuple[Column, ...]  # these are made of others
-
-
-class Dataset:
+class Dataset(RowReader):
     """A snapshot of a dataset, moved on by `refresh`. Logical rows number its streams' retained rows one
     after the other.
 
@@ -53,10 +37,8 @@ class Dataset:
     """
 
     def __init__(self, view: View) -> None:
+        super().__init__(view)
         self.path = view.location
-        self._view = view
-        self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
-        self._reads_directly = True  # until segments are read again
 
     @classmethod
     def open(
@@ -130,10 +112,6 @@ class Dataset:
         return self._view.uuid
 
     @property
-    def schema(self) -> Schema:
-        return self._view.schema
-
-    @property
     def generation(self) -> int:
         return self._view.generation
 
@@ -165,10 +143,6 @@ class Dataset:
             s.get("owner") for s in self._view.manifest.streams
         )
         return "open" if open_ else "sealed"
-
-    @property
-    def num_rows(self) -> int:
-        return self._view.stream_set.table.num_rows
 
     @property
     def stream_rows(self) -> list[int]:
@@ -270,207 +244,6 @@ class Dataset:
     def rows_of(self, ids: Rows) -> Rows:
         """The logical rows with these identities, −1 for those that are not there: evicted, or not seen."""
         return self._view.stream_set.rows_of(np.asarray(ids, np.int64))
-
-    def read(self, key: Iterable[str], start: int = 0, stop: int | None = None) -> Array:
-        """Rows `start … stop` of a column, `[stop - start, *shape]`, a copy. Unknown next values are zero."""
-        wanted = (tuple(key),)
-        plan = self._plans.get(wanted) or self._plan(wanted)
-        start, stop = self._range(start, stop)
-        if plan.composed:
-            return self._composer.values(plan.composed[0], np.arange(start, stop))
-        return self._read(start, stop, plan)[0]
-
-    def read_rows(
-        self, start: int = 0, stop: int | None = None, keys: Iterable[Key] | None = None
-    ) -> dict[str, Any]:
-        """Rows `start … stop` of all columns (or `keys`) as a nested dict of copies."""
-        wanted = None if keys is None else tuple(keys)
-        plan = self._plans.get(wanted) or self._plan(wanted)
-        start, stop = self._range(start, stop)
-        nested = nest(plan.keys, self._read(start, stop, plan))
-        if plan.composed:
-            self._compose(nested, plan, np.arange(start, stop))
-        return nested
-
-    def text(self, key: Iterable[str], rows: Rows) -> tuple[Rows, list[str]]:
-        """A text column at `rows` `[B]` as an index `[B]` and a table of the different texts."""
-        return self._composer.text(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
-
-    def encoded(self, key: Iterable[str], rows: Rows) -> list[Encoded | None]:
-        """The values of a heap column at `rows` `[B]` in their codec, as they were stored; None where a next
-        value is unknown. This is what copies a column without decoding it.
-        """
-        return self._composer.encoded(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
-
-    @property
-    def _composer(self) -> Composer:
-        # Not kept: it refers to this object, which is to go, with its maps, when nobody refers to it.
-        return Composer(
-            self.schema, self._view.stream_set.streams, self._view.checker, self._gather, self._stack
-        )
-
-    def _compose(self, nested: dict[str, Any], plan: _Plan, rows: Rows) -> None:
-        for column in plan.composed:
-            put(nested, column.key, self._composer.values(column, rows))
-
-    def _range(self, start: int, stop: int | None) -> tuple[int, int]:
-        stop = self.num_rows if stop is None else stop
-        if not 0 <= start <= stop <= self.num_rows:
-            raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
-        return start, stop
-
-    def _read(self, start: int, stop: int, plan: _Plan) -> list[Array]:
-        table, checked = self._view.stream_set.table, self._view.checker is not None
-        arrays = None if checked else table.read(start, stop, plan.numbers)
-        if arrays is None and self._reads_directly:
-            parts = list(self._view.stream_set.parts(start, stop))
-            if len(parts) == 1:
-                arrays = direct.read(*parts[0], plan.columns, checked=checked)
-            self._reads_directly = arrays is not None or not checked
-        if arrays is None:
-            self._prepare(start, stop, plan)
-            arrays = table.read(start, stop, plan.numbers)
-        assert arrays is not None, "prepared rows can be read"
-        return arrays
-
-    def _prepare(self, start: int, stop: int, plan: _Plan) -> None:
-        if not self._view.ready.issuperset(plan.keys):
-            waiting: Waiting = []
-            for stream, low, high in self._view.stream_set.parts(start, stop):
-                stream.prepare(low, high, plan.columns, waiting)
-            self._settle(waiting)
-
-    def _settle(self, waiting: Waiting) -> None:
-        if waiting and self._view.checker is not None:
-            self._view.checker.settle(waiting)
-
-    def views(self, key: Iterable[str]) -> list[Array]:
-        """All rows of a plain column where they lie, checked: a read-only array `[rows, *shape]` per segment.
-
-        They are mapped files: valid until `release`, and to be used while the dataset is open.
-        """
-        column = self.schema.column(key)
-        self._prepare(0, self.num_rows, self._plan((column.key,)))
-        position = self.schema.plain.index(column)
-        found = []
-        for stream in self._view.stream_set.streams:
-            for segment in stream.segments:
-                low = max(stream.start - segment.first, 0)
-                if low < segment.rows:
-                    found.append(segment.mapped.column(position)[low : segment.rows])
-        return found
-
-    def gather(
-        self, rows: Rows, keys: Iterable[Key] | None = None, out: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The values at `rows` `[B]` as a nested dict of arrays `[B, *shape]`: fresh ones, or those of `out`.
-
-        `keys` defaults to every column. Unknown next values are zero; see `unknown_next`. Text, bytes and
-        arrays of any length come as an object array `[B]`. Raises `IndexError` for an uncommitted row.
-        """
-        wanted = None if keys is None else tuple(keys)
-        plan = self._plans.get(wanted) or self._plan(wanted)
-        index = np.ascontiguousarray(rows, np.int64)
-        targets = None if out is None else [pick(out, key) for key in plan.keys]
-        arrays = self._gather_plan(index, plan, targets) if plan.keys else []
-        nested = nest(plan.keys, arrays) if out is None else out
-        if plan.composed:
-            self._compose(nested, plan, index)
-        return nested
-
-    def _gather(self, rows: Rows, keys: Sequence[Key], out: Sequence[Array] | None) -> Sequence[Array]:
-        wanted = tuple(keys)
-        return self._gather_plan(rows, self._plans.get(wanted) or self._plan(wanted), out)
-
-    def _gather_plan(self, index: Rows, plan: _Plan, targets: Sequence[Array] | None) -> Sequence[Array]:
-        if self._view.checker is not None:
-            self._prepare_rows(index, plan)
-        arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
-        if arrays is None:
-            self._prepare_rows(index, plan)
-            arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
-        assert arrays is not None, "prepared rows can be read"
-        return arrays
-
-    def _stack(
-        self, rows: Rows, keys: tuple[Key, ...], frames: tuple[int, ...], out: Sequence[Array]
-    ) -> None:
-        plan = self._plans.get(keys) or self._plan(keys)
-        table = self._view.stream_set.table
-        if self._view.checker is not None:
-            self._prepare_rows(rows_before(rows, max(frames)), plan)
-        if not table.stacks(rows, plan.numbers, frames, out):
-            self._prepare_rows(rows_before(rows, max(frames)), plan)
-            is_done = table.stacks(rows, plan.numbers, frames, out)
-            assert is_done, "prepared rows can be read"
-
-    def gather_into(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[Array]) -> None:
-        """Writes the values at `rows` int64 `[B]` of each key into its array of `out`, `[B, *shape]`."""
-        plan = self._plans.get(keys) or self._plan(keys)
-        if plan.composed:
-            self._composer.fill(keys, rows, slice(None), out)
-            return
-        if self._view.checker is not None:
-            self._prepare_rows(rows, plan)
-        if self._view.stream_set.table.gather(rows, plan.numbers, out) is None:
-            self._prepare_rows(rows, plan)
-            self._view.stream_set.table.gather(rows, plan.numbers, out)
-
-    def stack_into(self, rows: Rows, key: Key, frames: int, out: Array) -> None:
-        """Writes the stacks of a column at `rows` int64 `[B]` into `out` `[B, frames, *shape]`: the last
-        values of the episode, oldest first, as a stack column of the schema has them (SPEC.md 6).
-
-        Raises `IncompatibleError` for a column that is neither plain nor a shift of a plain one.
-        """
-        self._composer.stacks([self.schema.stack_of(key, frames)], rows, [out])
-
-    def read_runs(
-        self, starts: Rows, counts: Rows, at: Rows, keys: tuple[Key, ...], out: Sequence[Array]
-    ) -> None:
-        """Writes `counts[b]` rows from `starts[b]` on to rows `at[b]` and following of each key's array.
-
-        Runs cover different rows of `out`, whose other rows stay as they are; none crosses a stream's end.
-        Raises `IndexError` where one does, or is not committed.
-        """
-        plan = self._plans.get(keys) or self._plan(keys)
-        size = len(out[0])
-        if plan.composed:
-            self._composer.fill(keys, run_rows(starts, counts), run_rows(at, counts), out)
-            return
-        if self._view.checker is not None and not self._view.ready.issuperset(plan.keys):
-            self._prepare_rows(run_rows(starts, counts), plan)
-        if not self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out):
-            self._prepare_rows(run_rows(starts, counts), plan)
-            self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
-
-    def set_threads(self, count: int) -> None:
-        """How many threads share the copying of a large batch (from 1 MiB on); 1 by default."""
-        self._view.stream_set.table.set_threads(count)
-
-    def _prepare_rows(self, index: Rows, plan: _Plan) -> None:
-        if self._view.ready.issuperset(plan.keys):
-            return
-        waiting: Waiting = []
-        at = 0
-        for stream in self._view.stream_set.streams:
-            count = stream.rows - stream.start
-            inside = index[(index >= at) & (index < at + count)]
-            if len(inside):
-                stream.prepare_rows(inside - at + stream.start, plan.keys, plan.derived, waiting)
-            at += count
-        self._settle(waiting)
-        if all(stream.is_ready(plan.keys) for stream in self._view.stream_set.streams):
-            self._view.ready.update(plan.keys)
-
-    def _plan(self, wanted: tuple[Key, ...] | None) -> _Plan:
-        chosen = self.schema.columns if wanted is None else tuple(self.schema.column(key) for key in wanted)
-        columns = tuple(column for column in chosen if column.key in self._view.stream_set.numbers)
-        composed = tuple(column for column in chosen if column.key not in self._view.stream_set.numbers)
-        keys = tuple(column.key for column in columns)
-        numbers = tuple(self._view.stream_set.numbers[key] for key in keys)
-        plan = _Plan(keys, columns, numbers, any(column.of for column in columns), composed)
-        self._plans[wanted] = plan
-        return plan
 
     def open_segment(self, name: str) -> Any:
         """A segment's stored columns as a `tensordict.TensorDict` of its committed rows, for other libraries.
