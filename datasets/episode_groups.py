@@ -18,7 +18,7 @@ import numpy as np
 from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.opened import is_exact
-from rlcli.errors import CorruptError, IncompatibleError, InputError
+from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.keys import DTYPES
 
 Where = Literal["row", "episode", "attribute"]
@@ -240,13 +240,4 @@ def _check_complete(result: Scan, path: Path, layout: Layout) -> None:
 def texts_of(dataset: h5py.Dataset, low: int, high: int) -> list[str]:
     """Text of rows. Raises `CorruptError` if it is not UTF-8."""
     raw = np.asarray(dataset[low:high] if dataset.shape else [dataset[()]]).reshape(-1)
-    return [text_of(value, dataset) for value in raw.tolist()]
-
-
-def text_of(value: Any, where: h5py.HLObject) -> str:
-    """A string of HDF5, which may come as bytes. Raises `CorruptError` if it is not UTF-8."""
-    raw = value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as err:
-        raise CorruptError(f"{where.file.filename}: {where.name}: not UTF-8: {err}") from err
+    return [hdf5.text_of(value, dataset) for value in raw.tolist()]

@@ -16,7 +16,7 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
-from rlcli.datasets.episode_groups import Layout, Scan, is_below, text_of, texts_of
+from rlcli.datasets.episode_groups import Layout, Scan, is_below, texts_of
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.opened import Opened, equal_bits, nest, renamed, spec_of
 from rlcli.datasets.slicing import slices
@@ -254,7 +254,7 @@ class GroupSource(Opened):
             there = name in (group.attrs if is_attribute else group)
             if found.dtype == "text":
                 value = (group.attrs[name] if is_attribute else group[name][()]) if there else ""
-                values[key] = text_of(np.asarray(value).reshape(-1).tolist()[0], group)
+                values[key] = hdf5.text_of(np.asarray(value).reshape(-1).tolist()[0], group)
                 continue
             if there:
                 array = np.asarray(group.attrs[name] if is_attribute else group[name][()], found.dtype)

@@ -91,6 +91,21 @@ def walk_ids(group: h5py.h5g.GroupID, prefix: str = "") -> Iterator[tuple[str, h
             yield path, child
 
 
+def text_of(value: Any, where: h5py.HLObject) -> str:
+    """A string of HDF5, which may come as bytes, or with surrogates in place of bytes that are not UTF-8.
+
+    Raises `CorruptError` for such.
+    """
+    raw = value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as err:
+        raise CorruptError(
+            f"{where.file.filename}: {where.name}: text that is not UTF-8: {err.reason}",
+            path=where.file.filename,
+        ) from err
+
+
 class Rows:
     """One logical column: datasets with equal trailing axes, one after the other, read in slices.
 

@@ -204,25 +204,21 @@ def _attributes(
             attribute.read(value)
             found[name] = value[()]
         else:
-            found[name] = _plain(h5py.Group(group).attrs[name])
+            found[name] = _plain(h5py.Group(group).attrs[name], h5py.Group(group))
     return found
 
 
-def _plain(value: Any) -> Any:
-    """An attribute as Python or NumPy has it; None for an empty one."""
+def _plain(value: Any, where: h5py.HLObject) -> Any:
+    """An attribute as Python or NumPy has it; None for an empty one. See `hdf5.text_of` for text."""
     if isinstance(value, h5py.Empty):
         return None
     if isinstance(value, str | bytes):
-        return _text(value)
+        return hdf5.text_of(value, where)
     if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
-        return [_text(text) if isinstance(text, str | bytes) else str(text) for text in value.flat]
+        return [
+            hdf5.text_of(text, where) if isinstance(text, str | bytes) else str(text) for text in value.flat
+        ]
     return value
-
-
-def _text(value: str | bytes) -> str:
-    """Text, with a mark in place of bytes that are not UTF-8 (which h5py gives as lone surrogates)."""
-    raw = value.encode(errors="surrogateescape") if isinstance(value, str) else value
-    return raw.decode(errors="replace")
 
 
 def _one(value: Any) -> NDArray[Any] | list[Any]:

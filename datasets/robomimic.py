@@ -21,7 +21,7 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
-from rlcli.datasets.episode_groups import SEED, Layout, Scan, numbered, scan, text_of
+from rlcli.datasets.episode_groups import SEED, Layout, Scan, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.plain_export import METADATA
@@ -111,7 +111,7 @@ def _attributes(place: h5py.HLObject) -> dict[str, Any]:
     for name in place.attrs:
         value = place.attrs[name]
         if isinstance(value, str | bytes):
-            found[name] = text_of(value, place)[:_MAX_TEXT]
+            found[name] = hdf5.text_of(value, place)[:_MAX_TEXT]
             continue
         array = np.asarray(value)
         found[name] = array.tolist() if array.dtype.kind in "biuf" and array.size < 4096 else str(array.dtype)
@@ -128,7 +128,7 @@ def _masks(file: h5py.File, found: Scan) -> tuple[dict[str, set[str]], list[str]
         if dataset.dtype.kind not in "SO" or len(dataset.shape) != 1:
             remarks.append(f"mask/{key} is no list of names; left out")
             continue
-        masks[key] = {text_of(value, dataset) for value in dataset[()].tolist()}
+        masks[key] = {hdf5.text_of(value, dataset) for value in dataset[()].tolist()}
         if missing := len(masks[key] - known):
             remarks.append(f"mask/{key} names {missing:,} demos that are not there")
     return masks, remarks

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcli.datasets.d4rl_episodes import Rule, Splitter, jumps
+from rlcli.errors import InputError
+from rlcli.pipeline.convert import convert
 
 
 def slow_split(terminals, timeouts, changes, limit, use_terminals=True):
@@ -83,3 +86,12 @@ def test_a_time_limit_is_only_used_where_nothing_better_is_known():
 @pytest.mark.parametrize(("distance", "jumped"), [(4.9, False), (5.1, True)])
 def test_more_than_five_metres_in_a_step_is_a_jump(distance, jumped):
     assert jumps(np.zeros((1, 2)), np.array([[0, distance]])).tolist() == [jumped]
+
+
+@pytest.mark.parametrize("name", ["actions", "rewards", "terminals"])
+def test_a_chunk_of_carla_without_an_array_is_named(name, d4rl_file, tmp_path):
+    path = d4rl_file("carla")
+    with h5py.File(path, "a") as file:
+        del file[f"virtual/1/{name}"]
+    with pytest.raises(InputError, match=f"{name} is in some of the file's chunks only"):
+        convert(path, tmp_path / "ds")

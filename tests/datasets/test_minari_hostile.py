@@ -184,3 +184,20 @@ def test_numbers_that_are_not_finite_in_metadata_become_their_names(tmp_path: Pa
     convert(path, tmp_path / "ds", from_="minari")
     with Dataset.open(tmp_path / "ds") as dataset:
         assert '"inf"' in json.dumps(dataset.extra["source"])
+
+
+def test_text_of_an_attribute_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
+    path = written(buffers(BOX, TWO), BOX, TWO)
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0"].attrs.create("options", b"\xff\xfe", dtype=h5py.string_dtype("utf-8", 2))
+    refused(path, CorruptError, "episode_0: text that is not UTF-8", tmp_path)
+
+
+def test_an_attribute_of_an_odd_type_is_kept_in_words(tmp_path: Path) -> None:
+    path = written(buffers(BOX, TWO), BOX, TWO)
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0"].attrs["wide"] = np.longdouble(1) / 4
+    convert(path, tmp_path / "ds", from_="minari")
+    with Dataset.open(tmp_path / "ds") as dataset:
+        (told,) = dataset.read(("info", "episode", "attributes"), 0, 1)
+        assert "0.25" in json.dumps(json.loads(told)["wide"])

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,17 @@ def test_a_pipe_among_the_files_is_refused(name, tmp_path):
     with pytest.raises(InputError, match="not a regular file"):
         convert(path, tmp_path / "ds", from_="zarr")
     assert not (tmp_path / "ds").exists()
+
+
+def test_a_zip_whose_members_begin_before_it_is_corrupt(tmp_path, capsys):
+    folder = group(tmp_path / "x", **{"data/state": STATE, "data/action": ACTION})
+    with zipfile.ZipFile(tmp_path / "x.zarr.zip", "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    data = bytearray((tmp_path / "x.zarr.zip").read_bytes())
+    end = data.rindex(b"PK\5\6")
+    (offset,) = struct.unpack_from("<I", data, end + 16)
+    struct.pack_into("<I", data, end + 16, offset + 99)
+    (tmp_path / "x.zarr.zip").write_bytes(data)
+    assert run(["convert", str(tmp_path / "x.zarr.zip"), str(tmp_path / "ds")]) == ExitCode.CORRUPT
+    assert capsys.readouterr().err.count("\n") == 1
