@@ -19,7 +19,6 @@ Where episodes end is in `d4rl_episodes.py`, environments and reference scores a
 from __future__ import annotations
 
 import base64
-import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -56,6 +55,7 @@ from rlcli.datasets.d4rl_layout import Layout, NotD4RL, find_layout
 from rlcli.datasets.d4rl_scan import ends_of, look_through
 from rlcli.datasets.d4rl_specs import nested, specs_of
 from rlcli.datasets.mapping import no_mapping
+from rlcli.datasets.opened import differing_rows, equal_bits
 from rlcli.datasets.plain_export import METADATA
 from rlcli.errors import IncompatibleError, InputError, UsageError
 from rlcli.format.dataset import Dataset
@@ -281,10 +281,9 @@ class D4RLSource:
         inside[ends] = False
         for name, of in following.items():
             before = self._pending
-            if before is not None and (_bits(before[name]) != _bits(arrays[of][:1])).any():
+            if before is not None and not equal_bits(before[name], arrays[of][:1]):
                 raise LayoutMismatch
-            equal = (_bits(arrays[name][:-1]) == _bits(arrays[of][1:])).all(axis=1)
-            if not equal[inside[:-1]].all():
+            if inside[differing_rows(arrays[name][:-1], arrays[of][1:])].any():
                 raise LayoutMismatch
         self._pending = {name: arrays[name][-1:].copy() for name in names} if inside[-1] else None
 
@@ -309,9 +308,3 @@ class D4RLSource:
 
 
 _FLAGS = {("next", "terminated"), ("next", "truncated"), ("next", "reward")}
-
-
-def _bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes of each row, `[n, row bytes]`; a view of a contiguous array."""
-    row_bytes = math.prod(values.shape[1:]) * values.itemsize
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), row_bytes)

@@ -106,7 +106,21 @@ def renamed(keys: Mapping[str, Key], given: Mapping[str, str], where: object) ->
 
 def equal_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Whether two arrays hold the same bytes; NaN equals NaN."""
-    return a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    return bool((_words(a) == _words(b)).all())
+
+
+def differing_rows(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]:
+    """The rows in which two arrays `[n, …]` of one dtype hold other bytes, ascending; NaN equals NaN."""
+    values, others = _words(a), _words(b)
+    return np.unique(np.flatnonzero(values != others) // max(1, len(values) // max(1, len(a))))
+
+
+def _words(values: NDArray[Any]) -> NDArray[Any]:
+    """All values, flat, as unsigned integers of their bits."""
+    size = values.dtype.itemsize
+    return np.ascontiguousarray(values).reshape(-1).view(f"u{size}" if size in (1, 2, 4, 8) else np.uint8)
 
 
 def is_exact(rewards: NDArray[Any]) -> bool:

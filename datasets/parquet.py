@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.parquet_batches import Batches
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import open_regular
@@ -26,7 +27,8 @@ from rlcli.format.dataset import Dataset
 from rlcli.plugins import require
 
 _MAGIC = b"PAR1"
-_MAX_ROWS = 1 << 40
+_READ_BYTES = 1 << 20  # of a column that are read at once
+_BATCH_BYTES = 1 << 20  # of all columns that are decoded at once
 _VALID = "_valid"  # the column beside one that has empty rows
 
 
@@ -94,23 +96,14 @@ class ParquetTable(Table):
         self.files = _files(path)
         self._compute = require("pyarrow.compute", "arrow", needed_for="reading Parquet")
         self._opened: list[Any] = []
-        self._starts = [0]  # of row groups
-        self._groups: list[tuple[int, int]] = []  # file, row group
-        self._held: tuple[int, tuple[str, ...], Arrays] = (-1, (), {})
         self._tops: dict[str, str] = {}  # path of a column or field -> the column it is in
-        for number, file in enumerate(self.files):
+        for file in self.files:
             with self._damage(file):
-                opened = reading.ParquetFile(file)
+                opened = reading.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES)
             self._opened.append(opened)
             if opened.schema_arrow.remove_metadata() != self._opened[0].schema_arrow.remove_metadata():
                 raise InputError(f"{file}: its columns differ from those of {self.files[0]}", path=file)
-            for group in range(opened.metadata.num_row_groups):
-                rows = opened.metadata.row_group(group).num_rows
-                if not 0 <= rows <= _MAX_ROWS:
-                    raise CorruptError(f"{file}: a row group of {rows:,} rows", path=file)
-                if rows:
-                    self._groups.append((number, group))
-                    self._starts.append(self._starts[-1] + rows)
+        self._rows = Batches(self.files, self._opened, self._damage)
         names = self._opened[0].schema_arrow.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{path}: has {', '.join(twice)} more than once", path=path)
@@ -120,25 +113,33 @@ class ParquetTable(Table):
             f"{name}: {count:,} rows are empty; {name}{_VALID} tells which"
             for name, count in self.nulls.items()
         ]
-        rows = self._starts[-1]
-        if rows == 0:
+        if not len(self._rows):
             raise InputError(f"{path}: has no rows", path=path)
-        for name, values in self._read_group(0, None).items():
-            self.fields[name] = Field(values.dtype, values.shape[1:], rows)
+        for file, batch in self._rows.read(None, 0, 1, 1):
+            for name, values in self._arrays(batch, None, file).items():
+                self.fields[name] = Field(values.dtype, values.shape[1:], len(self._rows))
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
-        """Rows of some columns; a row group is decoded once while rows come in order."""
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        for number in range(first, len(self._groups)):
-            low, high = self._starts[number], self._starts[number + 1]
-            if low >= stop:
-                break
-            if self._held[0] != number or self._held[1] != tuple(names):
-                self._held = (number, tuple(names), self._read_group(number, names))
-            for name in names:
-                parts[name].append(self._held[2][name][max(start - low, 0) : min(stop, high) - low])
-        return {name: np.concatenate(values) for name, values in parts.items()}
+        """Rows of some columns; a batch is decoded once while rows come in order."""
+        arrays = {
+            name: np.empty((stop - start, *self.fields[name].shape), self.fields[name].dtype)
+            for name in names
+        }
+        tops = sorted({self._tops[name] for name in names})
+        row_bytes = sum(self.fields[name].row_bytes for name in names)
+        done = 0
+        for file, batch in self._rows.read(tops, start, stop, max(1, _BATCH_BYTES // max(1, row_bytes))):
+            for name, values in self._arrays(batch, names, file).items():
+                if values.shape[1:] != self.fields[name].shape:
+                    raise InputError(
+                        f"{file}: {name} has {list(values.shape[1:])} values per row, elsewhere "
+                        f"{list(self.fields[name].shape)}",
+                        path=file,
+                    )
+                arrays[name][done : done + len(values)] = values
+            done += len(batch)
+        self._arrow.default_memory_pool().release_unused()  # it would keep several times what is in use
+        return arrays
 
     def close(self) -> None:
         for opened in self._opened:
@@ -152,7 +153,7 @@ class ParquetTable(Table):
             kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
             if kinds.is_string(kind) or kinds.is_large_string(kind) or _is_whole(kinds, kind):
                 names[field.name] = field.nullable
-        for number, group in self._groups:
+        for number, group in self._rows.groups:
             told = self._opened[number].metadata.row_group(group)
             for at in range(told.num_columns):
                 column = told.column(at)
@@ -172,21 +173,12 @@ class ParquetTable(Table):
                     found[name] = found.get(name, 0) + count
         return found
 
-    def _read_group(self, number: int, names: Sequence[str] | None) -> Arrays:
-        """The columns `names` of a row group; without names one row of all of them."""
-        at, group = self._groups[number]
-        file = self.files[at]
-        tops = None if names is None else sorted({self._tops[name] for name in names})
-        with self._damage(file):
-            table = self._opened[at].read_row_group(group, columns=tops, use_threads=False)
-        if len(table) != self._starts[number + 1] - self._starts[number]:
-            raise CorruptError(
-                f"{file}: row group {group} has {len(table):,} rows, not as declared", path=file
-            )
+    def _arrays(self, batch: Any, names: Sequence[str] | None, file: Path) -> Arrays:
+        """The columns `names` of a batch, or all of them."""
         columns: dict[str, Any] = {}
-        for top in table.column_names:
-            found = dict(self._leaves(top, table.column(top).combine_chunks(), file))
-            if top in self.nulls and f"{top}{_VALID}" not in table.column_names:
+        for top in batch.schema.names:
+            found = dict(self._leaves(top, batch.column(top), file))
+            if top in self.nulls and f"{top}{_VALID}" not in self._opened[0].schema_arrow.names:
                 column = found[top]
                 found[f"{top}{_VALID}"] = column.is_valid()
                 found[top] = self._filled(column)
@@ -194,16 +186,8 @@ class ParquetTable(Table):
             self._tops |= dict.fromkeys(found, top)
         arrays: Arrays = {}
         for name in columns if names is None else names:
-            column = columns[name].slice(0, 1) if names is None else columns[name]
             with self._damage(file):
-                arrays[name] = self._values(column, f"{file}: {name}")
-            known = self.fields.get(name)
-            if known is not None and arrays[name].shape[1:] != known.shape:
-                raise InputError(
-                    f"{file}: {name} has {list(arrays[name].shape[1:])} values per row, elsewhere "
-                    f"{list(known.shape)}",
-                    path=file,
-                )
+                arrays[name] = self._values(columns[name], f"{file}: {name}")
         return arrays
 
     def _filled(self, column: Any) -> Any:

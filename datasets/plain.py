@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import roles_of, storable
-from rlcli.datasets.opened import env_of, nest
+from rlcli.datasets.opened import differing_rows, env_of, nest
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
 from rlcli.datasets.slicing import slice_rows, slices
@@ -321,8 +321,7 @@ class PlainSource:
             now, then = arrays[observed[key[1:]]], arrays[name]
             if pending is not None and pending[name].tobytes() != now[:1].tobytes():
                 raise LayoutMismatch
-            equal = (_bits(then[:-1]) == _bits(now[1:])).all(axis=1)
-            if not equal[inside[:-1]].all():
+            if inside[differing_rows(then[:-1], now[1:])].any():
                 raise LayoutMismatch
         return {name: arrays[name][-1:].copy() for name in self.next_names} if inside[-1] else None
 
@@ -335,9 +334,3 @@ def _columns_of(table: Table, given: Mapping[str, str]) -> _Kept:
         elif name not in given:
             kept.lossy.append(f"{name} has {found.dtype} values, which cannot be stored; it is left out")
     return kept
-
-
-def _bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes of each row, `[n, row bytes]`."""
-    row_bytes = int(np.prod(values.shape[1:], dtype=np.int64)) * values.itemsize
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), row_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 #: Decoded bytes of a slice, all columns that are read together. The next slice may be read meanwhile.
-SLICE_BYTES = 16 << 20
+SLICE_BYTES = 8 << 20
 
 
 def slice_rows(row_bytes: int) -> int:
