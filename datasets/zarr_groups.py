@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.datasets import zip_archives
@@ -34,7 +35,7 @@ from rlcli.format.dataset import Dataset
 _MAX_CHUNKS = 50_000_000
 _CHUNK_BYTES = 4 << 20
 _MAX_CHUNK_BYTES = 1 << 31
-_REST_BYTES = 32 << 20  # of decoded rows that wait to be asked for, of all arrays
+_CACHE_BYTES = 32 << 20  # of decoded chunks that wait for the rest of their rows, of all arrays
 _SIGNS = (".zgroup", "zarr.json")
 
 
@@ -129,7 +130,7 @@ class ZarrTable(Table):
     def __init__(self, path: Path, root: Any) -> None:
         super().__init__(path)
         self._arrays: dict[str, Any] = {}
-        self._rest: dict[str, tuple[int, Any]] = {}  # decoded rows that nobody took; the first's number
+        self._chunks: dict[str, tuple[int, Any]] = {}  # of each array the last one, if rows of it are left
         self.layout = f"zarr-{root.metadata.zarr_format}"
         self.metadata = _metadata(root)
         with warnings.catch_warnings(record=True) as told:
@@ -166,30 +167,26 @@ class ZarrTable(Table):
         arrays = {}
         for name in names:
             with _damage(self.path, f"{name} rows {start}..{stop - 1}: "):
-                values = self._rows(name, start, stop)
-                if self.fields[name].dtype.kind == "O":
-                    values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
-                    arrays[name] = np.array(values.tolist(), object)
-                    continue
-            arrays[name] = np.ascontiguousarray(values.astype(self.fields[name].dtype, copy=False))
+                arrays[name] = self._rows(name, start, stop)
         return arrays
 
-    def _rows(self, name: str, start: int, stop: int) -> Any:
-        """Rows of one array; the rest of the last chunk stays, so that in order each is decoded once."""
-        array, (first, rest) = self._arrays[name], self._rest.pop(name, (0, ()))
+    def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of one array, chunk by chunk; the last one stays, so that in order each is decoded once."""
+        array, field = self._arrays[name], self.fields[name]
         rows = int((getattr(array, "shards", None) or array.chunks)[0])
-        if rows * self.fields[name].row_bytes > _REST_BYTES // len(self._arrays):
-            return np.asarray(array[start:stop])
-        goes_on = first <= start < first + len(rest)
-        low = first + len(rest) if goes_on else start - start % rows
-        high = max(low, min(-(-stop // rows) * rows, int(array.shape[0])))
-        decoded = np.asarray(array[low:high])
-        if goes_on:
-            first, decoded = start, np.concatenate([rest[start - first :], decoded])
-        else:
-            first = low
-        self._rest[name] = stop, decoded[stop - first :].copy()
-        return decoded[start - first : stop - first]
+        if rows * field.row_bytes > _CACHE_BYTES // len(self._arrays):
+            return _native(array[start:stop], field.dtype)
+        out = np.empty((stop - start, *field.shape), field.dtype)
+        for number in range(start // rows, -(-stop // rows)):
+            first = number * rows
+            known, chunk = self._chunks.pop(name, (-1, None))
+            if known != number:
+                chunk = _native(array[first : min(first + rows, int(array.shape[0]))], field.dtype)
+            low, high = max(start, first), min(stop, first + len(chunk))
+            out[low - start : high - start] = chunk[low - first : high - first]
+            if high < first + len(chunk):
+                self._chunks[name] = number, chunk
+        return out
 
     def _check(self, name: str, array: Any) -> None:
         """Refuses shapes and chunks that no file of ours would have, and codecs that run code."""
@@ -210,6 +207,15 @@ def _dtype(array: Any) -> np.dtype[Any]:
     if array.dtype.kind in "TUS" and array.ndim == 1:
         return np.dtype(object)
     return np.dtype("V1") if array.dtype.kind in "TO" else array.dtype.newbyteorder("=")
+
+
+def _native(values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """What zarr read, in a table's dtype."""
+    values = np.asarray(values)
+    if dtype.kind != "O":
+        return np.asarray(values.astype(dtype, copy=False))
+    values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+    return np.array(values.tolist(), object)
 
 
 def array_chunks(array: Any) -> list[int]:
