@@ -53,10 +53,10 @@ class Stored:
             return [text or "" for text in values.to_pylist()]
         if self.form in ("encoded", "pixels"):
             return self._pictures([picture_bytes(v, root, where) for v in values.to_pylist()], where)
-        numbers = tables.values(values, where)
         if self.form == "words":
             known, what = words.get(self.name, {}), column.key[-1]
-            return [known.get(number, f"{what} {number}") for number in np.asarray(numbers).tolist()]
+            return [known.get(n, f"{what} {n}") for n in tables.numbers(values, where).tolist()]
+        numbers = tables.values(values, where)
         if self.form == "lists":
             found = [np.ascontiguousarray(row, column.numpy) for row in numbers]
             if any(row.shape[1:] != column.shape[1:] for row in found):

@@ -57,6 +57,7 @@ def scan(meta: Meta, tables: Tables) -> Scan:
                 continue
             if not found.columns:
                 _look_at_columns(found, meta, tables, opened, path)
+            _widen(found, tables, opened.schema_arrow)
         wanted = [name for name in ("episode_index", "timestamp", *_NUMBERS) if name in names]
         columns = tables.columns(path, wanted)
         if "episode_index" not in columns:
@@ -112,7 +113,7 @@ def _look_at_columns(found: Scan, meta: Meta, tables: Tables, opened: Any, path:
         column, feature = first.column(name), meta.features.get(name)
         if feature is None:
             found.lossy.append(f"{name} is no feature of info.json; it is left out")
-        elif kinds.is_string(column.type) or kinds.is_large_string(column.type):
+        elif tables.is_text(column.type):
             found.columns[name] = ["text"]
         elif kinds.is_struct(column.type) and feature["dtype"] == "image":
             picture = look(f"{path}: {name}", picture_bytes(column[0].as_py(), meta.root, f"{path}: {name}"))
@@ -131,6 +132,15 @@ def _look_at_columns(found: Scan, meta: Meta, tables: Tables, opened: Any, path:
             found.columns[name] = ["numbers", dtype, shape or declared]
     absent = meta.features.keys() - found.columns.keys() - set(meta.cameras) - set(opened.schema_arrow.names)
     found.remarks += [f"{name} is a feature of info.json without a column" for name in sorted(absent)]
+
+
+def _widen(found: Scan, tables: Tables, schema: Any) -> None:
+    """Takes the types of another file's columns into account: one dtype has to hold the numbers of all."""
+    for name, told in found.columns.items():
+        if told[0] in ("numbers", "lists") and name in schema.names:
+            dtype = tables.dtype(schema.field(name).type)
+            if dtype not in (None, told[1]):
+                told[1] = str(np.result_type(dtype, told[1]))
 
 
 def picture_bytes(value: Any, root: Path, where: str) -> bytes:

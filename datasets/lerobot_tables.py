@@ -47,20 +47,17 @@ class Tables:
             table.validate(full=True)
             return {name: table.column(name).combine_chunks() for name in table.column_names}
 
-    def numbers(self, column: Any, path: Path) -> NDArray[Any]:
-        """A column of one number per row. Raises `CorruptError` for anything else."""
-        kinds = self.arrow.types
-        is_number = kinds.is_boolean(column.type) or kinds.is_integer(column.type)
-        if not (is_number or kinds.is_floating(column.type)) or column.null_count:
-            raise CorruptError(
-                f"{path}: a column of {column.type} with empty rows, expected numbers", path=path
-            )
-        return np.asarray(column.to_numpy(zero_copy_only=False))
+    def numbers(self, column: Any, where: str | Path) -> NDArray[Any]:
+        """A column of one number per row, in a list or not. Raises `CorruptError` for anything else."""
+        found = self.values(column, f"{where}: a column of {column.type}")
+        if len(found) != len(column) or (isinstance(found, np.ndarray) and found.size != len(column)):
+            raise CorruptError(f"{where}: a column of {column.type}, expected one number in each row")
+        return np.asarray(found).reshape(-1)
 
     def values(self, column: Any, what: str) -> NDArray[Any] | list[NDArray[Any]]:
         """Numbers per row: `[n, *shape]`, or a list of arrays where only their first axis differs.
 
-        Raises `CorruptError` for empty rows and lists of other kinds.
+        Empty numbers are NaN. Raises `CorruptError` for empty rows, and for lists of other kinds.
         """
         shape: list[int] = []
         lengths: NDArray[Any] | None = None
@@ -75,14 +72,23 @@ class Tables:
             else:
                 raise CorruptError(f"{what} has lists of different lengths")
             column = column.flatten()
-        if column.null_count or self.dtype(column.type) is None:
-            raise CorruptError(f"{what} has values of {column.type}, or empty ones")
+        if self.dtype(column.type) is None:
+            raise CorruptError(f"{what} has values of {column.type}, expected numbers")
+        if column.null_count and not self.arrow.types.is_floating(column.type):
+            raise CorruptError(f"{what} has empty rows")
         flat = np.asarray(column.to_numpy(zero_copy_only=False))
         if lengths is None:
             size = math.prod(shape)
             return flat.reshape(len(flat) // size if size else 0, *shape)
         rows = flat.reshape(-1, *shape)
         return np.split(rows, np.cumsum(lengths)[:-1])
+
+    def is_text(self, kind: Any) -> bool:
+        """Whether a type is text, numbered by its different values or not."""
+        kinds = self.arrow.types
+        if kinds.is_dictionary(kind):
+            kind = kind.value_type
+        return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
 
     def is_list(self, kind: Any) -> bool:
         """Whether a type is a list of any sort."""
