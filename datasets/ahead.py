@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,3 +24,25 @@ def ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
             coming = following
         if coming is not None:
             yield coming.result()
+
+
+def grouped_ahead(items: Iterator[T], size: Callable[[T], int], enough: int) -> Iterator[T]:
+    """The same items; a thread takes the next ones, of `enough` bytes together, while some are in use.
+
+    An item is made in that thread, and must stay as it is when others are made.
+    """
+
+    def take() -> list[T]:
+        taken: list[T] = []
+        total = 0
+        for item in items:
+            taken.append(item)
+            total += size(item)
+            if total >= enough:
+                break
+        return taken
+
+    for group in ahead(repeat(take)):
+        if not group:
+            return
+        yield from group

@@ -23,6 +23,7 @@ import numpy as np
 
 from rlcli.config import opt
 from rlcli.datasets import openx
+from rlcli.datasets.ahead import grouped_ahead
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
 from rlcli.datasets.example import Values, decode
 from rlcli.datasets.features import Field, label_names, read_features
@@ -34,11 +35,12 @@ from rlcli.datasets.rlds_hints import Hints, read_hints
 from rlcli.datasets.rlds_images import Dct
 from rlcli.datasets.rlds_scan import Decode, Scan, at, flag, num_steps, scan
 from rlcli.datasets.rlds_values import count
+from rlcli.datasets.slicing import slice_rows
 from rlcli.errors import CorruptError, InputError, RLError, UsageError
 
 __all__ = ["ExportOptions", "Options", "RLDSSource", "detect", "export", "open_source"]
 
-_PART_BYTES = 64 << 20  # decoded rows of one part
+_AHEAD_BYTES = 4 << 20  # of rows that are decoded while as many are written
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,20 @@ class RLDSSource:
     # -- its rows ------------------------------------------------------------------------------------------
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
-        """The episodes of one shard; a record and 64 MiB of decoded rows are in memory."""
-        shard = self.shards[int(piece.name)]
+        """The episodes of one shard; a few records and slices of decoded rows are in memory."""
+        row_bytes = piece.num_bytes // max(1, piece.rows or 1)
+
+        def size(part: Part) -> int:
+            return row_bytes * len(part.columns[REWARD])
+
         told = 0
-        rows = 0
+        for part in grouped_ahead(self._parts(self.shards[int(piece.name)], report), size, _AHEAD_BYTES):
+            yield part
+            advance(size(part))
+            told += size(part)
+        advance(piece.num_bytes - told)
+
+    def _parts(self, shard: Shard, report: Report) -> Iterator[Part]:
         for position, record in shard.read():
             with at(shard.path, position):
                 example = self.decode(record)
@@ -231,13 +243,7 @@ class RLDSSource:
             for item in self.columns.stored:
                 if not count(item.field, example):
                     report.count(f"absent {item.field.name}")
-            for part in self._episode(shard, position, example, length, drops=drops):
-                rows += len(part.columns[REWARD])
-                yield part
-                target = piece.num_bytes * rows // max(1, piece.rows or 1)
-                advance(max(0, target - told))
-                told = max(told, target)
-        advance(max(0, piece.num_bytes - told))
+            yield from self._episode(shard, position, example, length, drops=drops)
 
     def _episode(
         self, shard: Shard, position: int, example: Mapping[str, Values], length: int, *, drops: bool
@@ -245,7 +251,7 @@ class RLDSSource:
         terminal = flag(example, "is_terminal", length)
         terminated = terminal is not None and bool(terminal[-1])
         rows = length - drops
-        step = max(1, _PART_BYTES // max(1, self.schema.row_bytes))
+        step = slice_rows(self.schema.row_bytes)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             with at(shard.path, position):

@@ -132,10 +132,11 @@ def counted(parts: Iterator[Part], schema: Schema, report: Report) -> Iterator[P
         size = part_rows(part)
         length += size
         report.rows += size
-        for key in floating:
-            if (count := _not_finite(part.columns[key])) > 0:
-                name = "/".join(key)
-                report.not_finite[name] = report.not_finite.get(name, 0) + count
+        with np.errstate(over="ignore", invalid="ignore"):
+            not_finite = [(key, count) for key in floating if (count := _not_finite(part.columns[key]))]
+        for key, count in not_finite:
+            name = "/".join(key)
+            report.not_finite[name] = report.not_finite.get(name, 0) + count
         if (end := part.end) is not None:
             report.episodes += 1
             report.length_one_episodes += length == 1
@@ -281,9 +282,8 @@ def _kept(columns: Mapping[Any, Any], start: int, stop: int) -> Part:
 
 
 def _not_finite(values: Any) -> int:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(np.add.reduce(values, axis=None)):  # one fast pass; overflow only costs the second
-            return 0
+    if np.isfinite(np.add.reduce(values, axis=None)):  # one fast pass; overflow only costs the second
+        return 0
     return int(np.size(values) - np.isfinite(values).sum())
 
 
