@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Comparison, End, Part, Piece, Report, Request, Seen
+from rlcli.datasets.json_files import read_object
 from rlcli.datasets.lerobot_columns import REWARD, WORDS, Stored, plan_columns
 from rlcli.datasets.lerobot_compare import compare_output
 from rlcli.datasets.lerobot_export import ExportOptions, export
@@ -57,14 +58,16 @@ class Options:
 
 
 def detect(path: Path) -> Seen:
-    """Whether `path` is a LeRobot dataset: `meta/info.json` with features and a version."""
+    """Whether `path` is a LeRobot dataset: `meta/info.json` with a version, or a damaged one beside data."""
     root = find(path)
     if root is None:
         return Seen(False, f"no {INFO} there")
     try:
-        info = read_info(root)
+        info = read_object(root / INFO)
     except RLError as err:
-        return Seen(False, err.message)
+        return Seen((root / "data").is_dir(), err.message)
+    if "codebase_version" not in info:
+        return Seen(False, f"{root / INFO} has no codebase_version")
     return Seen(True, f"LeRobot {info['codebase_version']} dataset, {info.get('total_episodes')} episodes")
 
 
@@ -355,6 +358,7 @@ class LeRobotSource:
         opened, parts, at = self._opened[1], [], 0
         wanted = list(dict.fromkeys(item.name for item in self.stored if item.form != "video"))
         wanted += [n for n in self.scan.columns if n.startswith("next.") and n not in wanted]
+        wanted = wanted or ["episode_index"]  # a table without columns has no rows
         if lost := [name for name in wanted if name not in opened.schema_arrow.names]:
             raise InputError(f"{path}: no column {lost[0]}, which other files have", path=path)
         for group in range(opened.metadata.num_row_groups):

@@ -20,6 +20,7 @@ from rlcli.errors import CorruptError, IncompatibleError, InputError
 INFO = "meta/info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _PLACE = re.compile(r"\{(\w+)(?::0?(\d{1,2})d?)?\}")
+_MAX_SECONDS = 1e9  # of a video
 _MAX_LINES = 1 << 24
 
 
@@ -165,7 +166,7 @@ def _read_words(meta: Meta, tables: Tables, what: str) -> bool:
     names = next((columns[n] for n in (what, "__index_level_0__", "index") if n in columns), None)
     if names is None or f"{what}_index" not in columns:
         raise CorruptError(f"{path}: no {what}s and {what}_index, found {', '.join(columns)}", path=path)
-    numbers = tables.numbers(columns[f"{what}_index"], path).tolist()
+    numbers = tables.integers(columns[f"{what}_index"], path).tolist()
     meta.words[f"{what}_index"] = dict(zip(numbers, map(str, names.to_pylist()), strict=True))
     return True
 
@@ -176,15 +177,18 @@ def _read_episodes(meta: Meta, tables: Tables, path: Path) -> None:
     columns = tables.columns(path, ["episode_index", "length", *wanted])
     if "episode_index" not in columns:
         raise CorruptError(f"{path}: no episode_index", path=path)
-    numbers = tables.numbers(columns["episode_index"], path).tolist()
+    numbers = tables.integers(columns["episode_index"], path).tolist()
     if "length" in columns:
-        meta.lengths |= dict(zip(numbers, tables.numbers(columns["length"], path).tolist(), strict=True))
+        meta.lengths |= dict(zip(numbers, tables.integers(columns["length"], path).tolist(), strict=True))
     for camera in meta.cameras:
         told = [columns.get(f"videos/{camera}/{place}") for place in places]
         if any(column is None or column.null_count for column in told):
             continue
         spans = meta.spans.setdefault(camera, {})
-        chunks, files, seconds = (tables.numbers(column, path).tolist() for column in told)
+        chunks, files = (tables.integers(column, path).tolist() for column in told[:2])
+        seconds = tables.numbers(told[2], path).tolist()
         for number, chunk, file, second in zip(numbers, chunks, files, seconds, strict=True):
-            where = meta.video_path(camera, chunk_index=int(chunk), file_index=int(file))
+            if not abs(second) < _MAX_SECONDS:
+                raise CorruptError(f"{path}: {camera}: episode {number} is at second {second}", path=path)
+            where = meta.video_path(camera, chunk_index=chunk, file_index=file)
             spans[number] = Span(where, float(second))

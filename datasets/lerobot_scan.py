@@ -63,6 +63,7 @@ def scan(meta: Meta, tables: Tables) -> Scan:
         if "episode_index" not in columns:
             raise InputError(f"{path}: no column episode_index", path=path)
         numbers = {n: tables.numbers(column, path) for n, column in columns.items() if n != "timestamp"}
+        numbers["episode_index"] = tables.integers(columns["episode_index"], path)
         _note_episodes(found, numbers, path, index)
         found.files.append(str(path.relative_to(meta.root)))
         index += rows
@@ -115,7 +116,7 @@ def _look_at_columns(found: Scan, meta: Meta, tables: Tables, opened: Any, path:
             found.lossy.append(f"{name} is no feature of info.json; it is left out")
         elif tables.is_text(column.type):
             found.columns[name] = ["text"]
-        elif kinds.is_struct(column.type) and feature["dtype"] == "image":
+        elif feature["dtype"] == "image" and (kinds.is_struct(column.type) or _is_binary(kinds, column.type)):
             picture = look(f"{path}: {name}", picture_bytes(column[0].as_py(), meta.root, f"{path}: {name}"))
             found.columns[name] = ["picture", *picture]
         elif (dtype := tables.dtype(column.type)) is None:
@@ -134,6 +135,10 @@ def _look_at_columns(found: Scan, meta: Meta, tables: Tables, opened: Any, path:
     found.remarks += [f"{name} is a feature of info.json without a column" for name in sorted(absent)]
 
 
+def _is_binary(kinds: Any, kind: Any) -> bool:
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
+
+
 def _widen(found: Scan, tables: Tables, schema: Any) -> None:
     """Takes the types of another file's columns into account: one dtype has to hold the numbers of all."""
     for name, told in found.columns.items():
@@ -145,7 +150,7 @@ def _widen(found: Scan, tables: Tables, schema: Any) -> None:
 
 def picture_bytes(value: Any, root: Path, where: str) -> bytes:
     """The bytes of a picture in a row; of those that are files, only files of the dataset are read."""
-    data = (value or {}).get("bytes")
+    data = value if isinstance(value, bytes) else (value or {}).get("bytes")
     if data is not None:
         return bytes(data)
     name = (value or {}).get("path")

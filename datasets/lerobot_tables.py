@@ -54,6 +54,13 @@ class Tables:
             raise CorruptError(f"{where}: a column of {column.type}, expected one number in each row")
         return np.asarray(found).reshape(-1)
 
+    def integers(self, column: Any, where: str | Path) -> NDArray[np.int64]:
+        """A column of one whole number per row. Raises `CorruptError` for anything else."""
+        found = self.numbers(column, where)
+        if found.dtype.kind == "f" and not (np.abs(found) < _MAX_ROWS).all():
+            raise CorruptError(f"{where}: {column.type} values that are no whole numbers")
+        return found.astype(np.int64)
+
     def values(self, column: Any, what: str) -> NDArray[Any] | list[NDArray[Any]]:
         """Numbers per row: `[n, *shape]`, or a list of arrays where only their first axis differs.
 

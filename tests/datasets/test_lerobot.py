@@ -359,6 +359,31 @@ def test_what_is_no_lerobot_dataset(tmp_path: Path) -> None:
     path = make(tmp_path / "src")
     for place in (path, path / "meta", path / "data"):
         assert lerobot.detect(place).matches
+    rewrite(path, codebase_version="v1.6")
+    with pytest.raises(IncompatibleError, match=r"LeRobot v1.6, known are v2.0, v2.1, v3.0"):
+        convert(path, tmp_path / "ds")
+
+
+def test_pictures_may_be_bytes_alone(tmp_path: Path) -> None:
+    def change(columns: dict[str, Any]) -> None:
+        name = "observation.images.wrist"
+        columns[name] = pa.array([value["bytes"] for value in columns[name].to_pylist()])
+
+    whole, _ = imported(make(tmp_path / "x"), tmp_path / "one", images="decode")
+    bare, _ = imported(make(tmp_path / "y", change=change), tmp_path / "two", images="decode")
+    key = ("observation", "images", "wrist")
+    assert np.array_equal(whole.read(key), bare.read(key))
+
+
+@pytest.mark.parametrize("second", [float("inf"), float("nan"), 1e300])
+def test_a_video_that_begins_never_is_corrupt(tmp_path: Path, second: float) -> None:
+    path = make(tmp_path / "x", without_video=False)
+    for file in (path / "meta" / "episodes").rglob("*.parquet"):
+        entry = pq.read_table(file).to_pylist()[0]
+        entry["videos/observation.images.top/from_timestamp"] = second
+        pq.write_table(pa.Table.from_pylist([entry]), file)
+    with pytest.raises(CorruptError, match="is at second"):
+        convert(path, tmp_path / "ds")
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the sample files are not here")
@@ -386,3 +411,45 @@ def test_files_without_rows_are_passed_over(tmp_path: Path) -> None:
     )
     dataset, _ = imported(path, tmp_path / "ds")
     assert dataset.episodes.length.tolist() == [4, 2, 3]
+
+
+def test_other_writers_put_scalars_in_lists_text_in_dictionaries_and_nulls_for_nan(tmp_path: Path) -> None:
+    def change(columns: dict[str, Any]) -> None:
+        for name in ("episode_index", "task_index", "next.reward", "next.success"):
+            columns[name] = pa.array([[value] for value in columns[name].to_pylist()])
+        size = len(columns["action"])
+        columns["note"] = pa.array(["ä"] * size).dictionary_encode()
+        columns["gap"] = pa.array([None] + [2.0] * (size - 1), pa.float32())
+        del columns["next.done"]
+
+    def features(told: dict[str, Any]) -> None:
+        told |= {"note": {"dtype": "string", "shape": [1]}, "gap": {"dtype": "float32", "shape": [1]}}
+        del told["next.done"]
+
+    make(tmp_path / "x", change=change, features=features)
+    convert(tmp_path / "x", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [4, 2, 3]
+        assert dataset.episodes.terminated.tolist() == [True, False, True]
+        assert dataset.read(("next", "reward"), 0, 4).reshape(-1).tolist() == [0, 0.25, 0.5, 0.75]
+        assert list(dataset.read(("task",), 3, 5)) == TASKS
+        assert list(dataset.read(("note",), 0, 9)) == ["ä"] * 9
+        assert (
+            np.isnan(dataset.read(("gap",), 0, 9).reshape(-1)).tolist()
+            == [True] + [False] * 5 + [True] + [False] * 2
+        )
+
+
+def test_a_column_has_the_dtype_that_holds_those_of_all_files(tmp_path: Path) -> None:
+    later: list[bool] = []
+
+    def change(columns: dict[str, Any]) -> None:
+        if later:
+            values = [[0.1, 2.0, 3.0]] * len(columns["action"])
+            columns["observation.state"] = pa.array(values, pa.list_(pa.float64()))
+        later.append(True)
+
+    make(tmp_path / "x", change=change)
+    convert(tmp_path / "x", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("observation", "state"), 6, 7).tolist() == [[0.1, 2, 3]]
