@@ -110,6 +110,14 @@ class SegmentPaths:
         return freed
 
 
+def segment_of(root: Path, path: Path) -> str | None:
+    """The name of the segment that a file of the dataset belongs to, if there is one of a name like that."""
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    if len(parts) < 2 or parts[0] not in SEGMENT_FOLDERS:
+        return None
+    return parts[1].removesuffix(".log").removesuffix(".json")
+
+
 def free_name(root: Path, stream: int, first: int, retired: Collection[str] = ()) -> str:
     """The name of a new segment; with a suffix if there are files of that name, or it is one of `retired`.
 

@@ -268,12 +268,20 @@ def generations(root: Path) -> list[int]:
 
 
 def check_without_gap(root: Path, numbers: list[int]) -> None:
-    """Raises `CorruptError` naming the first generation that is not there, or that cannot be."""
-    for expected, found in enumerate(numbers, 1):
+    """Raises `CorruptError` naming the first generation that is not there, or that cannot be.
+
+    A folder that is listed while names are added may show a later one without an earlier one; so what was not
+    listed is asked for.
+    """
+    expected = 1
+    for found in numbers:
+        while expected < found and files.exists(path_of(root, expected)):
+            expected += 1
         if found != expected:
             path = path_of(root, min(found, expected))
             what = "missing" if found > expected else "generations begin at 1"
             raise CorruptError(f"{path}: {what}", path=path)
+        expected += 1
 
 
 def temporary_exists(root: Path, generation: int) -> bool:
@@ -351,7 +359,7 @@ def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
 
 def advance(root: Path, known: Manifest) -> Manifest:
     """The newest generation, found from one that was the newest before: each in between is checked."""
-    while path_of(root, known.generation + 1).exists():
+    while files.exists(path_of(root, known.generation + 1)):
         following = load(root, known.dataset, known.generation + 1)
         if following.parent != {"generation": known.generation, "sha256": known.sha256}:
             path = path_of(root, known.generation)
@@ -360,6 +368,11 @@ def advance(root: Path, known: Manifest) -> Manifest:
             )
         known = following
     return known
+
+
+def still_lists(root: Path, known: Manifest, segment: Segment) -> bool:
+    """The newest generation, found from a `known` one, has the same entry: its files must all be there."""
+    return segment in advance(root, known).segments
 
 
 def is_rewound(then: Manifest, now: Manifest) -> bool:

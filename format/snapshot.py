@@ -15,7 +15,7 @@ from typing import Any
 from rlcli.errors import CorruptError, InputError
 from rlcli.format import files, layer, manifest
 from rlcli.format.journal import HEADER, RECORD, Journal
-from rlcli.format.layout import SegmentPaths
+from rlcli.format.layout import SegmentPaths, segment_of
 from rlcli.format.location import Location
 from rlcli.format.manifest import Manifest, Segment
 
@@ -154,7 +154,8 @@ def load(root: Path, *, chain: int = 2) -> Snapshot:
     Beside a writer that publishes faster than this reads, it is a state that was the newest during the call.
     """
     identity = manifest.load_identity(root)
-    for remaining in reversed(range(_RETRIES)):
+    looks = 0
+    while True:
         newest = manifest.load_newest(root, identity["uuid"], chain=chain)
         snapshot = Snapshot(identity, newest, {})
         try:
@@ -162,15 +163,28 @@ def load(root: Path, *, chain: int = 2) -> Snapshot:
                 if not entry.sealed:
                     snapshot.journals[entry.name] = open_journal(root, newest.dataset, entry)
             seals = {j.path: j.state.sealed_by for j in snapshot.journals.values()}
-            if is_newest(root, newest, seals) or not remaining:
+            looks += 1
+            if is_newest(root, newest, seals) or looks == _RETRIES:
                 return snapshot
         except BaseException as err:
             snapshot.close()
-            superseded = files.exists(manifest.path_of(root, newest.generation + 1))
-            if not (isinstance(err, CorruptError) and superseded and remaining):
+            if not has_left(root, err, newest):
                 raise
         snapshot.close()
-    raise AssertionError("the last try returns")
+
+
+def has_left(root: Path, error: BaseException, listed: Manifest) -> bool:
+    """The error is about a file of a segment that the newest generation does not have as `listed` had it.
+
+    Then the file may be gone by right: the segment left a window, had no row when its writer was killed, or
+    was replaced; who looks again finds another state. A segment that the newest generation has as it was
+    must be there with all its files, however many generations there have been.
+    """
+    if not isinstance(error, CorruptError) or error.path is None:
+        return False
+    name = segment_of(root, Path(error.path))
+    entry = next((entry for entry in listed.segments if entry.name == name), None)
+    return entry is not None and not manifest.still_lists(root, listed, entry)
 
 
 def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) -> bool:

@@ -133,6 +133,9 @@ class _Verifier:
                 self._check_sealed(newest, segment, logical)
             elif segment.name in journals:
                 self._check_open(segment, journals[segment.name], logical)
+            with self._noting():
+                if len(self.problems) > known and not manifest.still_lists(self.root, newest, segment):
+                    del self.problems[known:]  # it has left, or was replaced, while it was looked at
             self.problems[known:] = [_retained(problem, begin) for problem in self.problems[known:]]
 
     def _check_chain(self, numbers: list[int]) -> None:

@@ -21,8 +21,6 @@ from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Schema
 from rlcli.format.stream_set import Gap, StreamSet
 
-_RETRIES = 50
-
 
 @dataclass(frozen=True)
 class Refreshed:
@@ -65,15 +63,17 @@ class View:
         self._begin_newest()
 
     def _begin_newest(self) -> None:
-        """Takes over the newest state. Files may go away meanwhile: then there is a newer one."""
-        for remaining in reversed(range(_RETRIES)):
+        """Takes over the newest state. Segments may leave meanwhile: then there is a newer one, and whoever
+        is slower than the writers tries again.
+        """
+        while True:
             found = self._load()
             try:
                 self._begin(found)
                 return
             except BaseException as err:
                 found.close()
-                if not (remaining and self._has_moved(err, found.manifest)):
+                if not snapshot.has_left(self.path, err, found.manifest):
                     raise
 
     # What a dataset that is elsewhere does otherwise.
@@ -125,14 +125,14 @@ class View:
         try:
             if self.stream_set.advance(window=newest.window is not None):
                 self._changed()
-            if self._is_superseded(self.generation):
+            if files.exists(manifest.path_of(self.path, self.generation + 1)):
                 newest = manifest.advance(self.path, newest)
                 self._changed()
                 self.stream_set.adopt(newest, {})
                 self.manifest, self.generation = newest, newest.generation
             self.stream_set.slide(newest.window)
         except (Gap, CorruptError) as err:
-            if not (isinstance(err, Gap) or self._has_moved(err, newest)):
+            if not (isinstance(err, Gap) or snapshot.has_left(self.path, err, newest)):
                 raise
             self._begin_again()
         after = [(stream.start, stream.rows) for stream in self.stream_set.streams]
@@ -153,13 +153,3 @@ class View:
         fewer = any(now < known for now, known in zip(after, before, strict=False))
         if fewer or manifest.is_rewound(then, self.manifest):
             raise InputError(f"{self.path}: rows were taken back since it was opened; open it again")
-
-    def _is_superseded(self, generation: int) -> bool:
-        """A newer manifest is there."""
-        return files.exists(manifest.path_of(self.path, generation + 1))
-
-    def _has_moved(self, error: BaseException, newest: Manifest) -> bool:
-        """The error may be due to files that are gone since: they left a window, or had no row when their
-        writer was killed.
-        """
-        return isinstance(error, CorruptError) and self._is_superseded(newest.generation)
