@@ -80,7 +80,7 @@ class Batches:
             path, declared = self._files[at], self._starts[number + 1] - self._starts[number]
             with self._damage(path):
                 batches = self._opened[at].iter_batches(
-                    batch_rows, row_groups=[group], columns=names, use_threads=False
+                    batch_rows, row_groups=[group], columns=names, use_threads=True
                 )
             found = 0
             while True:
