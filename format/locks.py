@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rlcli.errors import BusyError, CorruptError, InputError, RLError
 from rlcli.format import files, layer, manifest
+from rlcli.format.layout import SEGMENT_FOLDERS
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -39,7 +40,8 @@ class WriterLock:
 
     @classmethod
     def exclusive(cls, root: Path, *, called: object = None) -> WriterLock:
-        """The whole dataset. Raises `BusyError`, naming the owner, if any writer is at work.
+        """The whole dataset. Raises `BusyError`, naming the owner, if any writer is at work, `CorruptError`
+        if a folder of it is a link.
 
         `called` is the path that the message names, if not `root`.
         """
@@ -135,7 +137,19 @@ def _let_go() -> None:
     _passing().clear()
 
 
+def check_folders(root: Path) -> None:
+    """Raises `CorruptError` if a folder of the dataset is a symbolic link: what a writer makes or removes
+    there would be somebody else's.
+    """
+    folders = [root / name for name in (*SEGMENT_FOLDERS, "manifests", "locks", "mutable")]
+    folders += [root / "mutable" / name for name in files.names(root / "mutable")]
+    for folder in folders:
+        if folder.is_symlink():
+            raise CorruptError(f"{folder}: a symbolic link instead of a folder", path=folder)
+
+
 def _lock(root: Path, kind: int, called: object) -> int:
+    check_folders(root)
     fd = files.open_read(root / "dataset.json")
     try:
         layer.current().flock(fd, kind | fcntl.LOCK_NB)

@@ -24,6 +24,7 @@ from rlcli.format import files, layer, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, check_dtype, check_key
 from rlcli.format.location import local
+from rlcli.format.locks import check_folders
 from rlcli.format.manifest import Segment
 from rlcli.format.mapping import PAGE
 from rlcli.format.schema import MAX_AXES
@@ -69,13 +70,16 @@ class SideColumn:
         """The side column `name`, made if it is missing.
 
         Raises `BusyError` while another process (or object) has it, `IncompatibleError` if it is there with
-        another dtype, shape or default, or its name is none, `CorruptError` if its description is damaged.
+        another dtype, shape or default, or its name is none, `CorruptError` if its description is damaged or
+        a folder is a link.
         """
         (name,) = check_key([name])
         check_dtype(dtype)
         if len(shape) > MAX_AXES or any(n < 1 for n in shape):
             raise IncompatibleError(f"side column {name!r} has shape {shape}: each axis needs 1 or more")
-        folder = local(dataset.path, "a side column") / "mutable" / name
+        root = local(dataset.path, "a side column")
+        check_folders(root)
+        folder = root / "mutable" / name
         meta = folder / "meta.json"
         wanted = {
             "magic": "rl-mutable", "format": [1, 0], "dataset": dataset.uuid, "dtype": dtype,

@@ -352,7 +352,10 @@ class _StreamState:
 
     def _accepted(self, entry: Segment) -> Journal:
         """The journal of an open segment with the commits that recovery accepts."""
-        path = SegmentPaths(self.root, entry.name).journal
+        paths = SegmentPaths(self.root, entry.name)
+        for linked in [folder for tree in paths.trees for folder in files.linked_folders(tree)]:
+            raise CorruptError(f"{linked}: a symbolic link instead of a folder", path=linked)
+        path = paths.journal
         data = files.read(path, limit=1 << 40)
         journal = Journal(entry.stream, self.newest.dataset, entry.first, entry.alloc)
         reason = journal.feed(data)

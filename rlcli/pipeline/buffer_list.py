@@ -55,7 +55,7 @@ def find(folder: Path) -> Iterator[Path]:
 def is_dataset(folder: Path) -> bool:
     """It is one, or was one before it lost its `dataset.json`."""
     inside = ("manifests", "journal", "segments")
-    return (folder / "dataset.json").is_file() or all((folder / name).is_dir() for name in inside)
+    return os.path.isfile(folder / "dataset.json") or all(os.path.isdir(folder / name) for name in inside)
 
 
 def disk_bytes(folder: Path) -> int:

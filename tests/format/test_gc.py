@@ -18,6 +18,8 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.gc import collect_garbage
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.locks import WriterLock
+from rlcli.format.mutable import SideColumn
+from rlcli.format.recover import recover
 from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
 
@@ -135,3 +137,42 @@ def test_a_new_dataset_sweeps_its_place_first(tmp_path: Path) -> None:
     os.utime(tmp_path / ".ds.tmp-old", (0, 0))
     m.create(tmp_path / "ds").writer.writer.abort()
     assert sorted(os.listdir(tmp_path)) == [".ds.tmp-young", "ds"]
+
+
+@pytest.mark.parametrize("folder", ["segments", "journal", "manifests", "mutable", "mutable/hits"])
+def test_nothing_is_made_or_removed_through_a_link(tmp_path: Path, folder: str) -> None:
+    """A folder that leads into another dataset has files that this one's manifest does not name."""
+    m.small(tmp_path / "other", steps=300)
+    m.small(tmp_path / "ds", steps=40)
+    for name in ("ds", "other"):
+        with Dataset.open(tmp_path / name) as dataset:
+            column = SideColumn.open(dataset, "hits")
+            column.write(dataset.row_ids(np.arange(dataset.num_rows)), np.ones(dataset.num_rows))
+            column.close()
+    shutil.rmtree(tmp_path / "ds" / folder)
+    (tmp_path / "ds" / folder).symlink_to(tmp_path / "other" / folder)
+    before = m.tree_hashes(tmp_path / "other")
+    for act in (
+        lambda path: collect_garbage(path, grace_seconds=0),
+        recover,
+        lambda path: Writer.append(path, lineage={}),
+        lambda path: Writer.join(path, lineage={}),
+    ):
+        with pytest.raises(CorruptError, match=f"{folder}: a symbolic link"):
+            act(tmp_path / "ds")
+    assert m.tree_hashes(tmp_path / "other") == before
+
+
+def test_a_killed_writers_segment_is_not_closed_through_a_link(tmp_path: Path) -> None:
+    model = m.create(tmp_path / "ds", spec=m.NESTED)
+    m.fill(model, 40)
+    model.writer.flush()
+    model.writer.writer.abort()
+    shutil.copytree(tmp_path / "ds", tmp_path / "other")
+    inside = Path("segments") / "w00-000000000000" / "next"
+    shutil.rmtree(tmp_path / "ds" / inside)
+    (tmp_path / "ds" / inside).symlink_to(tmp_path / "other" / inside)
+    before = m.tree_hashes(tmp_path / "other")
+    with pytest.raises(CorruptError, match="next: a symbolic link"):
+        recover(tmp_path / "ds")
+    assert m.tree_hashes(tmp_path / "other") == before

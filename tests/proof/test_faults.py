@@ -27,8 +27,9 @@ def test_any_call_may_fail(memory_path: Path) -> None:
     found = faults.run(memory_path, step=499, first=19, names=[*acts, *verbs])
     assert found["violations"] == []
     assert found["cases"] > 50
-    failed = found["failed calls"]
-    assert {"open", "pread64", "pwrite64", "fsync", "fdatasync", "fstat64", "close"} <= failed.keys()
+    failed = found["failed calls"].keys()
+    assert {"open", "pread64", "pwrite64", "fstat64", "close"} <= failed
+    assert {"fsync", "fdatasync"} & failed
 
 
 def test_a_close_that_fails_is_not_done_again(memory_path: Path) -> None:
@@ -56,9 +57,9 @@ class _FailingClose(layer.Layer):
         super().link(source, target)
         self.is_published = True
 
-    def close(self, fd: int) -> None:
+    def close(self, fd: int, path: Path | None = None) -> None:
         if not self.is_published:
-            super().close(fd)
+            super().close(fd, path)
             return
         self.closed.append(fd)
         raise OSError(errno.EIO, "Input/output error")
