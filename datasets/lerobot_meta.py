@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,10 +113,11 @@ def read_meta(root: Path, info: dict[str, Any], tables: Tables) -> Meta:
             meta.files.append(path)
             _read_episodes(meta, tables, path)
     else:
-        tasks = _lines(meta, "tasks.jsonl")
-        meta.words["task_index"] = {int(told["task_index"]): str(told["task"]) for told in tasks}
-        for told in _lines(meta, "episodes.jsonl"):
-            meta.lengths[int(told["episode_index"])] = int(told["length"])
+        meta.words["task_index"] = {
+            number: str(text) for number, text in _lines(meta, "tasks.jsonl", "task_index", "task")
+        }
+        lengths = _lines(meta, "episodes.jsonl", "episode_index", "length")
+        meta.lengths = {number: length for number, length in lengths if isinstance(length, int)}
     return meta
 
 
@@ -143,17 +143,21 @@ def inside(path: str, root: Path) -> str:
     return path
 
 
-def _lines(meta: Meta, name: str) -> list[Mapping[str, Any]]:
-    """The objects of a JSON lines file below `meta`."""
+def _lines(meta: Meta, name: str, number: str, value: str) -> list[tuple[int, Any]]:
+    """The number and a value of each object of a JSON lines file below `meta`."""
     path = meta.root / "meta" / name
     if not path.is_file():
         meta.remarks.append(f"{path} is missing")
         return []
     meta.files.append(path)
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (ValueError, RecursionError) as err:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        told = [json.loads(line) for line in lines if line.strip()]
+        return [(int(entry[number]), entry[value]) for entry in told]
+    except (ValueError, OverflowError, RecursionError) as err:
         raise CorruptError(f"{path}: damaged JSON: {err}", path=path) from err
+    except (KeyError, TypeError) as err:
+        raise CorruptError(f"{path}: a line without {number} and {value}", path=path) from err
 
 
 def _read_words(meta: Meta, tables: Tables, what: str) -> bool:

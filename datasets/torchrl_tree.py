@@ -1,7 +1,7 @@
 """TensorDict's memory-mapped folders, read with numpy and JSON: sizes are checked before a file is mapped.
 
-A folder has `meta.json`, which names its arrays, and a `.memmap` file per array; folders nest. Nothing is
-unpickled, no link is followed, no name leaves the folder.
+A folder has `meta.json`, which names its arrays, and a `.memmap` file per array. Folders nest; tensordict
+names them in `meta.json` since 0.5. Nothing is unpickled, no link is followed, no name leaves the folder.
 """
 
 from __future__ import annotations
@@ -51,7 +51,15 @@ def read_tree(folder: Path) -> Tree:
     meta = read_json(folder / "meta.json")
     tree = Tree(_shape(meta.get("shape"), folder / "meta.json"))
     _read(tree, folder, meta, "", 0)
+    for found in (tree.arrays, tree.texts, tree.others, tree.left_out):
+        _unwrap(found)
     return tree
+
+
+def _unwrap(found: dict[str, Any]) -> None:
+    """Takes rows out of the `_data` in which buffers of torchrl before 0.5 put them, beside `index`."""
+    inner = {path: found.pop(path) for path in list(found) if path.startswith("_data/")}
+    found |= {path.removeprefix("_data/"): value for path, value in inner.items()}
 
 
 def _read(tree: Tree, folder: Path, meta: dict[str, Any], prefix: str, depth: int) -> None:
@@ -68,6 +76,12 @@ def _read(tree: Tree, folder: Path, meta: dict[str, Any], prefix: str, depth: in
             _read_nested(tree, folder / name, entry["type"], path, depth)
         else:
             _read_leaf(tree, folder, name, entry, path)
+    for child in sorted(folder.iterdir()):
+        if child.name not in meta and (child / "meta.json").is_file():
+            kind = str(read_json(child / "meta.json").get("_type"))
+            _read_nested(
+                tree, child, "NonTensorData" if "NonTensor" in kind else kind, f"{prefix}{child.name}", depth
+            )
     if len(tree.arrays) > _MAX_LEAVES:
         raise IncompatibleError(f"{folder}: more than {_MAX_LEAVES:,} arrays", path=folder)
 

@@ -453,3 +453,11 @@ def test_a_column_has_the_dtype_that_holds_those_of_all_files(tmp_path: Path) ->
     convert(tmp_path / "x", tmp_path / "ds", check=True)
     with Dataset.open(tmp_path / "ds") as dataset:
         assert dataset.read(("observation", "state"), 6, 7).tolist() == [[0.1, 2, 3]]
+
+
+@pytest.mark.parametrize("line", ['{"task_index": 0}', "7", '{"task_index": 1e999, "task": "x"}', "{"])
+def test_a_line_of_tasks_that_is_none_is_corrupt(tmp_path: Path, line: str) -> None:
+    path = make(tmp_path / "x", "v2.1")
+    (path / "meta" / "tasks.jsonl").write_text(line)
+    with pytest.raises(CorruptError, match=r"tasks\.jsonl"):
+        convert(path, tmp_path / "ds")

@@ -207,6 +207,22 @@ def test_import_export_import_is_the_identity(tmp_path, kind):
         assert one.unknown_next.tolist() == two.unknown_next.tolist() == ([6] if kind == "unknown" else [])
 
 
+def test_dumps_of_torchrl_before_0_5_are_read(tmp_path):
+    new = write_dump(tmp_path / "new", steps(20, (6, 13)), (20,), length=20, cursor=3)
+    old = write_dump(tmp_path / "old", {}, (20,), length=20, cursor=3)
+    write_tree(old / "storage" / "_data", steps(20, (6, 13)), (20,))
+    for file in (old / "storage" / "_data").rglob("meta.json"):  # which did not name folders yet
+        told = json.loads(file.read_text())
+        named = {k: v for k, v in told.items() if not isinstance(v, dict) or "type" not in v}
+        file.write_text(json.dumps(named | ({"_type": "NonTensorData"} if "_type" not in named else {})))
+    shutil.copytree(new / "storage" / "instruction", old / "storage" / "instruction")
+    shutil.rmtree(old / "storage" / "_data" / "instruction")
+    for name in ("new", "old"):
+        convert(tmp_path / name, tmp_path / f"{name}.ds", check=True)
+    with Dataset.open(tmp_path / "new.ds") as theirs, Dataset.open(tmp_path / "old.ds") as ours:
+        assert ours.digest == theirs.digest
+
+
 def test_the_plain_tree_alone_can_be_written(tmp_path):
     write_tree(tmp_path / "td", steps(8, (7,)), [8])
     convert(tmp_path / "td", tmp_path / "one")
