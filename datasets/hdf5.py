@@ -26,6 +26,7 @@ from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
+_HEADER_BYTES = 2 << 20  # of groups and datasets in the library's cache; they take six times as much memory
 _MAX_DEPTH = 64
 _TOO_DEEP = f"groups are nested more than {_MAX_DEPTH} deep, or in a circle"
 
@@ -48,10 +49,19 @@ def reading(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path}: not an HDF5 file", path=path)
     with damage(path):
         file = h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES)
+        _bound(file.id)
     try:
         yield file
     finally:
         file.close()
+
+
+def _bound(file: h5py.h5f.FileID) -> None:
+    """Keeps the library from caching the headers of ever more groups."""
+    config = file.get_mdc_config()
+    config.max_size, config.min_size = _HEADER_BYTES, _HEADER_BYTES // 2
+    config.set_initial_size, config.initial_size = True, _HEADER_BYTES // 2
+    file.set_mdc_config(config)
 
 
 @contextmanager
@@ -81,9 +91,14 @@ def walk_ids(group: h5py.h5g.GroupID, prefix: str = "") -> Iterator[tuple[str, h
     """What `walk` finds, at h5py's low level: a third of the time, which counts where episodes are groups."""
     if prefix.count("/") > _MAX_DEPTH:
         raise InputError(_TOO_DEEP)
-    for name in group:
-        if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-            continue
+    names: list[bytes] = []
+
+    def note(name: bytes, link: h5py.h5l.LinkInfo) -> None:
+        if link.type == h5py.h5l.TYPE_HARD:
+            names.append(name)
+
+    group.links.iterate(note, info=True)
+    for name in names:
         child, path = h5py.h5o.open(group, name), f"{prefix}{name.decode(errors='surrogateescape')}"
         if isinstance(child, h5py.h5g.GroupID):
             yield from walk_ids(child, f"{path}/")
@@ -104,6 +119,17 @@ def text_of(value: Any, where: h5py.HLObject) -> str:
             f"{where.file.filename}: {where.name}: text that is not UTF-8: {err.reason}",
             path=where.file.filename,
         ) from err
+
+
+def holds(group: h5py.Group, path: str) -> bool:
+    """Whether a dataset is at `path`, reached by hard links."""
+    place: Any = group
+    for name in path.split("/"):
+        link = place.get(name, getlink=True) if isinstance(place, h5py.Group) else None
+        if not isinstance(link, h5py.HardLink):
+            return False
+        place = place[name]
+    return isinstance(place, h5py.Dataset)
 
 
 class Rows:

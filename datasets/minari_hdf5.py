@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -27,15 +27,33 @@ _WHOLE_BYTES = 16 << 20  # values of one dataset that are read at once and kept 
 _UNPROVEN_BYTES = 1 << 30  # declared bytes that need no proof that the file can hold them
 
 
+class _Type(NamedTuple):
+    """A type in the file, the native-endian dtype of it, and that as HDF5 has it."""
+
+    stored: h5py.h5t.TypeID
+    dtype: np.dtype[Any]
+    native: h5py.h5t.TypeID | None  # of numbers only
+
+    @staticmethod
+    def of(stored: h5py.h5t.TypeID, dtype: np.dtype[Any]) -> _Type:
+        dtype = dtype if dtype.isnative else dtype.newbyteorder("=")
+        is_plain = dtype.kind in "biufc" and dtype.metadata is None
+        return _Type(stored, dtype, h5py.h5t.py_create(dtype) if is_plain else None)
+
+
 @dataclass
 class _Array:
-    """An open dataset; `dtype` is native-endian, `whole` its values once they were read at once."""
+    """An open dataset; `whole` has its values once they were read at once."""
 
     id: h5py.h5d.DatasetID
     shape: tuple[int, ...] | None
-    dtype: np.dtype[Any]
+    type: _Type
     kind: Kind
     whole: NDArray[Any] | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.type.dtype
 
     @property
     def field(self) -> Field:
@@ -56,10 +74,11 @@ class HDF5Storage(Storage):
         self._reading = hdf5.reading(path)
         self.file = self._reading.__enter__()
         self._num_bytes = path.stat().st_size
-        self._types: dict[str, tuple[h5py.h5t.TypeID, np.dtype[Any]]] = {}  # the latest of each path
+        self._types: dict[str, _Type] = {}  # the latest of each path
         self._paths: dict[int, tuple[str, ...]] = {}  # of each episode that was looked at
         self._same_paths: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._held: tuple[int, dict[str, _Array]] = (-1, {})
+        self._group_held: tuple[int, Any] = (-1, None)
         with hdf5.damage(path):
             numbers = (_EPISODE.fullmatch(name) for name in self.file)
             self.episodes = sorted(int(found[1]) for found in numbers if found)
@@ -100,20 +119,20 @@ class HDF5Storage(Storage):
         return np.asarray(part.astype(part.dtype.newbyteorder("="), copy=False))
 
     def close(self) -> None:
-        self._held = (-1, {})
+        self._held, self._group_held = (-1, {}), (-1, None)
         self._reading.__exit__(None, None, None)
 
     def _numbers(self, array: _Array, start: int, stop: int) -> NDArray[Any]:
         """Rows of numbers; small datasets are read once."""
         shape = array.shape or ()
         if array.whole is None:
-            is_enum = array.dtype.metadata is not None  # which HDF5 does not read as numbers
-            if is_enum or math.prod(shape) * array.dtype.itemsize > _WHOLE_BYTES:
+            native = array.type.native
+            if native is None or math.prod(shape) * array.dtype.itemsize > _WHOLE_BYTES:
                 part = h5py.Dataset(array.id, readonly=True)[start:stop]
                 return np.asarray(part.astype(array.dtype, copy=False))
             whole = np.empty(shape, array.dtype)
             if whole.size:
-                array.id.read(h5py.h5s.ALL, h5py.h5s.ALL, whole)
+                array.id.read(h5py.h5s.ALL, h5py.h5s.ALL, whole, native)
             array.whole = whole
         return array.whole[start:stop]
 
@@ -128,11 +147,14 @@ class HDF5Storage(Storage):
             check_storage(self.path, h5py.Dataset(array.id, readonly=True))
 
     def _group(self, episode: int) -> h5py.h5g.GroupID:
+        if self._group_held[0] == episode:
+            return self._group_held[1]
         name, file = f"episode_{episode}".encode(), self.file.id
         is_hard = file.links.get_info(name).type == h5py.h5l.TYPE_HARD
         group = h5py.h5o.open(file, name) if is_hard else None
         if not isinstance(group, h5py.h5g.GroupID):
             raise InputError(f"{self.path}: episode_{episode} is no group of the file", path=self.path)
+        self._group_held = (episode, group)
         return group
 
     def _look(self, episode: int) -> dict[str, _Array]:
@@ -159,13 +181,12 @@ class HDF5Storage(Storage):
 
     def _opened(self, path: str, id_: h5py.h5d.DatasetID) -> _Array:
         stored, known = id_.get_type(), self._types.get(path)
-        if known is None or not known[0].equal(stored):
-            dtype = id_.dtype
-            known = self._types[path] = stored, dtype if dtype.isnative else dtype.newbyteorder("=")
+        if known is None or not known.stored.equal(stored):
+            known = self._types[path] = _Type.of(stored, id_.dtype)
         shape: tuple[int, ...] | None = id_.shape
         if shape == () and id_.get_space().get_simple_extent_type() == h5py.h5s.NULL:
             shape = None
-        return _Array(id_, shape, known[1], _kind(known[1], shape))
+        return _Array(id_, shape, known, _kind(known.dtype, shape))
 
 
 def _kind(dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Kind:
@@ -188,20 +209,19 @@ def _is_inside(id_: h5py.h5d.DatasetID) -> bool:
         return False
 
 
-def _attributes(
-    group: h5py.h5g.GroupID, types: dict[str, tuple[h5py.h5t.TypeID, np.dtype[Any]]]
-) -> dict[str, Any]:
+def _attributes(group: h5py.h5g.GroupID, types: dict[str, _Type]) -> dict[str, Any]:
     """The attributes of a group by name; single numbers, which most are, at h5py's low level."""
     found: dict[str, Any] = {}
-    for index in range(h5py.h5a.get_num_attrs(group)):
-        attribute = h5py.h5a.open(group, index=index)
-        name = attribute.name.decode(errors="surrogateescape")
+    raw_names: list[bytes] = []
+    h5py.h5a.iterate(group, raw_names.append)
+    for raw_name in raw_names:
+        attribute, name = h5py.h5a.open(group, raw_name), raw_name.decode(errors="surrogateescape")
         stored, known = attribute.get_type(), types.get(f"@{name}")
-        if known is None or not known[0].equal(stored):
-            known = types[f"@{name}"] = stored, attribute.dtype
-        if attribute.shape == () and known[1].kind in "biuf":
-            value = np.empty((), known[1])
-            attribute.read(value)
+        if known is None or not known.stored.equal(stored):
+            known = types[f"@{name}"] = _Type.of(stored, attribute.dtype)
+        if attribute.shape == () and known.native is not None and known.dtype.kind in "biuf":
+            value = np.empty((), known.dtype)
+            attribute.read(value, known.native)
             found[name] = value[()]
         else:
             found[name] = _plain(h5py.Group(group).attrs[name], h5py.Group(group))

@@ -177,3 +177,14 @@ def test_a_type_that_numpy_lacks_is_one_line(tmp_path):
         hdf5.damage(tmp_path / "x.h5"),
     ):
         assert file["times"].dtype
+
+
+def test_what_the_library_remembers_of_groups_does_not_grow_with_them(tmp_path):
+    path = tmp_path / "groups.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(600):
+            file[f"{number:04d}/x"] = np.zeros(1)
+    with hdf5.reading(path) as file:
+        assert sum(1 for _ in hdf5.walk(file)) == 600
+        assert file.id.get_mdc_config().max_size <= 2 << 20
+        assert file.id.get_mdc_size()[0] <= 2 << 20
