@@ -84,23 +84,23 @@ class _Parts:
     """What is read of which files of a segment, in this order."""
 
     def __init__(self, segment: SegmentReader) -> None:
+        entry = self._entry = segment.mapped.entry
         self._root: Path = segment.mapped.paths.root
-        self._entry = segment.mapped.entry
+        self._trees = {"segments": f"segments/{entry.name}/", "finals": f"finals/{entry.name}/"}
         self._names: list[str] = []
         self._sizes: list[int] = []
         self._offsets: list[int] = []
         self._out: list[Array] = []
 
     def add_rows(self, column: Column, first: int, out: Array) -> None:
-        self._add("segments", column.of or column.key, column.row_bytes, self._entry.alloc, first, out)
+        file = column.file if column.of is None else path_of(column.of)
+        self._add("segments", file, column.row_bytes, self._entry.alloc, first, out)
 
     def add_final(self, column: Column, which: int, out: Array) -> None:
-        self._add("finals", column.key, column.row_bytes, self._entry.finals, which, out)
+        self._add("finals", column.file, column.row_bytes, self._entry.finals, which, out)
 
-    def _add(
-        self, tree: str, key: tuple[str, ...], row_bytes: int, rows: int, first: int, out: Array
-    ) -> None:
-        self._names.append(f"{tree}/{self._entry.name}/{path_of(key)}")
+    def _add(self, tree: str, file: str, row_bytes: int, rows: int, first: int, out: Array) -> None:
+        self._names.append(self._trees[tree] + file)
         self._sizes.append(rows * row_bytes)
         self._offsets.append(first * row_bytes)
         self._out.append(out)

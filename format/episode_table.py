@@ -182,16 +182,16 @@ def _columns(
         empty = episode_arrays([])
         return {name: empty[name] for name in names}
     dtypes = [np.dtype(_DTYPES[name]) for name in names]
-    relative = [path_of((name,)) for name in names]
     if known:
-        data = [known[name] for name in relative]
+        data = [known[path_of((name,))] for name in names]
     else:
-        data = bulk.read(paths.episodes, relative, [entry.episodes * dtype.itemsize for dtype in dtypes])
+        files = [f"episodes/{entry.name}/{path_of((name,))}" for name in names]
+        data = bulk.read(paths.root, files, [entry.episodes * dtype.itemsize for dtype in dtypes])
     found = {}
     for name, dtype, content in zip(names, dtypes, data, strict=True):
         is_flag = dtype.kind == "b"
         array = np.frombuffer(content, np.uint8 if is_flag else dtype)
-        found[name] = array.astype(bool) if is_flag else array
+        found[name] = array != 0 if is_flag else array
     return found
 
 
@@ -199,7 +199,11 @@ def _check_spans(paths: SegmentPaths, entry: Segment, arrays: Mapping[str, Array
     start, length = arrays["start"], arrays["length"]
     ends = start + length
     inside = (start >= 0) & (length > 0) & (ends > entry.first) & (ends <= entry.first + entry.rows)
-    if not inside.all() or (start[1:] < ends[:-1]).any() or arrays["has_final"].sum() != entry.finals:
+    if (
+        not inside.all()
+        or (start[1:] < ends[:-1]).any()
+        or np.count_nonzero(arrays["has_final"]) != entry.finals
+    ):
         raise CorruptError(
             f"{paths.episodes}: episodes overlap or lie outside the segment", path=paths.episodes
         )

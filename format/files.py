@@ -103,6 +103,15 @@ def open_read(path: Path, size: int | None = None) -> int:
 
     Raises `CorruptError` if the file is missing, something else, or not exactly `size` bytes long.
     """
+    fd, found = _open_regular(path)
+    if size is not None and found != size:
+        close(fd)
+        raise wrong_size(path, found, size)
+    return fd
+
+
+def _open_regular(path: Path) -> tuple[int, int]:
+    """A read-only descriptor of a regular file that is no link, and the file's size."""
     try:
         fd = layer.current().open(path, _READ | os.O_NONBLOCK)
     except FileNotFoundError as err:
@@ -113,12 +122,10 @@ def open_read(path: Path, size: int | None = None) -> int:
         with resources(path):
             raise
     found = layer.current().fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or (size is not None and found.st_size != size):
+    if not stat.S_ISREG(found.st_mode):
         close(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise CorruptError(f"{path}: not a regular file", path=path)
-        raise wrong_size(path, found.st_size, size)
-    return fd
+        raise CorruptError(f"{path}: not a regular file", path=path)
+    return fd, found.st_size
 
 
 def wrong_size(path: Path, found: int, expected: object) -> CorruptError:
@@ -127,14 +134,13 @@ def wrong_size(path: Path, found: int, expected: object) -> CorruptError:
 
 def read(path: Path, *, limit: int = 1 << 26) -> bytes:
     """The whole file. Raises `CorruptError` if it is missing or longer than `limit` bytes."""
-    fd = open_read(path)
+    fd, size = _open_regular(path)
     try:
-        size = size_of(fd)
         if size > limit:
             raise CorruptError(f"{path}: {size} bytes, at most {limit} are allowed", path=path)
         return read_at(fd, size, 0)
     finally:
-        close(fd)
+        close(fd, path)
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
@@ -251,8 +257,9 @@ def sync_tree(path: Path, *, data: bool) -> None:
         sync_folder(Path(folder))
 
 
-def close(fd: int) -> None:
-    layer.current().close(fd)
+def close(fd: int, path: Path | None = None) -> None:
+    """`path` is what an error names; without it the system is asked before, which takes longer."""
+    layer.current().close(fd, path)
 
 
 def write_new(path: Path, data: bytes, *, durable: bool) -> None:
@@ -333,10 +340,12 @@ def rename_new(source: Path, target: Path) -> None:
 def names(path: Path) -> list[str]:
     """Sorted names in a folder; none if it is missing, as an empty folder is in a clone or an archive."""
     try:
-        with resources(path):
-            return sorted(layer.current().names(path))
+        return sorted(layer.current().names(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError:
+        with resources(path):
+            raise
 
 
 def space(path: Path) -> int:

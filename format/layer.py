@@ -67,10 +67,12 @@ class Layer:
     def open(self, path: Path, flags: int, mode: int = 0o666) -> int:
         return os.open(path, flags, mode)
 
-    def close(self, fd: int) -> None:
-        where = None
-        with suppress(OSError):  # afterwards nothing is known of it
-            where = os.readlink(f"/proc/self/fd/{fd}")
+    def close(self, fd: int, path: Path | None = None) -> None:
+        """`path` is the file's, if that is known."""
+        where = None if path is None else str(path)
+        if where is None:
+            with suppress(OSError):  # afterwards nothing is known of it
+                where = os.readlink(f"/proc/self/fd/{fd}")
         try:
             os.close(fd)
         except OSError as err:

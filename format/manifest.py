@@ -181,7 +181,7 @@ def stream_of(segment: str) -> int:
 
 
 def path_of(root: Path, generation: int) -> Path:
-    return root / "manifests" / f"{generation:020d}.json"
+    return root / f"manifests/{generation:020d}.json"
 
 
 class GenerationTaken(CorruptError):
@@ -267,6 +267,12 @@ def generations(root: Path) -> list[int]:
     return [int(match.group(1)) for match in found if match]
 
 
+@lru_cache(maxsize=8)
+def _sha256(data: bytes) -> str:
+    """Of a manifest's file. Who opens a dataset again and again finds equal bytes, and hashes them once."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def check_without_gap(root: Path, numbers: list[int]) -> None:
     """Raises `CorruptError` naming the first generation that is not there, or that cannot be.
 
@@ -323,7 +329,7 @@ def parse(data: bytes, path: object, dataset: str, generation: int) -> Manifest:
             unknown={k: v for k, v in value.items() if k not in _OWN},
             ro_compat=tuple(value["features"]["ro_compat"]),
             compat=tuple(value["features"]["compat"]),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=_sha256(data),
             format=(value["format"][0], value["format"][1]),
         )
         _check_structure(manifest, value["features"]["incompat"])
@@ -345,7 +351,7 @@ def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
     for generation in numbers[-2 : -chain - 1 : -1]:
         path = path_of(root, generation)
         data = files.read(path)
-        if parent != {"generation": generation, "sha256": hashlib.sha256(data).hexdigest()}:
+        if parent != {"generation": generation, "sha256": _sha256(data)}:
             raise CorruptError(
                 f"{path}: SHA-256 differs from what generation {generation + 1} says", path=path
             )

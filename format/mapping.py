@@ -35,6 +35,8 @@ class _Range:
         self.used = 0
         self.memory = _native.AddressRange(sum(sizes))
         self.starts = list(accumulate(sizes, initial=0))[:-1]
+        address = self.memory.address
+        self.addresses = [address + start for start in self.starts]
 
 
 class MappedSegment:
@@ -58,9 +60,8 @@ class MappedSegment:
     @property
     def addresses(self) -> list[int]:
         """Where each column begins once it is mapped."""
-        base = self._range.memory.address
-        parts = zip(self._range.starts, self._row_bytes, strict=True)
-        return [base + start + self._at * n for start, n in parts]
+        at = self._at
+        return [start + at * n for start, n in zip(self._range.addresses, self._row_bytes, strict=True)]
 
     @cached_property
     def _offsets(self) -> list[int]:
@@ -212,7 +213,7 @@ class StreamMap:
     ) -> None:
         self.folder_of = folder_of or (lambda _: root)
         self.schema = schema
-        self.names = [path_of(column.key) for column in schema.plain]
+        self.names = [column.file for column in schema.plain]
         self.row_bytes = [column.row_bytes for column in schema.plain]
         self._capacity = capacity
         self._single_range = single_range

@@ -15,7 +15,7 @@ import numpy as np
 from rlcli import _native
 from rlcli.format.checking import hash_of_parts
 from rlcli.format.journal import EPISODE, HAS_FINAL, RECORD, ROWS
-from rlcli.format.keys import Key, path_of
+from rlcli.format.keys import Key
 from rlcli.format.schema import Column
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Proven:
             read += [("finals", c, entry.finals, finals_start, finals[c.key]) for c in derived]
         if not _native.read_parts(
             str(mapped.paths.root),
-            [f"{tree}/{entry.name}/{path_of(column.key)}" for tree, column, *_ in read],
+            [f"{tree}/{entry.name}/{column.file}" for tree, column, *_ in read],
             [total * column.row_bytes for _, column, total, *_ in read],
             [first * column.row_bytes for _, column, _, first, _ in read],
             [out for *_, out in read],

@@ -61,6 +61,11 @@ class Column:
         return self.heap is None or (self.heap.value == "array" and -1 not in self.shape)
 
     @cached_property
+    def file(self) -> str:
+        """The relative path of its file in each tree."""
+        return path_of(self.key)
+
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of a value in memory; of a heap column, of its handle."""
         return 16 if self.heap is not None else math.prod(self.shape) * self.numpy.itemsize

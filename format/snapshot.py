@@ -170,7 +170,8 @@ def load(root: Path, *, chain: int = 2) -> Snapshot:
             snapshot.close()
             if not has_left(root, err, newest):
                 raise
-        snapshot.close()
+        else:
+            snapshot.close()
 
 
 def has_left(root: Path, error: BaseException, listed: Manifest) -> bool:
