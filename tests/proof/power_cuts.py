@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import known_rows
+import numpy as np
 from known_rows import KnownWriter, Violation, require
 from power import Disk, Recorder, put
 
@@ -129,14 +130,15 @@ class Cuts:
     violations: list[str] = field(default_factory=list)
 
     def run(self, cases: int, plans: list[Plan] = PLANS) -> None:
-        """About so many cases, shared among `plans`."""
-        for number, plan in enumerate(plans):
+        """So many cases, shared among `plans`."""
+        shares = np.diff(np.linspace(0, cases, len(plans) + 1).astype(int)).tolist()
+        for number, (plan, share) in enumerate(zip(plans, shares, strict=True)):
             folder = self.folder / f"history{number}"
             folder.mkdir()
             recorder = record(folder, plan, self.rng.getrandbits(32))
             shutil.rmtree(folder)
             self.counts["calls"] += len(recorder.calls)
-            for at, disk in self._moments(recorder, cases // len(plans)):
+            for at, disk in self._moments(recorder, share):
                 state = self._draw(disk)
                 place = self.folder / "case"
                 place.mkdir()
