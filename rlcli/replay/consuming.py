@@ -25,9 +25,9 @@ class Consuming(RowSampler[Config]):
     """Rows in the order of their streams, each given out once.
 
     With `acknowledge=True` the state counts a row as consumed only after `acknowledge()`, so that what was
-    given out and not acknowledged comes again after a resume. Rows that are evicted unread are lost, and
-    counted in `missed`. A row whose next observation is unknown is waited for while its episode
-    goes on, else skipped.
+    given out and not acknowledged comes again after a resume. Rows that are evicted unread, or no longer
+    among the newest `capacity`, are lost, and counted in `missed`. A row whose next observation is unknown
+    is waited for while its episode goes on, else skipped.
     """
 
     NAME = "consuming"
@@ -84,7 +84,9 @@ class Consuming(RowSampler[Config]):
         streams = Streams.of(self.source.dataset)
         unknown = streams.ids(self.source.unknown())
         found, count = [np.zeros(0, np.int64)], 0
-        for number, (start, stop) in enumerate(zip(streams.start, streams.stop, strict=True)):
+        bounds = zip(streams.first, streams.start, streams.stop, strict=True)
+        for number, (first, start, stop) in enumerate(bounds):
+            start = min(max(start, start + self.source.low - first), stop)
             if number == len(self._given):
                 self._given.append(start)
                 self._consumed.append(start)

@@ -32,7 +32,8 @@ class Follow(Sampler):
     """Another sampler's batches, on the newest rows, held back until the limit allows them.
 
     A batch of B is allowed when `drawn + B <= samples_per_insert * (written - min_rows) + B`, with all rows
-    counted that were ever written. A dataset nobody writes any more holds back nothing.
+    counted that were ever written. A dataset that is finished (sealed) holds back nothing. While it is not,
+    what the sampler lacks for a batch, such as an episode as long as a slice, is waited for as well.
     """
 
     NAME = "follow"
@@ -65,25 +66,33 @@ class Follow(Sampler):
         return self.drawn <= config.samples_per_insert * (written - config.min_rows)
 
     def fill(self, block: Block, batch_size: int) -> None:
-        """Waits until the batch is allowed; `IncompatibleError` when it will not be, or not in time."""
+        """Waits until the batch can be drawn; `IncompatibleError` when it never will be, or not in time."""
         dataset = self.source.dataset
         waited = 0.0
         dataset.refresh()
-        while not self.allowed():
+        while (lacking := self._fill(block, batch_size)) is not None:
             if dataset.state == "sealed":
-                raise IncompatibleError(
-                    f"{dataset.path} is finished and has fewer rows than {self.config.min_rows}"
-                )
+                raise lacking
             if waited >= self.config.timeout_seconds:
                 raise IncompatibleError(
                     f"{dataset.path} has not grown enough in {self.config.timeout_seconds:g} s"
-                )
+                ) from lacking
             self._sleep(self.config.poll_seconds)
             waited += self.config.poll_seconds
             dataset.refresh()
-        self.sampler.fill(block, batch_size)
         self.drawn += batch_size
         self.batches += 1
+
+    def _fill(self, block: Block, batch_size: int) -> IncompatibleError | None:
+        """Draws from the present snapshot; returns what is lacking if that cannot be."""
+        if not self.allowed():
+            path, least = self.source.dataset.path, self.config.min_rows
+            return IncompatibleError(f"{path} is finished and has fewer rows than {least}")
+        try:
+            self.sampler.fill(block, batch_size)
+        except IncompatibleError as err:
+            return err
+        return None
 
     def update(self, rows: NDArray[np.int64], priorities: Any) -> None:
         """Gives rows new priorities, if the followed sampler has any."""

@@ -48,9 +48,9 @@ class Steps:
 
     def complete(self, rows: Rows, block: Block) -> None:
         """Writes the leaves of `layout(len(rows))` that these rows, and what follows them, make."""
-        n, dataset = self.n, self.source.dataset
-        runs = self.source.runs()
-        steps = np.minimum(n, runs.stop[runs.of(rows)] - rows)
+        dataset, runs = self.source.dataset, self.source.runs()
+        steps = np.minimum(self.n, runs.stop[runs.of(rows)] - rows)
+        n = int(steps.max(initial=1))
         arrays = block.arrays
         self.source.read(rows, self._now, [arrays[key] for key in self._now])
         self.source.read(rows + steps - 1, self._later, [arrays[key] for key in self._later])

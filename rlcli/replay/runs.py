@@ -44,11 +44,12 @@ def runs_of(dataset: Dataset, low: int, unknown: Rows, *, across: bool = False) 
 
     A run ends before a row in `unknown`; those are last rows of episodes only. What is there of an episode
     that has begun or ended outside the dataset is a run as well. `across` makes one run of all consecutive
-    rows of a stream, whatever the episodes.
+    rows of a stream, whatever the episodes, but for rows in `unknown`: those lie between two runs.
     """
     if across:
         spans = np.array(Streams.of(dataset).spans(), np.int64).reshape(-1, 2)
-        start, stop = spans[:, 0], spans[:, 1]
+        start = np.sort(np.concatenate([spans[:, 0], unknown + 1]))
+        stop = np.sort(np.concatenate([spans[:, 1], unknown]))
         return_ = np.full(len(start), np.nan)
     else:
         start, stop, return_ = _episodes(dataset)

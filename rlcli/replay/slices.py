@@ -102,6 +102,7 @@ class Slices(DatasetSampler[Config]):
     `valid` is True where a row is one: what lies before the episode's beginning or, padded, after its end is
     zero. `mask` is True where a row is valid and past the burn-in: where losses count. Sliced by step, each
     beginning is equally likely over all episodes; by episode, each episode is, then each beginning in it.
+    A slice `across` episodes goes over their ends, but not over a row that may not be drawn.
     """
 
     NAME = "slices"

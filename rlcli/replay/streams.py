@@ -53,3 +53,9 @@ class Streams:
         stream = ids >> ROW_BITS
         rows: Rows = (ids & _ROW) - np.asarray(self.start)[stream] + np.asarray(self.first)[stream]
         return rows
+
+    def rows_of(self, ids: Rows, low: int) -> Rows:
+        """Logical rows of those of these identities that are retained, from `low` on; in their order."""
+        there = (ids & _ROW) >= np.asarray(self.start)[ids >> ROW_BITS]
+        rows = self.rows(ids[there])
+        return rows[rows >= low]

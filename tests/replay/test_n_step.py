@@ -82,3 +82,11 @@ def test_priorities_choose_rows_and_steps_make_their_transitions(tmp_path: Path)
     np.testing.assert_allclose(batch["next"]["discount"][:, 0], 0.5**m)
     reward = sum(np.where(k < m, 0.5**k * (row + k), 0) for k in range(3))
     np.testing.assert_allclose(batch["next"]["reward"][:, 0], reward, rtol=1e-6)
+
+
+def test_more_steps_than_any_episode_has_cost_nothing(tmp_path: Path) -> None:
+    dataset = counting(tmp_path / "a", [3, 5])
+    whole = NStep(dataset, config=Config(n=2**40, gamma=0.5)).sample(64)
+    five = NStep(dataset, config=Config(n=5, gamma=0.5)).sample(64)
+    np.testing.assert_array_equal(whole["next"]["reward"], five["next"]["reward"])
+    np.testing.assert_array_equal(whole["next"]["discount"], five["next"]["discount"])

@@ -89,6 +89,16 @@ def test_across_episodes_any_window_of_a_stream(tmp_path: Path) -> None:
     )
 
 
+def test_no_slice_across_episodes_has_a_row_whose_next_observation_is_unknown(tmp_path: Path) -> None:
+    dataset = counting(tmp_path / "a", [3, 4, 2, 5], finals=False)  # the last rows, 2, 6, 8 and 13
+    batch = Slices(dataset, config=Config(2, across=True, short="pad")).sample(200)
+    assert set(batch["observation"][:, 0, 0].astype(int).tolist()) == {0, 3, 4, 7, 9, 10, 11}
+    whole = batch["valid"][..., 0]
+    np.testing.assert_array_equal(batch["next"]["observation"][whole, 0], batch["observation"][whole, 0] + 1)
+    observed = Slices(dataset, [("observation",)], config=Config(2, across=True)).sample(200)
+    assert set(observed["observation"][:, 0, 0].astype(int).tolist()) == set(range(13))
+
+
 def test_no_episode_long_enough_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="4 rows"):
         Slices(counting(tmp_path / "a", [3, 3]), config=Config(4)).sample(1)
