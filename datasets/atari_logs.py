@@ -181,7 +181,8 @@ def read_indices(path: Path) -> list[int]:
     """`episode_end_indices`: a pickled set of whole numbers, read without running it. Raises `ValueError`."""
     inflate = zlib.decompressobj(31)
     try:
-        data = inflate.decompress(path.read_bytes(), _MAX_PICKLE)
+        with open_regular(path) as stream:
+            data = inflate.decompress(stream.read(), _MAX_PICKLE)
     except zlib.error as err:
         raise CorruptError(f"{path}: damaged gzip: {err}", path=path) from err
     if not inflate.eof:

@@ -194,7 +194,7 @@ class GroupSource(Opened):
         constant = {**found.extra, **self._constants(group)}
         observed = {n: k for n, k in self.keys.items() if k[0] == "observation"}
         following = {n: self._next_name(n) for n in observed if self.following}
-        has_next = all(name in group for name in following.values()) and bool(following)
+        has_next = all(hdf5.holds(group, name) for name in following.values()) and bool(following)
         per_row = [n for n, k in self.keys.items() if k not in constant]
         pending: dict[str, Any] = {}
         for start, stop in slices(0, rows, self.slice_rows()):

@@ -88,7 +88,7 @@ def roles_of(
     for name in given:
         if name not in names:
             raise UsageError(f"{where}: no key {name!r} to map; {nearest(name, names)}", path=where)
-    prefix = _prefix(names)
+    prefix, *alike = _groups(names)
     mapping = {
         name: given[name] if name in given else _meaning(name, prefix, replay_buffer and name not in texts)
         for name in names
@@ -106,6 +106,9 @@ def roles_of(
         raise AmbiguousMapping(
             f"{where}: nothing is known as observation (found {listed or 'nothing'})", told
         )
+    if alike and "observation" not in given.values():
+        more = f" and {len(alike) - 1:,} more groups" if len(alike) > 1 else ""
+        guesses.append(f"{alike[0]}{more} could be the rows as well as {prefix}")
     if not inferred.below("action"):
         guesses.append(f"nothing is known as action (found {listed}), so that rows have none")
     if "done" in single and "done" not in given.values() and "truncated" not in single:
@@ -171,8 +174,11 @@ def storable(name: str) -> Key:
     return tuple(parts)
 
 
-def _prefix(names: list[str]) -> str:
-    """The group that holds the recognised arrays: the one with the most different roles."""
+def _groups(names: list[str]) -> list[str]:
+    """The groups that hold recognised arrays: that with the most different roles, then those like it.
+
+    Alike is what has observations and actions, too.
+    """
     roles: dict[str, set[str]] = {"": set()}
     for name in names:
         parts = name.split("/")
@@ -182,7 +188,10 @@ def _prefix(names: list[str]) -> str:
                     _ROLE_OF[part.lower()]
                 )
                 break
-    return max(roles, key=lambda group: (len(roles[group]), -group.count("/"), -len(group)))
+    best = max(roles, key=lambda group: (len(roles[group]), -group.count("/"), -len(group)))
+    whole = {"observation", "action"}
+    alike = [group for group in roles if group != best and whole <= roles[group] and whole <= roles[best]]
+    return [best, *alike]
 
 
 def _meaning(name: str, prefix: str, replay_buffer: bool) -> str:

@@ -98,6 +98,8 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
             found[role].append(_one_per_row(arrays[name], name, table) != 0)
         if numbers is not None:
             values = _one_per_row(arrays[numbers], numbers, table)
+            if (values != values).any():
+                raise InputError(f"{table.path}: {numbers} is not a number in some rows", path=table.path)
             following = values if before is None else np.concatenate([before, values])
             changes.append(np.asarray(following[1:] != following[:-1], np.bool_))
             counted = number + np.cumsum(np.concatenate([[False] * (before is None), changes[-1]]))

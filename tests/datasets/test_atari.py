@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 from pathlib import Path
 
@@ -331,3 +332,12 @@ def test_pickles_that_lie_take_no_memory():
     for data in (b"", b"\x80", b"garbage", pickle.dumps([1, 2])[:-3], b"\x80\x04K\x01R."):
         with pytest.raises(ValueError, match="pickle"):
             safe_pickle.loads(data)
+
+
+def test_a_pipe_in_place_of_episode_ends_is_not_waited_for(tmp_path):
+    ring = Ring(tmp_path / "Pong" / "1" / "replay_logs", 40)
+    play(ring, 7, 9, unfinished=2)
+    ring.log(ring.count)
+    os.mkfifo(ring.folder / "episode_end_indices_ckpt.0.gz")
+    with pytest.raises(InputError, match="not a regular file"):
+        convert(tmp_path / "Pong" / "1", tmp_path / "ds", from_="atari")

@@ -469,3 +469,18 @@ def test_what_a_column_is_goes_by_all_its_cells(first, then, dtype, tmp_path, mo
         assert str(values.dtype) == dtype
         expected = [float(first)] * 4 + [float(then or "nan")]
         assert np.array_equal(values.astype(float), expected, equal_nan=True)
+
+
+def test_groups_that_are_alike_are_a_guess(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for name, value in arrays().items():
+            file[f"test/{name}"] = file[f"train/{name}"] = value
+    with pytest.raises(AmbiguousMapping, match="train/ could be the rows as well as test/"):
+        convert(tmp_path / "x.h5", tmp_path / "ds")
+    convert(tmp_path / "x.h5", tmp_path / "ds", yes=True, check=True)
+
+
+def test_episodes_without_a_number_are_refused(tmp_path):
+    path = write("npz", tmp_path / "x", arrays() | {"episode": np.full(24, np.nan)})
+    with pytest.raises(InputError, match="episode is not a number in some rows"):
+        convert(path, tmp_path / "ds")

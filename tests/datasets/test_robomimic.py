@@ -403,3 +403,13 @@ def test_roboset_trials_of_several_files(tmp_path):
         assert len(dataset.extra["source"]["absent"]) == 0
     one = convert(folder / "seed1.h5", tmp_path / "one", check=True)
     assert one["rows"] == 3
+
+
+def test_links_in_place_of_next_obs_are_not_followed(tmp_path):
+    path = write(tmp_path / "x.hdf5", demos())
+    with h5py.File(path, "a") as file:
+        last = list(file["data"].values())[-1]
+        del last["next_obs/eef_pos"], last["next_obs/agentview_image"]
+        last["next_obs/eef_pos"] = h5py.ExternalLink("/etc/passwd", "/x")
+        last["next_obs/agentview_image"] = h5py.SoftLink("/data")
+    assert convert(path, tmp_path / "ds", check=True)["unknown_next"] == 1
