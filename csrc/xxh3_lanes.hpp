@@ -72,16 +72,17 @@ __attribute__((target("avx2"))) inline std::size_t consume_avx2(std::uint64_t *a
   const __m256i prime = _mm256_set1_epi64x(P32_1);
   while (count) {
     const std::size_t part = std::min(count, STRIPES_PER_BLOCK - before);
-    __m256i sum[2] = {};
+    __m256i sum[2] = {}, values[2] = {};
     for (std::size_t n = 0; n < part; ++n)
       for (std::size_t half = 0; half < 2; ++half) {
         const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(data + n * STRIPE) + half);
         const __m256i key = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(secret + 8 * (before + n)) + half);
         const __m256i keyed = _mm256_xor_si256(value, key);
-        const __m256i product = _mm256_mul_epu32(keyed, _mm256_srli_epi64(keyed, 32));
-        const __m256i neighbours = _mm256_add_epi64(sum[half], _mm256_shuffle_epi32(value, 0x4E));
-        sum[half] = _mm256_add_epi64(product, neighbours);
+        values[half] = _mm256_add_epi64(values[half], value);
+        sum[half] = _mm256_add_epi64(sum[half], _mm256_mul_epu32(keyed, _mm256_shuffle_epi32(keyed, 0xB1)));
       }
+    for (std::size_t half = 0; half < 2; ++half)
+      sum[half] = _mm256_add_epi64(sum[half], _mm256_shuffle_epi32(values[half], 0x4E));  // the neighbours' values
     data += part * STRIPE, count -= part, before = (before + part) % STRIPES_PER_BLOCK;
     for (__m256i *each : {lanes, others})
       for (std::size_t half = 0; half < 2; ++half) {
@@ -111,14 +112,14 @@ __attribute__((target("avx512f"))) inline std::size_t consume_avx512(std::uint64
   __m512i lanes = _mm512_loadu_si512(acc), others = _mm512_loadu_si512(twin != nullptr ? twin : acc);
   while (count) {
     const std::size_t part = std::min(count, STRIPES_PER_BLOCK - before);
-    __m512i sum = _mm512_setzero_si512();
+    __m512i sum = _mm512_setzero_si512(), values = sum;
     for (std::size_t n = 0; n < part; ++n) {
       const __m512i value = _mm512_loadu_si512(data + n * STRIPE);
       const __m512i keyed = _mm512_xor_si512(value, _mm512_loadu_si512(secret + 8 * (before + n)));
-      const __m512i product = _mm512_mul_epu32(keyed, _mm512_srli_epi64(keyed, 32));
-      const __m512i neighbours = _mm512_add_epi64(sum, _mm512_shuffle_epi32(value, _MM_PERM_BADC));
-      sum = _mm512_add_epi64(product, neighbours);
+      values = _mm512_add_epi64(values, value);
+      sum = _mm512_add_epi64(sum, _mm512_mul_epu32(keyed, _mm512_shuffle_epi32(keyed, _MM_PERM_CDAB)));
     }
+    sum = _mm512_add_epi64(sum, _mm512_shuffle_epi32(values, _MM_PERM_BADC));  // each lane adds its neighbour's values
     data += part * STRIPE, count -= part, before = (before + part) % STRIPES_PER_BLOCK;
     lanes = _mm512_add_epi64(lanes, sum), others = _mm512_add_epi64(others, sum);
     if (before == 0) lanes = scrambled_avx512(lanes, secret), others = scrambled_avx512(others, secret);
