@@ -301,13 +301,7 @@ class Checker:
         if not waiting:
             return
         for commit in waiting:
-            if commit_hash(mapped, commit) != commit.hash:
-                first = mapped.entry.first + commit.first
-                raise CorruptError(
-                    f"{mapped.paths.columns}: stream rows {first} to {first + commit.rows} differ from their "
-                    "commit's hash",
-                    path=mapped.paths.columns,
-                )
+            check_commit(mapped, commit)
         waiting.clear()
 
 
@@ -317,6 +311,15 @@ def _blocks(rows: Rows, row_bytes: int) -> list[int]:
     spread = np.arange((row_bytes - 1) // BLOCK + 2)
     found: list[int] = np.unique(np.minimum(first[:, None] + spread, last[:, None])).tolist()
     return found
+
+
+def check_commit(mapped: MappedSegment, commit: Commit) -> None:
+    """Raises `CorruptError` if the rows of a commit are not what it brought."""
+    if commit_hash(mapped, commit) != commit.hash:
+        first, path = mapped.entry.first + commit.first, mapped.paths.columns
+        raise CorruptError(
+            f"{path}: stream rows {first} to {first + commit.rows} differ from their commit's hash", path=path
+        )
 
 
 def commit_hash(mapped: MappedSegment, commit: Commit) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 
 from rlcli.errors import CorruptError, IncompatibleError, UsageError
 from rlcli.format import files, manifest, snapshot
-from rlcli.format.checking import commit_hash
+from rlcli.format.checking import Checker, check_commit
 from rlcli.format.episode_table import episode_arrays, read_episodes, select, to_records
 from rlcli.format.journal import CUT, NO_SEED, RECORD, Episode, Journal
 from rlcli.format.keys import path_of
@@ -71,7 +70,7 @@ def recover(path: str | Path) -> RecoveryReport:
 
     Unlike a writer that appends, this also accepts an open journal with a damaged end, cut after its last
     whole commit, and a newest manifest that is missing. Raises `BusyError` while a writer is at work,
-    `CorruptError` if sealed data are damaged: those are not repaired.
+    `CorruptError` if committed rows are damaged: those are neither repaired nor sealed.
     """
     root = Path(path)
     identity = manifest.load_identity(root)
@@ -365,10 +364,10 @@ class _StreamState:
             raise CorruptError(f"{path}: {reason}; `recover` cuts it there", path=path)
         if not journal.sequence:
             raise CorruptError(f"{path}: no header record", path=path)
-        count = len(journal.commits)
-        if not survived and count:
+        count = 0
+        if journal.commits:
             mapped = StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
-            count = _trusted(mapped, journal)
+            count = _accepted_commits(mapped, journal, survived=survived)
         accepted = Journal(entry.stream, self.newest.dataset, entry.first, entry.alloc)
         accepted.feed(data[: journal.commits[count - 1].end if count else RECORD])
         return accepted
@@ -378,6 +377,10 @@ class _StreamState:
         mapped = StreamMap(self.root, self.schema, capacity=0, single_range=False).add(entry)
         finals = sum(episode.flags >> 3 for episode in records)
         mapped.map_finals(finals if not entry.sealed else entry.finals)
+        if entry.sealed:  # an open one was compared when its commits were accepted
+            checker = Checker(self.schema)
+            checker.inspect(mapped)
+            checker.everything(mapped)
         name = free_name(self.root, entry.stream, entry.first, self.newest.retired)
         copy = SegmentWriter.create(
             self.root,
@@ -422,15 +425,21 @@ class _StreamState:
         return parts
 
 
-def _trusted(mapped: MappedSegment, journal: Journal) -> int:
-    """How many commits survived a power cut: to the last durable one, and on while hashes are right."""
+def _accepted_commits(mapped: MappedSegment, journal: Journal, *, survived: bool) -> int:
+    """How many commits there are: all if the page cache has `survived`, else to the last durable one, and on
+    while hashes are right.
+
+    Raises `CorruptError` where one that must be there has other rows: sealed, they would be proven right.
+    """
     commits = journal.commits
-    count = max((n + 1 for n, commit in enumerate(commits) if commit.durable), default=0)
-    mapped.map_finals(commits[count - 1].finals if count else 0)
-    with suppress(CorruptError):  # finals that did not reach the disk
-        for commit in commits[count:]:
-            mapped.map_finals(commit.finals)
-            if commit_hash(mapped, commit) != commit.hash:
-                break
-            count += 1
-    return count
+    certain = max((n + 1 for n, commit in enumerate(commits) if commit.durable or survived), default=0)
+    for count, commit in enumerate(commits):
+        try:
+            if commit.finals > commit.finals_before:
+                mapped.map_finals(commit.finals)
+            check_commit(mapped, commit)
+        except CorruptError:  # or finals that did not reach the disk
+            if count < certain:
+                raise
+            return count
+    return len(commits)

@@ -103,8 +103,8 @@ def recover(dataset: Folder, json: console.Json = False, quiet: console.Quiet = 
     """Close a dataset whose writer was killed, and print DS. A sound one stays as it is.
 
     Everything that was committed is kept; an unfinished episode is marked cut. The end of a journal that is
-    damaged is cut after its last whole commit. Sealed data are never repaired: see rl buffer verify. Exit 75
-    while a writer is at work.
+    damaged is cut after its last whole commit. Damaged rows are never repaired, nor sealed (exit 4): see
+    rl buffer verify. Exit 75 while a writer is at work.
     """
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline import buffer_care

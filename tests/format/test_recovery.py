@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,69 @@ def test_rows_lost_in_a_power_cut_are_not_believed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(files, "boot_id", lambda: "f" * 32)
     Writer.append(tmp_path / "ds", lineage={}).close()
     m.check(Dataset.open(tmp_path / "ds"), model, [4])
+
+
+TAKE_OVERS = pytest.mark.parametrize(
+    "take_over",
+    [
+        recover.recover,
+        lambda path: Writer.append(path, lineage={"op": "more"}),
+        lambda path: Writer.append(path, lineage={"op": "more"}, rewind=[5]),
+        lambda path: Writer.join(path, lineage={"op": "more"}),
+    ],
+    ids=["recover", "append", "rewind", "join"],
+)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[40] ^= 0x40
+    path.write_bytes(data)
+
+
+def _all_but_locks(path: Path) -> dict[str, tuple[int, str]]:
+    return {name: found for name, found in m.tree_hashes(path).items() if not name.startswith("locks")}
+
+
+@TAKE_OVERS
+@pytest.mark.parametrize("boot", ["this", "another"])
+def test_rows_that_differ_from_their_commit_are_not_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: Callable[[Path], object], boot: str
+) -> None:
+    """New hashes would prove a flipped bit right. After a power cut, too, if the commit was synced."""
+    path = tmp_path / "ds"
+    model = m.create(path, durability="commit", share=True)
+    for _ in range(10):
+        model.add(0)
+    model.writer.flush()
+    model.writer.writer.abort()
+    _flip(path / "segments" / "w00-000000000000" / "observation.memmap")
+    if boot == "another":
+        monkeypatch.setattr(files, "boot_id", lambda: "f" * 32)
+    before = _all_but_locks(path)
+    with pytest.raises(CorruptError, match="stream rows 0 to 10 differ"):
+        take_over(path)
+    assert _all_but_locks(path) == before
+    assert len(verify(path)) == 1
+
+
+@TAKE_OVERS
+def test_a_sealed_segment_is_proven_before_a_copy_takes_its_place(
+    tmp_path: Path, take_over: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "ds"
+    model = m.create(path, segment_rows=8, share=True)
+    for _ in range(10):
+        model.add(0)
+    model.writer.flush()
+    model.writer.writer.abort()
+    journal = path / "journal" / "w00-000000000008.log"
+    journal.write_bytes(journal.read_bytes()[:64])  # rows 0 to 7 are left, all of them sealed
+    _flip(path / "segments" / "w00-000000000000" / "observation.memmap")
+    before = _all_but_locks(path)
+    with pytest.raises(CorruptError, match="block 0 differs"):
+        take_over(path)
+    assert _all_but_locks(path) == before
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
