@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ _ROOM = 2 << 30  # bytes that must be free there
 
 def items(setting: Setting) -> Iterator[Item]:
     """`convert/small`; `d4rl`, `minari`, `rlds`, `npz`, `hdf5`, `parquet`, `zarr`; `pictures-…`, which stay
-    encoded, and `pixels-…`, which they become; `jobs`; `disk`.
+    encoded, and `pixels-…`, which they become; `jobs`, `jobs-groups`; `disk`.
     """
     known = _makers()
     if setting.wanted and setting.wanted not in known:
@@ -71,8 +72,10 @@ def _makers() -> dict[str, Callable[[Setting], Item]]:
             kept, decoded = f"pictures-{width}", f"pixels-{width}"
             makers[kept] = partial(sized, name=kept, steps=5 * steps, images="keep")
             makers[decoded] = partial(sized, name=decoded, steps=steps, images="decode")
-    disk = partial(_plain, name="disk", to="npz", file="rows.npz", read=_read_npz, synced=True)
-    return {**makers, "jobs": _jobs, "disk": disk}
+        makers["jobs"] = partial(_jobs, name="jobs")
+    makers["jobs-groups"] = partial(_jobs, name="jobs-groups")
+    makers["disk"] = partial(_plain, name="disk", to="npz", file="rows.npz", read=_read_npz, synced=True)
+    return makers
 
 
 def _fast_folder(folder: Path) -> Path:
@@ -115,27 +118,56 @@ def _pictures(setting: Setting, *, name: str, steps: int, height: int, width: in
     return _item(setting, name, source, reader, limit, images=images)
 
 
-def _jobs(setting: Setting) -> Item:
-    """Episodes in HDF5 groups, whose reading threads cannot share, by one process and by two."""
-    episodes = setting.pick(small=2, full=2000)
-    source = _exported(setting, "minari", "minari", episodes)
-    num_bytes = EPISODE * episodes * SCHEMA.row_bytes
+def _jobs(setting: Setting, *, name: str) -> Item:
+    """A process on a core, and two on two: pictures in four shards, or episodes in groups of an HDF5 file.
+
+    One process on two cores shows what is left to gain there: it reads, hashes and writes side by side.
+    """
+    options: dict[str, Any] = {}
+    if name == "jobs":
+        source, length = setting.folder / name, setting.pick(small=4, full=50)
+        episodes = setting.pick(small=1, full=8)
+        steps = len(write_pictures(source, episodes, length, 256, 256, shards=4))
+        num_bytes, options = steps * 256 * 256 * 3, {"images": "decode"}
+    else:
+        episodes = setting.pick(small=2, full=2000)
+        source = _exported(setting, "minari", "minari", episodes)
+        num_bytes = EPISODE * episodes * SCHEMA.row_bytes
     arms: list[Arm] = []
-    for jobs in (2, 1):
-        one = _Conversion(setting.folder / "converted", source, {"jobs": jobs})
+    remarks: list[str] = []
+    cores = len(os.sched_getaffinity(0))
+    for jobs, share in ((2, 2), (1, 1), (1, 2)):
+        one = _Conversion(setting.folder / "converted", source, {"jobs": jobs, **options})
         role: Role = "ours" if jobs == 2 else "reference"
-        arms.append(LocalArm(f"rl --jobs {jobs}", role, one.call, num_bytes / 1e6, one.prepare))
+        told = f"rl --jobs {jobs} on {'one core' if share == 1 else 'two cores'}"
+        pinned = partial(_on_cores, min(share, cores))
+        arms.append(LocalArm(told, role, one.call, num_bytes / 1e6, one.prepare, pinned))
+        if setting.size == "full" and share == jobs:
+            with pinned():
+                remarks.append(f"--jobs {jobs}: {one.told()}, all processes together")
 
     def check() -> str:
         digests = set()
         for jobs in (1, 2):
             one.prepare()
-            digests.add(convert(source, one.path, yes=True, jobs=jobs)["digest"])
+            digests.add(convert(source, one.path, yes=True, jobs=jobs, **options)["digest"])
         assert len(digests) == 1
         return "one process and two make datasets of one digest"
 
     arms.append(_written(setting, num_bytes))
-    return Item("convert/jobs", "MB/s", arms, (Goal("rl --jobs 1", 1.6),), check)
+    goals = (Goal("rl --jobs 1 on one core", 1.6),)
+    return Item(f"convert/{name}", "MB/s", arms, goals, check, tuple(remarks))
+
+
+@contextmanager
+def _on_cores(count: int) -> Iterator[None]:
+    """This thread, and what it starts, on `count` of the cores it may use."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _item(

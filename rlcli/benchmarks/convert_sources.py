@@ -16,10 +16,12 @@ from rlcli.datasets.tfrecord import RecordWriter
 _CORE = "tensorflow_datasets.core.features."
 
 
-def write_pictures(folder: Path, episodes: int, steps: int, height: int, width: int) -> list[bytes]:
+def write_pictures(
+    folder: Path, episodes: int, steps: int, height: int, width: int, shards: int = 1
+) -> list[bytes]:
     """Writes the folder of a dataset with pictures `[height, width, 3]`; its pictures, encoded, in order.
 
-    At most 100 are different; each differs from the one before it.
+    At most 100 are different; each differs from the one before it. Every shard has `episodes`.
     """
     folder.mkdir()
     picture = {
@@ -36,27 +38,30 @@ def write_pictures(folder: Path, episodes: int, steps: int, height: int, width: 
     sequence = {"feature": _group(**step), "length": "-1"}
     tree = _group(steps={"pythonClassName": f"{_CORE}dataset_feature.Dataset", "sequence": sequence})
     (folder / "features.json").write_text(json.dumps(tree))
-    split = {"name": "train", "shardLengths": [str(episodes)], "numBytes": "1"}
+    split = {"name": "train", "shardLengths": [str(episodes)] * shards, "numBytes": "1"}
     split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     info = {"name": "pictures", "version": "1.0.0", "fileFormat": "tfrecord", "splits": [split]}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     rng = np.random.default_rng(0)
-    frames = _film(rng, min(100, episodes * steps), height, width)
+    frames = _film(rng, min(100, shards * episodes * steps), height, width)
     last = np.arange(steps) == steps - 1
     written: list[bytes] = []
-    with RecordWriter(folder / "pictures-train.tfrecord-00000-of-00001", "none") as writer:
-        for episode in range(episodes):
-            pictures = [frames[(episode * steps + step) % len(frames)] for step in range(steps)]
-            example: dict[str, Any] = {
-                "steps/observation/image": pictures,
-                "steps/action": rng.random((steps, 7), dtype=np.float32),
-                "steps/reward": np.zeros(steps, np.float32),
-                "steps/is_first": np.arange(steps) == 0,
-                "steps/is_last": last,
-                "steps/is_terminal": last,
-            }
-            writer.write(encode(example))
-            written += pictures
+    for shard in range(shards):
+        name = f"pictures-train.tfrecord-{shard:05d}-of-{shards:05d}"
+        with RecordWriter(folder / name, "none") as writer:
+            for _ in range(episodes):
+                start = len(written)
+                pictures = [frames[number % len(frames)] for number in range(start, start + steps)]
+                example: dict[str, Any] = {
+                    "steps/observation/image": pictures,
+                    "steps/action": rng.random((steps, 7), dtype=np.float32),
+                    "steps/reward": np.zeros(steps, np.float32),
+                    "steps/is_first": np.arange(steps) == 0,
+                    "steps/is_last": last,
+                    "steps/is_terminal": last,
+                }
+                writer.write(encode(example))
+                written += pictures
     return written
 
 
