@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ class AtariSource(Opened):
         self.ranges = self._cut()
         rows = sum(span.stop - span.start for span in self.spans)
         report = Report(remarks=list(plan["remarks"]))
+        if lost := sum(max(0, b.start - a.stop) for a, b in pairwise(self.spans)):
+            report.remarks.append(f"{lost:,} rows between logs are in none of them; episodes are cut there")
         report.details = {"logs": len(logs), "rows_with_padding": rows, "alignment": ALIGNMENT}
         files = [log.files[name] for log in logs for name in sorted(log.files)]
         super().__init__(
@@ -166,6 +169,8 @@ class AtariSource(Opened):
         last = ranges[-1].stop - 1
         padding = _Padding(self.padding)
         before_end = self._is_begin(ranges[0])
+        if not before_end:
+            padding.left = self.padding  # the rows before are lost, and these may be padding still
         with ThreadPoolExecutor(1) as pool:
             ahead = {index: self._ahead(pool, each) for index, each in enumerate(ranges) if index}
             for index, each in enumerate(ranges):
@@ -356,13 +361,19 @@ def _look_through(logs: list[Log]) -> dict[str, Any]:
         told["terminals"].append(terminals.tolist())
         told["ends"].append(sorted({*terminals.tolist(), *_episode_ends(log, capacity, told["remarks"])}))
         told["invalid"].append(_invalid(log))
-        filled = capacity if len(told["counts"]) > 1 or count is None else min(count, capacity)
-        actions, rewards = small["action"][:filled], small["reward"][:filled]  # the rest was never written
+        numbers = [each.number for each in logs[: len(told["counts"])]]
+        span = spans_of(told["counts"], told["capacities"], numbers)[-1]
+        actions, rewards = (_used(small[name], span) for name in ("action", "reward"))
         if actions.dtype.kind not in "iu" or actions.min(initial=0) < 0:
             raise CorruptError(f"{log.files['action']}: not whole numbers from 0", path=log.files["action"])
         told["actions"] = max(told["actions"], int(actions.max(initial=0)) + 1)
         told["inexact"] = told["inexact"] or not is_exact(rewards)
     return told
+
+
+def _used(values: NDArray[Any], span: Span) -> NDArray[Any]:
+    """The values of a log's rows; others were in logs before, or never written."""
+    return np.concatenate([values[:0], *(values[slice(*at)] for at in span.ranges(span.start, span.stop))])
 
 
 def _count(log: Log, remarks: list[str]) -> int | None:

@@ -73,7 +73,11 @@ class GzArray:
                 raise IncompatibleError(
                     f"{path}: holds Python objects, which only pickle can read", path=path
                 )
-            if declared > _DEFLATE * path.stat().st_size or (fortran and len(self.shape) > 1):
+            if fortran and len(self.shape) > 1:
+                raise IncompatibleError(
+                    f"{path}: its last axis is not the fastest (Fortran order)", path=path
+                )
+            if declared > _DEFLATE * path.stat().st_size:
                 raise CorruptError(
                     f"{path}: declares {self.dtype}{list(self.shape)}, more than its bytes can become",
                     path=path,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlcli.datasets.json_files import read_object
+from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 from rlcli.format.keys import DTYPES
 
@@ -134,8 +135,8 @@ def label_names(folder: Path, field: Field) -> list[str] | None:
     """The names of a ClassLabel, from `<path with dashes>.labels.txt` beside `features.json`."""
     path = folder / f"{'-'.join(field.path)}.labels.txt"
     try:
-        with path.open(encoding="utf-8") as file:
-            names = [line.strip() for line in file.read(MAX_FILE_BYTES).split("\n")]
+        with open_regular(path) as file:
+            names = [line.strip() for line in file.read(MAX_FILE_BYTES).decode().split("\n")]
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as err:

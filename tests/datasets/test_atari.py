@@ -341,3 +341,40 @@ def test_a_pipe_in_place_of_episode_ends_is_not_waited_for(tmp_path):
     os.mkfifo(ring.folder / "episode_end_indices_ckpt.0.gz")
     with pytest.raises(InputError, match="not a regular file"):
         convert(tmp_path / "Pong" / "1", tmp_path / "ds", from_="atari")
+
+
+def quiet(folder, capacity):
+    """A ring that writes no logs by itself."""
+    ring = Ring(folder, capacity)
+    ring.log_when_full = ring.log
+    ring.log = lambda *_, **__: None
+    return ring
+
+
+def checkpoint(ring):
+    ring.log_when_full(ring.count)
+
+
+def test_checkpoints_of_one_ring_that_overlap_give_each_row_once(tmp_path):
+    ring = quiet(tmp_path / "1" / "replay_logs", 100)
+    play(ring, 7, 9, 11)
+    checkpoint(ring)
+    play(ring, 5, 6)
+    checkpoint(ring)
+    convert(tmp_path / "1", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [7, 9, 11, 5, 6]
+        same_as_played(dataset, ring.real)
+
+
+def test_rows_that_were_overwritten_between_checkpoints_are_said(tmp_path):
+    ring = quiet(tmp_path / "1" / "replay_logs", 20)
+    play(ring, 7)
+    checkpoint(ring)
+    play(ring, 7, 7, 7)
+    checkpoint(ring)  # 40 rows; the ring begins with the padding of the third episode
+    report = convert(tmp_path / "1", tmp_path / "ds", check=True)
+    assert report["remarks"] == ["10 rows between logs are in none of them; episodes are cut there"]
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.episodes.length.tolist() == [7, 7, 7]
+        same_as_played(dataset, [*ring.real[:7], *ring.real[14:]])
