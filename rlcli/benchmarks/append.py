@@ -6,7 +6,7 @@ one of the journal's 64 bytes, and all rows are hashed twice, for their commit a
 
 Limits, both into files that are made within the timed call, without fsync, of the very bytes of the columns:
 
-* "write() of the same bytes": one file, one block of all columns per batch: fewest calls, fewest page borders;
+* "write() of the same bytes": one file, one block of all columns per batch: fewest calls and page borders;
 * "write() of each column": nine files, a block per column and batch: what any file per column has to do.
 
 The limit of a commit alone is `write()` of the 64 bytes of its record. Rows lie in memory that was not
