@@ -1,4 +1,5 @@
 #include "bind.hpp"
+#include "bind_row_map.hpp"
 #include "random.hpp"
 #include "row_priorities.hpp"
 
@@ -9,6 +10,7 @@
 namespace {
 
 template <typename T> using Array = py::array_t<T, py::array::c_style>;
+using Numbers = py::array_t<double, py::array::c_style | py::array::forcecast>;  // converted if need be
 
 template <typename T> std::size_t length(const Array<T> &array) {
   if (array.ndim() != 1) throw std::invalid_argument("an array must be [B]");
@@ -22,6 +24,10 @@ template <typename T> T *target(Array<T> &array) {
 
 template <typename T> Array<T> copy_of(const std::vector<T> &values) {
   return Array<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+void check(const Target *into, std::size_t size) {
+  if (into != nullptr && into->count() != size) throw std::invalid_argument("as many rows as the arrays have");
 }
 
 // Row low + k for k uniform over `count` eligible rows; gaps[j] is how many eligible rows lie before the j-th row that
@@ -47,13 +53,22 @@ void bind_sampling(py::module_ &module) {
   module.def(
       "uniform_rows",
       [](std::uint64_t seed, std::uint64_t stream, std::uint64_t batch, std::int64_t low, std::int64_t count,
-         const Array<std::int64_t> &gaps, Array<std::int64_t> out) {
+         const Array<std::int64_t> &gaps, Array<std::int64_t> out, const Target *into) {
         if (count < 1) throw std::invalid_argument("no row to draw");
-        uniform_rows(rl::Random(seed, stream, batch), low, static_cast<std::uint64_t>(count), gaps.data(), length(gaps),
-                     target(out), length(out));
+        const std::size_t size = length(out), num_gaps = length(gaps);
+        check(into, size);
+        std::int64_t *rows = target(out);
+        rl::Outcome outcome = rl::Outcome::untouched;
+        {
+          py::gil_scoped_release nogil;
+          uniform_rows(rl::Random(seed, stream, batch), low, static_cast<std::uint64_t>(count), gaps.data(), num_gaps,
+                       rows, size);
+          if (into != nullptr) outcome = into->fill(rows);
+        }
+        return into != nullptr && into->is_done(outcome);
       },
       py::arg("seed"), py::arg("stream"), py::arg("batch"), py::arg("low"), py::arg("count"),
-      py::arg("gaps").noconvert(), py::arg("out").noconvert());
+      py::arg("gaps").noconvert(), py::arg("out").noconvert(), py::arg("into") = nullptr);
   module.def(
       "permuted",
       [](std::uint64_t seed, std::uint64_t stream, std::uint64_t epoch, std::int64_t count, std::int64_t start,
@@ -78,13 +93,14 @@ void bind_sampling(py::module_ &module) {
            py::call_guard<py::gil_scoped_release>())
       .def(
           "set",
-          [](rl::RowPriorities &self, const Array<std::int64_t> &ids, const Array<double> &priorities) {
+          [](rl::RowPriorities &self, const Array<std::int64_t> &ids, const Numbers &priorities) {
             const std::size_t count = length(ids);
-            if (length(priorities) != count) throw std::invalid_argument("one priority per row");
+            if (static_cast<std::size_t>(priorities.size()) != count)
+              throw std::invalid_argument("one priority per row");
             py::gil_scoped_release nogil;
             return self.set(ids.data(), priorities.data(), count);
           },
-          py::arg("ids").noconvert(), py::arg("priorities").noconvert())
+          py::arg("ids").noconvert(), py::arg("priorities"))
       .def(
           "get",
           [](const rl::RowPriorities &self, const Array<std::int64_t> &ids) {
@@ -96,16 +112,23 @@ void bind_sampling(py::module_ &module) {
       .def(
           "sample",
           [](const rl::RowPriorities &self, std::uint64_t seed, std::uint64_t stream, std::uint64_t batch,
-             bool stratified, double beta, Array<std::int64_t> ids, Array<float> weights) {
+             bool stratified, double beta, Array<std::int64_t> ids, Array<float> weights, const Target *into) {
             const std::size_t count = length(ids);
             if (length(weights) != count) throw std::invalid_argument("one weight per row");
+            check(into, count);
             std::int64_t *drawn = target(ids);
             float *weight = target(weights);
-            py::gil_scoped_release nogil;
-            return self.sample(rl::Random(seed, stream, batch), count, stratified, beta, drawn, weight);
+            bool any = false;
+            rl::Outcome outcome = rl::Outcome::untouched;
+            {
+              py::gil_scoped_release nogil;
+              any = self.sample(rl::Random(seed, stream, batch), count, stratified, beta, drawn, weight);
+              if (any && into != nullptr) outcome = into->fill_ids(drawn);
+            }
+            return std::make_pair(any, any && into != nullptr && into->is_done(outcome));
           },
           py::arg("seed"), py::arg("stream"), py::arg("batch"), py::arg("stratified"), py::arg("beta"),
-          py::arg("ids").noconvert(), py::arg("weights").noconvert())
+          py::arg("ids").noconvert(), py::arg("weights").noconvert(), py::arg("into") = nullptr)
       .def(
           "sample_distinct",
           [](rl::RowPriorities &self, std::uint64_t seed, std::uint64_t stream, std::uint64_t batch, double beta,

@@ -128,6 +128,18 @@ public:
     return total_;
   }
 
+  // The logical rows of identities, stream << 40 | row of the stream; -1 for those that are not there.
+  void rows_of(const std::int64_t *ids, std::size_t count, std::int64_t *rows) const {
+    std::shared_lock lock(mutex_);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::int64_t stream = ids[i] >> 40, row = ids[i] & ((std::int64_t{1} << 40) - 1);
+      rows[i] = -1;
+      if (ids[i] < 0 || static_cast<std::size_t>(stream) >= streams_.size()) continue;
+      const Stream &s = streams_[static_cast<std::size_t>(stream)];
+      if (row >= s.start && row < s.rows) rows[i] = s.logical + row - s.start;
+    }
+  }
+
   // Copies the columns at `rows` to `out`, one buffer of count * row_bytes per column. Unknown next values are zero.
   // Nothing is copied, if a row is outside [0, num_rows()) or was not touched. A pool shares large copies.
   Outcome gather(const std::int64_t *rows, std::size_t count, const std::vector<std::size_t> &columns,
@@ -334,7 +346,8 @@ private:
     starts_.clear();
     spans_.clear();
     total_ = 0;
-    for (const Stream &s : streams_) {
+    for (Stream &s : streams_) {
+      s.logical = total_;
       for (std::size_t k = 0; k < s.runs.size(); ++k) {
         const Segment &segment = s.segments[s.runs[k]];
         const std::int64_t visible = std::max(segment.first, s.start);

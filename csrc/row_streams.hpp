@@ -83,6 +83,7 @@ struct Segment {
 struct Stream {
   std::int64_t start = 0;
   std::int64_t rows = 0;
+  std::int64_t logical = 0;   // number of row `start` among those of all streams
   std::size_t untouched = 0;  // segments
   std::vector<Segment> segments;
   std::vector<std::size_t> runs;  // segments that do not follow the one before in memory

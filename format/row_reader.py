@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcli.format import direct
+from rlcli.format.bound import Bound
 from rlcli.format.checking import Waiting
 from rlcli.format.composed import Composer, rows_before, run_rows
 from rlcli.format.heap import Encoded
@@ -193,6 +194,11 @@ class RowReader:
         if self._view.stream_set.table.gather(rows, plan.numbers, out) is None:
             self._prepare_rows(rows, plan)
             self._view.stream_set.table.gather(rows, plan.numbers, out)
+
+    def bind(self, keys: tuple[Key, ...], out: Sequence[Array]) -> Bound | None:
+        """The arrays of `gather_into`, for many times; None if a column is made of others."""
+        plan = self._plans.get(keys) or self._plan(keys)
+        return None if plan.composed or not keys else Bound(self._view, keys, out)
 
     def stack_into(self, rows: Rows, key: Key, frames: int, out: Array) -> None:
         """Writes the stacks of a column at `rows` int64 `[B]` into `out` `[B, frames, *shape]`: the last

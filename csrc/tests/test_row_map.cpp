@@ -234,6 +234,13 @@ void an_open_segment_grows() {
   map.drop_empty(0);
   map.evict(0, 3);
   assert(map.num_rows() == 3);
+  map.add_stream(7);
+  map.add_segments(1, {{7, 2, {address(memory), nullptr}}});
+  const std::int64_t other = std::int64_t{1} << 40,
+                     ids[] = {3, 5, 2, 6, other + 7, other + 8, other + 9, 2 * other, -1};
+  std::int64_t found[9];
+  map.rows_of(ids, 9, found);
+  assert((std::vector<std::int64_t>(found, found + 9) == std::vector<std::int64_t>{0, 2, -1, -1, 3, 4, -1, -1, -1}));
   const std::int64_t rows[] = {0, 2};
   assert(map.gather(rows, 2, {plain}, {bytes(out)}) == rl::Outcome::done);
   assert(out[0] == 4 && out[1] == 6);

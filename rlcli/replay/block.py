@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.format.nested import nest
 from rlcli.format.specs import Key
+
+if TYPE_CHECKING:
+    from rlcli.format.bound import Bound
+    from rlcli.replay.source import Source
 
 Batch = dict[str, Any]  # nested dicts with arrays [B, …] at the leaves
 Layout = Mapping[Key, tuple["np.dtype[Any]", tuple[int, ...]]]  # dtype and shape of each leaf
@@ -44,6 +48,7 @@ class Block:
         self.arrays = arrays
         self.columns = list(arrays.values())
         self.views: dict[str, list[NDArray[Any]]] = {}  # that samplers keep, of the same memory
+        self.bound: tuple[Source, Bound | None] | None = None  # of the source that fills it
         self.nested: Batch = nest(arrays, self.columns)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from rlcli import _native
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError
 from rlcli.replay.block import Block, Layout
@@ -47,21 +48,29 @@ class Proportional(PrioritySampler[P]):
 
     def draw(self, block: Block) -> Rows:
         """Draws rows into the block's `row` and `weight`; returns their logical rows."""
+        self.draw_into(block, None)
+        return self.table.take(self.drawn(block)[0])
+
+    def draw_into(self, block: Block, into: _native.Target | None) -> bool:
+        """Draws rows as `draw`, and copies them `into` the block at once. Returns whether it copied them."""
         ids, weights = self.drawn(block)
         table, config = self.table, self.config
         table.refresh()
         at = (self.seed, self.STREAM, self.batches)
+        filled = False
         if config.distinct:
             found = table.tree.sample_distinct(*at, self.beta, ids, weights)
             if found < len(ids):
                 raise IncompatibleError(
                     f"{self.source.dataset.path} has {found} rows, fewer than a batch of {len(ids)}"
                 )
-        elif not table.tree.sample(*at, config.stratified, self.beta, ids, weights):
-            self.source.some()
-            raise IncompatibleError(f"{self.source.dataset.path} has no row to draw")
+        else:
+            drawn, filled = table.tree.sample(*at, config.stratified, self.beta, ids, weights, into)
+            if not drawn:
+                self.source.some()
+                raise IncompatibleError(f"{self.source.dataset.path} has no row to draw")
         self.batches += 1
-        return table.take(ids)
+        return filled
 
 
 class Prioritized(Proportional[Config]):
@@ -75,4 +84,5 @@ class Prioritized(Proportional[Config]):
         return self.weighted(super().layout(batch_size), batch_size)
 
     def fill(self, block: Block, batch_size: int) -> None:
-        self.source.gather(self.draw(block), block)
+        if not self.draw_into(block, self.source.target(block)):
+            self.source.gather(self.table.take(self.drawn(block)[0]), block)

@@ -70,7 +70,7 @@ class PrioritySampler(DatasetSampler[P]):
 
         Raises `ValueError` for a negative, infinite or undefined priority; nothing is changed then.
         """
-        self.table.update(rows, np.ascontiguousarray(priorities, np.float64).reshape(-1))
+        self.table.update(rows, priorities)
 
     def close(self) -> None:
         self.table.close()

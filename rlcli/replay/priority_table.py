@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlcli import _native
 from rlcli.errors import IncompatibleError
@@ -96,13 +95,15 @@ class PriorityTable:
         """The logical rows of drawn identities."""
         return self.streams.rows(ids)
 
-    def update(self, ids: Rows, priorities: NDArray[np.float64]) -> None:
-        """New priorities; rows that are gone are passed over. Raises `ValueError` for one that cannot be."""
+    def update(self, ids: Rows, priorities: Any) -> None:
+        """New priorities, one per row, of any shape and type of number; rows that are gone are passed over.
+        Raises `ValueError` for one that cannot be.
+        """
         self.greatest = max(self.greatest, self.tree.set(ids, priorities))
         if self._side is not None:
             there = self.tree.get(ids) >= 0
             with self._turn:
-                self._side.write(ids[there], priorities[there])
+                self._side.write(ids[there], np.asarray(priorities, np.float64).reshape(-1)[there])
 
     def state(self) -> dict[str, Any]:
         """All of it, as numbers and arrays."""

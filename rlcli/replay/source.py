@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli import _native
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.memory import allowed_bytes
@@ -145,7 +146,21 @@ class Source:
 
     def gather(self, rows: Rows, block: Block) -> None:
         """Writes the columns at `rows` into a block whose first leaves are those of `layout(len(rows))`."""
-        self.read(rows, self.keys, block.columns[: len(self.keys)])
+        target = self.target(block)
+        if target is None or not target.gather(rows):
+            self.read(rows, self.keys, block.columns[: len(self.keys)])
+
+    def target(self, block: Block) -> _native.Target | None:
+        """Such a block's memory, for a native draw that copies rows while it draws them.
+
+        None where a column is made of others, or hashes have to be compared first: `gather` what was drawn.
+        """
+        if self.frames or self.to_go is not None:
+            return None
+        if block.bound is None or block.bound[0] is not self:
+            block.bound = self, self.dataset.bind(self.keys, block.columns[: len(self.keys)])
+        bound = block.bound[1]
+        return None if bound is None else bound.target()
 
     def read(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[NDArray[Any]]) -> None:
         """Writes some of the columns at `rows` `[B]` into arrays of their `layout`."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from rlcli import _native
+from rlcli.replay.block import Block
 from rlcli.replay.sampler import RowSampler, Sampler
 from rlcli.replay.streams import Rows
 
@@ -29,15 +30,27 @@ class Uniform(RowSampler[Config]):
         self.batches += 1
         return rows
 
+    def fill(self, block: Block, batch_size: int) -> None:
+        rows = np.empty(batch_size, np.int64)
+        filled = _draw(self, rows, self.source.target(block))
+        self.batches += 1
+        if not filled:
+            self.source.gather(rows, block)
+
 
 def uniform_rows(sampler: Sampler, batch_size: int) -> Rows:
     """The logical rows `[B]` that `Uniform` draws where `sampler` stands: same source, seed and batch.
 
     Raises `IncompatibleError` if nothing can be drawn.
     """
-    eligible = sampler.source.some()
     rows = np.empty(batch_size, np.int64)
-    _native.uniform_rows(
-        sampler.seed, Uniform.STREAM, sampler.batches, eligible.low, eligible.count, eligible.gaps, rows
-    )
+    _draw(sampler, rows, None)
     return rows
+
+
+def _draw(sampler: Sampler, rows: Rows, into: _native.Target | None) -> bool:
+    """Draws `rows`, and copies them `into` there. Returns whether they were copied."""
+    eligible = sampler.source.some()
+    return _native.uniform_rows(
+        sampler.seed, Uniform.STREAM, sampler.batches, eligible.low, eligible.count, eligible.gaps, rows, into
+    )
