@@ -25,6 +25,7 @@ Compression = Literal["none", "gzip", "zlib"]
 
 MAX_RECORD_BYTES = (1 << 31) - 1  # protobuf's own limit: no message is larger
 _BLOCK = 1 << 20
+_SMALL_BLOCK = 32 << 10  # larger records are read past it, without a copy
 _HEADER = struct.Struct("<QI")
 _MASK = 0xA282EAD8
 _WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "zlib": 15}
@@ -258,7 +259,7 @@ class _Inflated:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        file = open_regular(path, _BLOCK)
+        file = open_regular(path, _SMALL_BLOCK)
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror}", path=path) from err
     with file:
