@@ -37,7 +37,6 @@ public:
   // Brings what `set` touches for a leaf into the caches.
   void fetch(std::size_t leaf) const noexcept {
     sum_.fetch(leaf);
-    min_.fetch(leaf / 8);
     __builtin_prefetch(&raw_[leaf], 1, 3);
   }
 
@@ -122,6 +121,9 @@ public:
     return taken.size();
   }
 
+  // Whether a leaf has a priority. Looks at the priorities only where the leaf does not tell.
+  bool has(std::size_t leaf) const noexcept { return sum_[leaf] > 0 || raw_[leaf] >= 0; }
+
   // Of one leaf, -1 if there is none.
   double priority(std::size_t leaf) const noexcept { return raw_[leaf]; }
 
@@ -146,14 +148,19 @@ private:
   }
 
   void apply(const std::int64_t *leaves, const double *values, std::size_t count) {
-    sum_.set(leaves, values, count);
     std::vector<std::int64_t> groups(count);
     std::vector<double> least(count);
+    for (std::size_t i = 0; i < count; ++i)
+      least[i] = sum_.least_of(static_cast<std::size_t>(leaves[i] / 8));
+    sum_.set(leaves, values, count);
+    std::size_t changed = 0;  // few groups have another least leaf: the others' place in the tree is not touched
     for (std::size_t i = 0; i < count; ++i) {
-      groups[i] = leaves[i] / 8;
-      least[i] = sum_.least_of(static_cast<std::size_t>(groups[i]));
+      const double before = least[i], after = sum_.least_of(static_cast<std::size_t>(leaves[i] / 8));
+      groups[changed] = leaves[i] / 8;
+      least[changed] = after;
+      changed += after != before;
     }
-    min_.set(groups.data(), least.data(), count);
+    min_.set(groups.data(), least.data(), changed);
   }
 
   void put(std::size_t first, std::size_t count, double leaf, double priority) {

@@ -62,7 +62,7 @@ public:
       if (leaves[i] >= 0) leaves_.fetch(static_cast<std::size_t>(leaves[i]));
     }
     for (std::int64_t &leaf : leaves)
-      if (leaf >= 0 && leaves_.priority(static_cast<std::size_t>(leaf)) < 0) leaf = -1;
+      if (leaf >= 0 && !leaves_.has(static_cast<std::size_t>(leaf))) leaf = -1;
     return leaves_.set(leaves.data(), priorities, count);
   }
 
