@@ -114,7 +114,8 @@ def _attributes(place: h5py.HLObject) -> dict[str, Any]:
             found[name] = hdf5.text_of(value, place)[:_MAX_TEXT]
             continue
         array = np.asarray(value)
-        found[name] = array.tolist() if array.dtype.kind in "biuf" and array.size < 4096 else str(array.dtype)
+        is_plain = array.dtype.kind in "biuf" and array.itemsize <= 8 and array.size < 4096
+        found[name] = array.tolist() if is_plain else str(array.dtype)
     return found
 
 

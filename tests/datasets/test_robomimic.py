@@ -413,3 +413,10 @@ def test_links_in_place_of_next_obs_are_not_followed(tmp_path):
         last["next_obs/eef_pos"] = h5py.ExternalLink("/etc/passwd", "/x")
         last["next_obs/agentview_image"] = h5py.SoftLink("/data")
     assert convert(path, tmp_path / "ds", check=True)["unknown_next"] == 1
+
+
+def test_an_attribute_of_a_type_that_json_has_not_is_named(tmp_path):
+    path = write(tmp_path / "x.hdf5", demos(), data={"total": np.longdouble(1) / 3})
+    convert(path, tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.extra["source"]["attributes"]["data"]["total"] == str(np.dtype(np.longdouble))
