@@ -176,6 +176,15 @@ def exists(path: Path) -> bool:
     return True
 
 
+def is_same(path: Path, other: Path) -> bool:
+    """Both names are there, for one file."""
+    try:
+        one, two = layer.current().stat(path), layer.current().stat(other)
+    except FileNotFoundError:
+        return False
+    return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+
+
 def size(path: Path) -> int:
     return layer.current().stat(path).st_size
 

@@ -148,13 +148,48 @@ def check_folders(root: Path) -> None:
             raise CorruptError(f"{folder}: a symbolic link instead of a folder", path=folder)
 
 
-def _lock(root: Path, kind: int, called: object) -> int:
-    check_folders(root)
-    fd = files.open_read(root / "dataset.json")
+def lock_now(path: Path, kind: int) -> int:
+    """A descriptor of a file that is there, with a lock of that kind, for which nobody waits.
+
+    Where such a lock is one of bytes, as over NFS, an exclusive one takes a descriptor for writing. Raises
+    `OSError` if somebody else has it, `InputError` if the file system has no locks or the file is not ours.
+    """
+    fd = files.open_read(path)
+    try:
+        layer.current().flock(fd, kind | fcntl.LOCK_NB)
+        return fd
+    except OSError as err:
+        files.close(fd)
+        if err.errno != errno.EBADF:
+            raise _without_locks(path, err) from err
+    try:
+        fd = files.open_write(path)
+    except PermissionError as err:
+        raise InputError(f"{path}: its lock takes the right to write the file", path=path) from err
     try:
         layer.current().flock(fd, kind | fcntl.LOCK_NB)
     except OSError as err:
         files.close(fd)
+        raise _without_locks(path, err) from err
+    return fd
+
+
+def _without_locks(path: Path, err: OSError) -> OSError | InputError:
+    """The error of a call of `flock`, in other words where the file system has no locks."""
+    if err.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        return err
+    return InputError(
+        f"{path}: its file system has no locks, so that nothing would keep a second writer out",
+        hint="write on a disk of this machine and copy the dataset",
+        path=path,
+    )
+
+
+def _lock(root: Path, kind: int, called: object) -> int:
+    check_folders(root)
+    try:
+        return lock_now(root / "dataset.json", kind)
+    except OSError as err:
         if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise BusyError(
                 f"{called}: another writer has it open{_owners(root)}",
@@ -162,7 +197,6 @@ def _lock(root: Path, kind: int, called: object) -> int:
                 path=called,
             ) from err
         raise
-    return fd
 
 
 def _lock_file(path: Path, flags: int) -> int | None:

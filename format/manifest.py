@@ -225,9 +225,14 @@ def put(
             before_link()
         try:
             files.link_new(temporary, target)
-        except FileExistsError as err:
-            files.remove(temporary)
-            raise GenerationTaken(f"{target}: exists already; two writers were at work", path=target) from err
+        except (FileExistsError, FileNotFoundError) as err:
+            if not files.is_same(temporary, target):  # a server's answer may be lost, and it be asked again
+                files.remove(temporary)
+                if not files.exists(target):
+                    raise
+                # Who has taken the number may have removed the temporary of a writer that was dead to it.
+                what = "exists already; two writers were at work"
+                raise GenerationTaken(f"{target}: {what}", path=target) from err
         if durable:
             files.sync_folder(root / "manifests")
         files.remove(temporary)

@@ -24,7 +24,7 @@ from rlcli.format import files, layer, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, check_dtype, check_key
 from rlcli.format.location import local
-from rlcli.format.locks import check_folders
+from rlcli.format.locks import check_folders, lock_now
 from rlcli.format.manifest import Segment
 from rlcli.format.mapping import PAGE
 from rlcli.format.schema import MAX_AXES
@@ -92,21 +92,23 @@ class SideColumn:
             with suppress(FileExistsError):
                 files.link_new(temporary, meta)
             files.remove(temporary)
-        fd = files.open_read(meta)
         try:
-            layer.current().flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = lock_now(meta, fcntl.LOCK_EX)
+        except OSError as err:
+            if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise BusyError(
+                    f"{folder}: another process has it", hint="wait for it or stop it", path=folder
+                ) from err
+            raise
+        try:
             found = strictjson.load(files.read(meta), meta)
             if found.get("magic") != "rl-mutable" or found.get("dataset") != dataset.uuid:
                 raise CorruptError(f"{meta}: not a side column of this dataset", path=meta)
             if found != wanted:
                 kinds = [[value.get(k) for k in ("dtype", "shape", "default")] for value in (found, wanted)]
                 raise IncompatibleError(f"{meta}: (dtype, shape, default) {kinds[0]}, asked for {kinds[1]}")
-        except BaseException as err:
+        except BaseException:
             files.close(fd)
-            if isinstance(err, OSError) and err.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise BusyError(
-                    f"{folder}: another process has it", hint="wait for it or stop it", path=folder
-                ) from err
             raise
         return cls(dataset, folder, fd, dtype, shape, default)
 

@@ -54,7 +54,12 @@ def collect(
         bool, typer.Option("--append", help="Go on with the dataset at -o; counts say how much to add.")
     ] = False,
     share: Annotated[
-        bool, typer.Option("--share", help="Like --append, beside other processes that also share.")
+        bool,
+        typer.Option(
+            "--share",
+            help="Like --append, beside other processes that also share; on other hosts only where they see "
+            "each other's locks (format/SPEC.md 10).",
+        ),
     ] = False,
     max_size: Annotated[
         int | None,
