@@ -79,7 +79,7 @@ class WithoutReplacement(RowSampler[Config]):
     def load_state(self, state: State) -> None:
         super().load_state(state)
         self.epoch, self.given, self._begun, self._seen = int(state["epoch"]), int(state["given"]), None, -1
-        if "count" in state:
+        if "low" in state:
             eligible = Eligible(
                 int(state["low"]), int(state["count"]), np.ascontiguousarray(state["gaps"], np.int64)
             )
