@@ -123,11 +123,15 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
         key = column.key
         if key in _DERIVED:
             continue
+        if not column.is_sized:
+            what = "text" if column.heap is not None and column.heap.value == "text" else "of different sizes"
+            lossy.append(f"{'/'.join(key)}: its values are {what}, which D4RL files do not hold")
+            continue
         if key[0] in ("observation", "action"):
             names["/".join((key[0] + "s", *key[1:]))] = key
         elif key[:2] == ("next", "observation"):
             if unknown:
-                lossy = [f"next_observations: unknown for {unknown:,} rows, and the file cannot say which"]
+                lossy.append(f"next_observations: unknown for {unknown:,} rows; the file cannot say which")
             else:
                 names["/".join(("next_observations", *key[2:]))] = key
         elif key in _STANDARD:
@@ -141,7 +145,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
         file.create_dataset(name, (dataset.num_rows, *shape), column.numpy, chunks=True, compression="gzip")
         columns[name] = hdf5.Rows([file[name]])
     file.attrs["rl_spec"] = json.dumps(dataset.spec)
-    return columns, Report(lossy=lossy, details={"original": False, "columns": names})
+    return columns, Report(lossy=list(dict.fromkeys(lossy)), details={"original": False, "columns": names})
 
 
 def _values(
@@ -154,6 +158,8 @@ def _values(
     original: bool,
 ) -> NDArray[Any]:
     values = dataset.read(key, start, stop)
+    if values.dtype.kind == "O":  # of a heap, all of one size
+        values = np.stack(list(values))
     if key == ("next", "truncated"):
         every, cut = ends
         if original:  # a cut is ours, not the source's

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import lzma
 import tarfile
+import tokenize
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -230,7 +231,7 @@ def _values(path: Path, name: str, data: bytes) -> Values:
         found = _object(data)
     except safe_pickle.Refused as err:
         raise CorruptError(f"{where}: its pickle holds {err}, which is not data; refused", path=path) from err
-    except (ValueError, SyntaxError, TypeError) as err:
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as err:
         raise CorruptError(f"{where}: no pickled dict: {' '.join(str(err).split())[:90]}", path=path) from err
     arrays: Values = {}
     for key, value in found.items():

@@ -157,6 +157,8 @@ class ArrowStorage(Storage):
             with self._damage(parts[0]):
                 table = self._arrow.concat_tables(tables)
                 columns: dict[str, Any] = {}
+                if len(set(table.column_names)) < len(table.column_names):
+                    raise ValueError("a column that is there twice")
                 for name in table.column_names:
                     if name != "episode_id":
                         self._walk(name, table.column(name).combine_chunks(), columns)

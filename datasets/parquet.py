@@ -94,6 +94,8 @@ class ParquetTable(Table):
         self._arrow = require("pyarrow", "arrow", needed_for="reading Parquet")
         reading = require("pyarrow.parquet", "arrow", needed_for="reading Parquet")
         self.files = _files(path)
+        if not self.files:
+            raise InputError(f"{path}: no *.parquet file there", path=path)
         self._compute = require("pyarrow.compute", "arrow", needed_for="reading Parquet")
         self._opened: list[Any] = []
         self._tops: dict[str, str] = {}  # path of a column or field -> the column it is in

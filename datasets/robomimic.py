@@ -81,8 +81,9 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
         group = file["data"][name]
         values: dict[Key, Any] = {} if "demo" in invented else {DEMO: name}
         values |= {(*EPISODE, "mask", *storable(key)): name in names for key, names in masks.items()}
-        seed = group.attrs.get(SEED)
-        return Group(group, values, rows, None if seed is None else int(seed), name in cut, name in both)
+        seed = np.asarray(group.attrs.get(SEED, ""))
+        known = int(seed.reshape(-1)[0]) if seed.size == 1 and seed.dtype.kind in "iu" else None
+        return Group(group, values, rows, known, name in cut, name in both)
 
     groups: list[Callable[[], Group]] = [
         partial(group_of, name, rows) for name, rows in zip(found.names, found.rows, strict=True)
@@ -156,4 +157,13 @@ def _ours(text: Any) -> Mapping[str, Any]:
         told = json.loads(text)
     except (TypeError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    if not isinstance(told, dict):
+        return {}
+    found: dict[str, Any] = {name: _texts(told.get(name)) for name in ("invented", "cut", "both")}
+    columns = told.get("columns")
+    keys = columns.items() if isinstance(columns, dict) else ()
+    return {**told, **found, "columns": {name: parts for name, key in keys if (parts := _texts(key))}}
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -195,7 +195,7 @@ class ZarrTable(Table):
         if "pickle" in json.dumps(codecs, default=str).lower():
             raise IncompatibleError(f"{self.path}: {name} holds pickles, which may run code", path=self.path)
         chunk = math.prod(array.chunks) * array.dtype.itemsize
-        if chunk > _MAX_CHUNK_BYTES or math.prod(array_chunks(array)) > _MAX_CHUNKS:
+        if 0 in array.chunks or chunk > _MAX_CHUNK_BYTES or math.prod(array_chunks(array)) > _MAX_CHUNKS:
             raise CorruptError(
                 f"{self.path}: {name} declares {list(array.shape)} values in chunks of {chunk:,} bytes",
                 path=self.path,

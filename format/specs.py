@@ -175,7 +175,7 @@ def spec_from_json(value: Any) -> Spec:
                 return Composite({str(k): spec_from_json(v) for k, v in value["fields"].items()})
             case kind:
                 raise IncompatibleError(f"unknown spec type {kind!r}")
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
         raise IncompatibleError(f"a spec is malformed: {err}") from err
 
 

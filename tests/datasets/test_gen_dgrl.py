@@ -295,3 +295,14 @@ np.savez({str(tmp_path / "b.npz")!r}, o=b.observations[order, 0], a=b.actions[or
         assert dataset.num_rows == 200
         assert np.array_equal(dataset.read(("observation",)), expected["o"])
         assert np.array_equal(dataset.read(("action",)), expected["a"])
+
+
+def test_a_header_that_does_not_end_is_corrupt(tmp_path):
+    header = b"{'descr': '|O', 'shape': (,\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with tarfile.open(tmp_path / "x.tar", "w") as out:
+        info = tarfile.TarInfo("bigfish/0.npy")
+        info.size = len(data)
+        out.addfile(info, io.BytesIO(data))
+    with pytest.raises(CorruptError):
+        convert(tmp_path / "x.tar", tmp_path / "ds", from_="gen-dgrl")

@@ -201,3 +201,12 @@ def test_an_attribute_of_an_odd_type_is_kept_in_words(tmp_path: Path) -> None:
     with Dataset.open(tmp_path / "ds") as dataset:
         (told,) = dataset.read(("info", "episode", "attributes"), 0, 1)
         assert "0.25" in json.dumps(json.loads(told)["wide"])
+
+
+def test_a_parquet_column_that_is_there_twice_is_corrupt(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = written(buffers(BOX, TWO), BOX, TWO, data_format="parquet")
+    file = next(path.rglob("*.parquet"))
+    table = parquet.read_table(file)
+    parquet.write_table(table.append_column("rewards", table.column("rewards")), file)
+    refused(path, CorruptError, "there twice", tmp_path)

@@ -420,3 +420,14 @@ def test_an_attribute_of_a_type_that_json_has_not_is_named(tmp_path):
     convert(path, tmp_path / "ds", check=True)
     with Dataset.open(tmp_path / "ds") as dataset:
         assert dataset.extra["source"]["attributes"]["data"]["total"] == str(np.dtype(np.longdouble))
+
+
+@pytest.mark.parametrize("told", [{"cut": 7}, {"columns": "x"}, {"columns": {"obs/eef_pos": 3}}, [1], 2])
+def test_what_our_export_left_is_not_trusted(told, tmp_path):
+    path = write(tmp_path / "x.hdf5", demos())
+    with h5py.File(path, "a") as file:
+        file.attrs["rl.json"] = json.dumps(told)
+        file["data/demo_0"].attrs["rl_seed"] = np.array([1.5, 2])
+        file["data/demo_0"].attrs["num_samples"] = np.array([1, 2])
+    report = convert(path, tmp_path / "ds")
+    assert any("num_samples says [1 2]" in remark for remark in report["remarks"])

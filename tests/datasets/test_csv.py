@@ -1,0 +1,89 @@
+"""CSV and other text: delimiters, what columns hold, vectors, lines that are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlcli.errors import CorruptError, UsageError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert import convert
+
+
+def test_vectors_of_a_csv_are_in_numeric_order(tmp_path):
+    names = [f"obs_{n}" for n in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)]
+    lines = [",".join([*names, "action", "done", "truncated"])]
+    lines += [
+        ",".join([*(str(n) for n in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)), "1", f"{end}", "False"])
+        for end in (False, True)
+    ]
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("observation",), 0, 2).tolist() == [list(range(11))] * 2
+        assert dataset.spec["action"] == {"type": "discrete", "n": 2, "start": 0}
+
+
+def test_lines_of_different_lengths_are_corrupt(tmp_path):
+    (tmp_path / "x.csv").write_text("obs,action,timeout\n1,2,True\n1,2\n")
+    with pytest.raises(CorruptError, match="row 3 has 2 fields"):
+        convert(tmp_path / "x.csv", tmp_path / "ds")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "obs,action,episode\n\n1,5,0\n\n2,6,0\n",
+        '\ufeff"obs","action","episode"\r\n1,5,0\r\n2,6,0\r\n',
+        'obs,action,episode,"a ""note"",\nin lines"\n1,5,0,x\n2,6,0,"y\n,"\n',
+    ],
+)
+def test_any_legal_csv_is_recognised(text, tmp_path):
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8", newline="")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("observation",), 0, 2).tolist() == [1, 2]
+        assert dataset.read(("action",), 0, 2).tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_semicolons_and_tabs_are_found_out(between, tmp_path):
+    lines = [["obs_0", "obs_1", "action", "episode", "note"], ["1.5", "2", "5", "0", "a, b"]]
+    text = "".join(between.join(line) + "\r\n" for line in [*lines, ["-3", "", "6", "0", "c,,d"]])
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8", newline="")
+    report = convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    assert report["seen"].startswith("CSV file, 5 columns, ")
+    with Dataset.open(tmp_path / "ds") as dataset:
+        expected = np.array([[1.5, 2], [-3, np.nan]])
+        assert np.array_equal(dataset.read(("observation",), 0, 2), expected, equal_nan=True)
+        assert list(dataset.read(("info", "note"), 0, 2)) == ["a, b", "c,,d"]
+
+
+def test_a_delimiter_can_be_said(tmp_path):
+    (tmp_path / "x.csv").write_text("obs|action|episode\n1|5|0\n2|6|0\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", from_="csv", sets=["delimiter=|"], check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("action",), 0, 2).tolist() == [5, 6]
+    with pytest.raises(UsageError, match="expected one character, or tab"):
+        convert(tmp_path / "x.csv", tmp_path / "no", from_="csv", sets=["delimiter=ab"])
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "dtype"),
+    [
+        ("16777217", "0.5", "float64"),
+        ("16777217", "", "float64"),
+        ("7", "0.5", "float32"),
+        ("7", "8", "int64"),
+    ],
+)
+def test_what_a_column_is_goes_by_all_its_cells(first, then, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlcli.datasets.text_table._MAX_LINES", 2)
+    lines = ["obs,action,timeout"] + [f"{first},0,True"] * 4 + [f"{then},1,True"]
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        values = dataset.read(("observation",), 0, 5).reshape(-1)
+        assert str(values.dtype) == dtype
+        expected = [float(first)] * 4 + [float(then or "nan")]
+        assert np.array_equal(values.astype(float), expected, equal_nan=True)
