@@ -14,6 +14,7 @@ import xxhash
 
 from rlcli.errors import CorruptError
 from rlcli.format import bulk, sums
+from rlcli.format.episode_table import LATE_FILES
 from rlcli.format.fetching import Fetcher, Wanted, is_large
 from rlcli.format.heap_file import heap_name
 from rlcli.format.journal import Commit
@@ -133,19 +134,33 @@ class Checker:
         self._checks.pop(mapped.entry.name, None)
 
     def inspect(self, mapped: MappedSegment) -> dict[str, bytes]:
-        """Compares all files of a sealed segment but columns and finals, and returns their bytes by path."""
+        """Compares the files of a sealed segment but columns, finals and what of its episodes is seldom asked
+        for, and returns their bytes by path.
+        """
         self.begin([mapped])
-        root = mapped.paths.root
-        found = sums.load(root, mapped.entry)
-        small = [name for name in found if not is_large(name)]
-        if self._fetcher is not None:  # the others are there when somebody needs everything
-            small = [name for name in small if name.startswith("episodes/") and name.endswith(".memmap")]
-        data = bulk.read(root, small, [found[name].bytes for name in small])
-        for name, content in zip(small, data, strict=True):
-            if sums.blocks_of(content) != found[name].blocks:
-                raise CorruptError(f"{root / name}: differs from its hash", path=root / name)
+        found = sums.load(mapped.paths.root, mapped.entry)
+        if self._fetcher is None:
+            late = {f"episodes/{mapped.entry.name}/{file}" for file in LATE_FILES}
+            names = [name for name in found if name not in late and not is_large(name)]
+        else:  # the others are there when somebody needs everything
+            names = [name for name in found if name.startswith("episodes/") and name.endswith(".memmap")]
+        data = self._compared(mapped.paths.root, names, found)
         self._checks[mapped.entry.name] = _Checks(found)
-        return dict(zip(small, data, strict=True))
+        return dict(zip(names, data, strict=True))
+
+    def small(self, mapped: MappedSegment, names: Sequence[str]) -> list[bytes]:
+        """The bytes of small files of an inspected segment, compared with their hashes."""
+        return self._compared(mapped.paths.root, names, self._checks[mapped.entry.name].sums)
+
+    @staticmethod
+    def _compared(root: Path, names: Sequence[str], expected: Mapping[str, FileSum]) -> list[bytes]:
+        if absent := [name for name in names if name not in expected]:
+            raise CorruptError(f"{root / absent[0]}: its sums do not name it", path=root / absent[0])
+        data = bulk.read(root, names, [expected[name].bytes for name in names])
+        for name, content in zip(names, data, strict=True):
+            if sums.blocks_of(content) != expected[name].blocks:
+                raise CorruptError(f"{root / name}: differs from its hash", path=root / name)
+        return data
 
     def is_whole(self, mapped: MappedSegment, keys: Iterable[Key]) -> bool:
         """Everything of these columns was compared in a segment."""

@@ -5,7 +5,7 @@ SPEC.md sections 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from rlcli.format.sums import EPISODE_COLUMNS
 Array = np.ndarray[Any, Any]
 _SPANS = ("start", "length", "has_final")
 _DTYPES = dict(EPISODE_COLUMNS)
+LATE_FILES = tuple(path_of((name,)) for name in _DTYPES if name not in _SPANS)  # what is read when asked for
+Read = Callable[[Sequence[str], Sequence[int]], list[bytes]]  # the bytes of files of these names and sizes
 _FLAGS = ("terminated", "truncated", "cut", "has_final")  # bit 0, 1, …
 
 
@@ -91,7 +93,7 @@ class SegmentEpisodes:
         self._paths = paths
         self._entry = entry
         self._ended = ended
-        self._files: Mapping[str, bytes] = {}
+        self._read: Read | None = None
         self._arrays: dict[str, Array] = {}
         self._unknown: list[int] | None = None
         self.live: list[Episode] = []
@@ -113,9 +115,9 @@ class SegmentEpisodes:
             self._unknown = self.ends[~self.column("has_final")].tolist()
         return self._unknown
 
-    def give(self, data: Mapping[str, bytes]) -> None:
-        """Files of the tree, by name, that were read and compared already."""
-        self._files = data
+    def read_by(self, read: Read) -> None:
+        """What brings files of the tree, compared with their hashes."""
+        self._read = read
 
     def add(self, records: Sequence[Episode]) -> None:
         """Records that the open segment's journal has got."""
@@ -154,14 +156,14 @@ class SegmentEpisodes:
 
     def _load(self, name: str) -> None:
         if "start" not in self._arrays:
-            spans = _columns(self._paths, self._entry, _SPANS, self._files)
+            spans = _columns(self._paths, self._entry, _SPANS, self._read)
             _check_spans(self._paths, self._entry, spans)
             if self._ended is not None:
                 count = int(np.searchsorted(spans["start"] + spans["length"], self._ended, side="right"))
                 spans = {name: array[:count] for name, array in spans.items()}
             self._arrays |= spans
         if name not in self._arrays:
-            found = _columns(self._paths, self._entry, [name], self._files)[name]
+            found = _columns(self._paths, self._entry, [name], self._read)[name]
             self._arrays[name] = found[: len(self._arrays["start"])]
 
 
@@ -169,24 +171,22 @@ def read_episodes(paths: SegmentPaths, entry: Segment) -> dict[str, Array]:
     """The episodes tree of a sealed segment. Raises `CorruptError` naming a file that is missing, short or
     long, or says what cannot be.
     """
-    arrays = _columns(paths, entry, [name for name, _ in EPISODE_COLUMNS], {})
+    arrays = _columns(paths, entry, [name for name, _ in EPISODE_COLUMNS])
     _check_spans(paths, entry, arrays)
     return arrays
 
 
 def _columns(
-    paths: SegmentPaths, entry: Segment, names: Sequence[str], known: Mapping[str, bytes]
+    paths: SegmentPaths, entry: Segment, names: Sequence[str], read: Read | None = None
 ) -> dict[str, Array]:
-    """Columns of a sealed segment's episodes tree, from its files or from bytes of them that are known."""
+    """Columns of a sealed segment's episodes tree, from its files as they are or as `read` gives them."""
     if not entry.episodes:
         empty = episode_arrays([])
         return {name: empty[name] for name in names}
     dtypes = [np.dtype(_DTYPES[name]) for name in names]
-    if known:
-        data = [known[path_of((name,))] for name in names]
-    else:
-        files = [f"episodes/{entry.name}/{path_of((name,))}" for name in names]
-        data = bulk.read(paths.root, files, [entry.episodes * dtype.itemsize for dtype in dtypes])
+    files = [f"episodes/{entry.name}/{path_of((name,))}" for name in names]
+    sizes = [entry.episodes * dtype.itemsize for dtype in dtypes]
+    data = bulk.read(paths.root, files, sizes) if read is None else read(files, sizes)
     found = {}
     for name, dtype, content in zip(names, dtypes, data, strict=True):
         is_flag = dtype.kind == "b"

@@ -102,7 +102,7 @@ class _Commits:
 
     def __init__(self, journal: bytes) -> None:
         words = np.frombuffer(journal, "<i8").reshape(-1, RECORD // 8)
-        head = words[:, 0] >> 32  # kind, flags, stream
+        head = np.frombuffer(journal, "<u2")[2 :: RECORD // 2]  # kind, and flags above it
         self._records = np.flatnonzero(head & 0xFF == ROWS)
         self._has_final = head & (0xFF | HAS_FINAL << 8) == EPISODE | HAS_FINAL << 8
         rows = words[self._records]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -25,7 +25,6 @@ from rlcli.format.manifest import Segment
 from rlcli.format.mapping import MappedSegment, StreamMap
 from rlcli.format.schema import Column
 from rlcli.format.snapshot import OpenJournal
-from rlcli.format.sums import EPISODE_COLUMNS
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -159,14 +158,7 @@ class StreamReader:
         with self._lock:
             data = self._checker.inspect(segment.mapped)
             if entry.episodes and not segment.is_touched:
-                folder = f"episodes/{entry.name}/"
-                files = {name.removeprefix(folder): data[name] for name in data if name.startswith(folder)}
-                for name, dtype in EPISODE_COLUMNS:
-                    size = entry.episodes * np.dtype(dtype).itemsize
-                    if len(files.get(f"{name}.memmap", b"")) != size:
-                        path = Path(segment.mapped.paths.root) / folder / f"{name}.memmap"
-                        raise CorruptError(f"{path}: its sums do not name it with {size} bytes", path=path)
-                segment.episodes.give(files)
+                segment.episodes.read_by(partial(_episode_files, self._checker, segment.mapped, data))
             if not segment.is_touched:
                 segment.records = data.get(f"journal/{entry.name}.log", b"")
             segment.is_inspected = True
@@ -413,3 +405,20 @@ class StreamReader:
                 self.inspect(segment)
                 return segment.episodes.last_end
         return None
+
+
+def _episode_files(
+    checker: Checker,
+    mapped: MappedSegment,
+    known: dict[str, bytes],
+    names: Sequence[str],
+    sizes: Sequence[int],
+) -> list[bytes]:
+    """Files of an inspected segment's episodes tree: `known` ones, or read and compared now."""
+    if late := [name for name in names if name not in known]:
+        known.update(zip(late, checker.small(mapped, late), strict=True))
+    for name, size in zip(names, sizes, strict=True):
+        if len(known[name]) != size:
+            path = mapped.paths.root / name
+            raise CorruptError(f"{path}: its sums do not name it with {size} bytes", path=path)
+    return [known[name] for name in names]
