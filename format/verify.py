@@ -189,9 +189,6 @@ class _Verifier:
             fd = files.open_read(path, named.bytes)
         except CorruptError:
             return  # reported already
-        column = {path_of(c.key): c for c in self.schema.plain}.get(
-            name.removeprefix(f"segments/{entry.name}/")
-        )
         try:
             for block, expected in enumerate(named.blocks):
                 data = files.read_at(fd, min(BLOCK, named.bytes - block * BLOCK), block * BLOCK)
@@ -199,11 +196,16 @@ class _Verifier:
                 if xxhash.xxh3_64_hexdigest(data) != expected:
                     rows: tuple[int, int] | None = None
                     hit: tuple[int, ...] = ()
-                    if column is not None:
+                    if (column := self._column(entry, name)) is not None:
                         rows, hit = _hit(entry, column, block, logical, episodes)
                     self._add(Problem(name, f"{path}: block {block} differs from its hash", block, rows, hit))
         finally:
             files.close(fd)
+
+    def _column(self, entry: Segment, name: str) -> Column | None:
+        """The plain column that a file of the segment holds."""
+        known = {f"segments/{entry.name}/{path_of(column.key)}": column for column in self.schema.plain}
+        return known.get(name)
 
     def _check_contents(self, newest: Manifest, entry: Segment, episodes: dict[str, Array]) -> None:
         """What the files of a sealed segment say about each other."""

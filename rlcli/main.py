@@ -88,6 +88,9 @@ def run(arguments: list[str]) -> int:
     wanted = next((word for word in arguments if not word.startswith("-")), "")
     console.configure(json="--json" in arguments)
     try:
+        for word in arguments:
+            if any("\udc80" <= letter <= "\udcff" for letter in word):  # how a byte that is no text is passed
+                raise UsageError(f"{word!r} is not UTF-8, which names and paths must be")
         if wanted and wanted not in COMMANDS and not completing:
             raise UsageError(f"there is no command {wanted!r}; {nearest(wanted, COMMANDS)}")
         app = build_app(None if completing else wanted, arguments)
@@ -151,7 +154,9 @@ def _os_error(err: OSError) -> int:
 def _bug(err: Exception) -> int:
     if os.environ.get("RL_TRACEBACK"):
         raise err
-    with tempfile.NamedTemporaryFile("w", prefix="rl-bug-", suffix=".txt", delete=False) as report:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="rl-bug-", suffix=".txt", delete=False, errors="replace"
+    ) as report:
         report.write(f"rl {__version__}: {' '.join(sys.argv[1:])}\n\n")
         report.write("".join(traceback.format_exception(err)))
     message = f"this is a bug in rl: {type(err).__name__}: {err}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -124,3 +125,11 @@ def test_no_output_lies_inside_a_dataset(rl: Callable[..., Any], copy: Path) -> 
         assert "inside the dataset" in ended.err
     assert rl("pack", copy, copy / "x.rlz").code == 2
     assert sorted(copy.rglob("*")) == before
+
+
+def test_a_path_that_is_no_text_is_wrong_use(rl: Callable[..., Any], tmp_path: Path) -> None:
+    """Names in files and messages are UTF-8; bytes that are not would have to be guessed."""
+    ended = rl("merge", os.fsdecode(bytes(tmp_path) + b"/\xff"), "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert "is not UTF-8" in ended.err
+    assert rl("info", tmp_path / "漢字").code == 3

@@ -122,11 +122,10 @@ def tree(path: Path) -> dict[str, bytes]:
     return {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def read_everything(path: Path) -> None:
+def read_everything(path: Path) -> list[bytes]:
     with Dataset.open(path) as data:
-        for column in data.schema.columns:
-            data.read(column.key)
         assert data.digest
+        return [data.read(column.key).tobytes() for column in data.schema.columns]
 
 
 def test_no_damage_of_any_file_goes_unnoticed(
@@ -134,13 +133,14 @@ def test_no_damage_of_any_file_goes_unnoticed(
 ) -> None:
     """Each file, deleted, cut and flipped: `verify` exits 4 and names it, reading raises, nothing changes.
 
-    Reading opens the newest manifest and its parent; those before are the business of `verify` alone.
+    Reading opens the newest manifest and its parent; those before are the business of `verify` alone, and so
+    is what is behind the last row of a column.
     """
     path = tmp_path / "data"
     fill(path, rows=(10, 6), segment_rows=8)  # two segments and one
     sound = tree(path)
     history = sorted(name for name in sound if name.startswith("manifests/"))[:-2]
-    missed = []
+    missed, values = [], read_everything(path)
     for name, what, damage in damages(path):
         file = path / name
         damage()
@@ -149,8 +149,8 @@ def test_no_damage_of_any_file_goes_unnoticed(
         if ended.code != 4 or f"{name}: " not in ended.out or name not in ended.err:
             missed.append(f"{name} {what}: verify exits {ended.code}: {ended.out}{ended.err}")
         try:
-            read_everything(path)
-            if name not in history:
+            is_same = read_everything(path) == values
+            if name not in history and not (is_same and name.startswith("segments/") and "flipped" in what):
                 missed.append(f"{name} {what}: read without an error")
         except CorruptError as err:
             if err.path is None:
