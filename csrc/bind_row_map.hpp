@@ -25,6 +25,12 @@ inline std::vector<rl::Address> pointers(const std::vector<std::uintptr_t> &addr
   return found;
 }
 
+// An array that is given to be filled: what is only like one would be converted, and the copy filled.
+inline py::array array_of(const py::object &given) {
+  if (!py::isinstance<py::array>(given)) throw py::type_error("out: arrays are expected");
+  return py::reinterpret_borrow<py::array>(given);
+}
+
 // The map, and what its columns look like in NumPy.
 struct Table {
   rl::RowMap rows;
@@ -104,7 +110,7 @@ struct Table {
       if (out.is_none()) {
         array = py::array(dtypes[chosen[k]], shape_of(chosen[k], count));
       } else {
-        array = out.cast<py::sequence>()[k].cast<py::array>();
+        array = array_of(out.cast<py::sequence>()[k]);
         check(array, chosen[k], shape_of(chosen[k], count));
       }
       targets[k] = static_cast<std::uint8_t *>(array.mutable_data());
@@ -146,7 +152,7 @@ struct Table {
       chosen.push_back({columns[k].cast<std::size_t>(), frames[k].cast<std::size_t>()});
       if (chosen[k].column >= rows.num_columns()) throw std::out_of_range("no such column");
       if (chosen[k].frames < 1) throw std::invalid_argument("a stack has at least one frame");
-      auto array = out[k].cast<py::array>();
+      auto array = array_of(out[k]);
       check(array, chosen[k].column, shape_of(chosen[k].column, count, chosen[k].frames));
       targets.push_back(static_cast<std::uint8_t *>(array.mutable_data()));
     }
@@ -167,7 +173,8 @@ struct Table {
     std::vector<rl::RowMap::Run> runs(static_cast<std::size_t>(starts.size()));
     for (std::size_t k = 0; k < runs.size(); ++k) {
       runs[k] = {starts.data()[k], counts.data()[k], at.data()[k]};
-      if (runs[k].at < 0 || runs[k].count < 0 || runs[k].at + runs[k].count > static_cast<std::int64_t>(size))
+      const auto most = static_cast<std::int64_t>(size);  // sums of what is given might overflow
+      if (runs[k].at < 0 || runs[k].count < 0 || runs[k].count > most || runs[k].at > most - runs[k].count)
         throw std::invalid_argument("a run does not fit where it goes");
     }
     const py::object found = arrays(size, columns, out, [&](const auto &chosen, const auto &targets) {
@@ -190,11 +197,11 @@ class Target {
 public:
   Target(Table &table, const py::tuple &columns, const py::sequence &out) : table_(table) {
     if (out.size() != columns.size() || out.size() == 0) throw std::invalid_argument("as many arrays as columns");
-    count_ = static_cast<std::size_t>(out[0].cast<py::array>().shape(0));
+    count_ = static_cast<std::size_t>(array_of(out[0]).shape(0));
     for (std::size_t k = 0; k < columns.size(); ++k) {
       columns_.push_back(columns[k].cast<std::size_t>());
       if (columns_[k] >= table.rows.num_columns()) throw std::out_of_range("no such column");
-      auto array = out[k].cast<py::array>();
+      auto array = array_of(out[k]);
       table.check(array, columns_[k], table.shape_of(columns_[k], count_));
       out_.push_back(static_cast<std::uint8_t *>(array.mutable_data()));
       arrays_.append(std::move(array));

@@ -74,7 +74,7 @@ void bind_sampling(py::module_ &module) {
       [](std::uint64_t seed, std::uint64_t stream, std::uint64_t epoch, std::int64_t count, std::int64_t start,
          Array<std::int64_t> out) {
         const std::size_t size = length(out);
-        if (start < 0 || start + static_cast<std::int64_t>(size) > count)
+        if (start < 0 || count < start || count - start < static_cast<std::int64_t>(size))
           throw std::invalid_argument("positions outside the permutation");
         const rl::Permutation permutation(seed, stream, epoch, static_cast<std::uint64_t>(count));
         std::int64_t *images = target(out);
