@@ -186,7 +186,7 @@ def _lengths(folder: Path, entry: dict[str, Any]) -> list[int | None] | None:
             return list(found)
         number = int(entry.get("numShards", 0))
         return [None] * number if 0 < number <= _MAX_SHARDS else None
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, OverflowError) as err:
         raise CorruptError(
             f"{folder / 'dataset_info.json'}: shard lengths that are no numbers: {err}", path=folder
         ) from err

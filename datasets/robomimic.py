@@ -91,6 +91,7 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     keys = {str(name): check_key(key) for name, key in ours.get("columns", {}).items()}
     told = ours.get("spec")
     env = told.get("env") if isinstance(told, dict) else _environment(attributes["data"].get("env_args"))
+    env = env if isinstance(env, dict) else None
     source = GroupSource(
         found, _LAYOUT, groups, extra, request, where=path, keys=keys, env=env, hidden=invented
     )

@@ -137,8 +137,15 @@ class Video:
         try:
             yield
         except (self._av.FFmpegError, ValueError, EOFError, IndexError) as err:
-            reason = (str(err).splitlines() or [type(err).__name__])[0]
-            raise CorruptError(f"{self.path}: damaged video: {reason}", path=self.path) from err
+            raise self._damaged(err) from err
+        except OSError as err:
+            if err.errno != errno.EINVAL:  # EINVAL: a place before the file's beginning
+                raise
+            raise self._damaged(err) from err
+
+    def _damaged(self, err: Exception) -> CorruptError:
+        reason = (str(err).splitlines() or [type(err).__name__])[0]
+        return CorruptError(f"{self.path}: damaged video: {reason}", path=self.path)
 
 
 class VideoWriter:

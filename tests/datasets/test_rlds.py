@@ -373,6 +373,7 @@ def test_other_folders_are_not_rlds(tmp_path: Path) -> None:
         '{"splits": 3}',
         '{"splits": [{"name": "train", "shardLengths": ["x"]}]}',
         '{"splits": [{"name": "train", "shardLengths": ["-1"]}]}',
+        '{"splits": [{"name": "train", "shardLengths": [1e999]}]}',
         '{"splits": [{"name": "train", "numShards": "x"}]}',
     ],
 )

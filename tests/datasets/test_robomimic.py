@@ -422,7 +422,9 @@ def test_an_attribute_of_a_type_that_json_has_not_is_named(tmp_path):
         assert dataset.extra["source"]["attributes"]["data"]["total"] == str(np.dtype(np.longdouble))
 
 
-@pytest.mark.parametrize("told", [{"cut": 7}, {"columns": "x"}, {"columns": {"obs/eef_pos": 3}}, [1], 2])
+@pytest.mark.parametrize(
+    "told", [{"cut": 7}, {"columns": "x"}, {"columns": {"obs/eef_pos": 3}}, {"spec": {"env": 7}}, [1]]
+)
 def test_what_our_export_left_is_not_trusted(told, tmp_path):
     path = write(tmp_path / "x.hdf5", demos())
     with h5py.File(path, "a") as file:
