@@ -415,7 +415,8 @@ private:
     const Span &span = *window.span;
     std::uint8_t *target = out + offset(repeats, column);
     if (first >= span.first && stop <= span.end)
-      std::memcpy(target, span.bases[number] + offset(first - span.first, column), offset(stop - first, column));
+      scattered::copy_long(target, span.bases[number] + offset(first - span.first, column),
+                           offset(stop - first, column));
     else
       copy_run(*span.stream, first, stop, number, target);
     for (std::int64_t k = 0; k < repeats; ++k)

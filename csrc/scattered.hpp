@@ -36,9 +36,24 @@ struct Blocks {
   }
 };
 
+// A long copy in pieces, about equal ones; the next one is fetched meanwhile, where it comes from and where it goes. In
+// one call memcpy would leave it to the processor's string instruction: a quarter slower where memory is in no near
+// cache.
+inline void copy_long(std::uint8_t *out, Address from, std::size_t bytes) noexcept {
+  if (bytes == 0) return;
+  const std::size_t piece = (bytes / ((bytes + 1023) / 1024) + 63) / 64 * 64;  // whole lines
+  for (std::size_t at = 0; at < bytes; at += piece) {
+    for (std::size_t line = at + piece; line < at + 2 * piece; line += 64) {
+      __builtin_prefetch(from + line, 0, 3);
+      __builtin_prefetch(out + line, 1, 3);
+    }
+    std::memcpy(out + at, from + at, std::min(piece, bytes - at));
+  }
+}
+
 struct Long {
   std::size_t bytes;
-  void operator()(std::uint8_t *out, Address from) const noexcept { std::memcpy(out, from, bytes); }
+  void operator()(std::uint8_t *out, Address from) const noexcept { copy_long(out, from, bytes); }
 };
 
 // Into all caches: the next column's row may share the line, and a hint that it is read once doubles the time.
