@@ -125,6 +125,7 @@ def tree(path: Path) -> dict[str, bytes]:
 def read_everything(path: Path) -> list[bytes]:
     with Dataset.open(path) as data:
         assert data.digest
+        assert len(data.episodes) == data.num_episodes
         return [data.read(column.key).tobytes() for column in data.schema.columns]
 
 
