@@ -1,4 +1,5 @@
 #include "bind.hpp"
+#include "bus_error.hpp"
 #include "json_limits.hpp"
 #include "mapping.hpp"
 #include "stored_file.hpp"
@@ -159,6 +160,12 @@ void bind_mapping(py::module_ &module) {
   module.def("create_files", &create_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("write_files", &write_files, py::arg("folder"), py::arg("files"));
   module.def("stored_file", &stored_file, py::arg("fd"), py::arg("size"));
+  module.def(
+      "explain_bus_errors",
+      [](Names cut, int cut_code, Names failed, int failed_code) {
+        rl::explain_bus_errors({std::move(cut), cut_code}, {std::move(failed), failed_code});
+      },
+      py::arg("cut"), py::arg("cut_code"), py::arg("failed"), py::arg("failed_code"));
   module.def("punch_hole", &rl::punch_hole, py::arg("fd"), py::arg("offset"), py::arg("size"),
              py::call_guard<py::gil_scoped_release>());
 }

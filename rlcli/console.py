@@ -83,15 +83,19 @@ def warn(message: str) -> None:
 
 def error(err: RLError) -> None:
     """A line for a person, then its detail; or an error object with `--json`. On standard error."""
+    print(error_text(err), file=sys.stderr, flush=True)
+
+
+def error_text(err: RLError) -> str:
+    """What `error` prints, without the last line's end."""
     if _settings.json:
         facts = {"code": int(err.code), "message": err.message, "hint": err.hint, "path": err.path}
         if err.detail:
             facts["detail"] = err.detail
-        print(to_json({"rl": JSON_VERSION, "error": facts}), file=sys.stderr, flush=True)
-    else:
-        hint = f" ({err.hint})" if err.hint else ""
-        detail = f"\n{err.detail}" if err.detail else ""
-        print(f"error: {' '.join(err.message.split())}{hint}{detail}", file=sys.stderr, flush=True)
+        return to_json({"rl": JSON_VERSION, "error": facts})
+    hint = f" ({err.hint})" if err.hint else ""
+    detail = f"\n{err.detail}" if err.detail else ""
+    return f"error: {' '.join(err.message.split())}{hint}{detail}"
 
 
 def on_terminal() -> bool:

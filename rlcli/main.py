@@ -19,7 +19,16 @@ from typing import Annotated
 import typer
 
 from rlcli import __version__, console
-from rlcli.errors import ExitCode, InputError, ResourceError, RLError, UsageError, nearest, nearest_option
+from rlcli.errors import (
+    CorruptError,
+    ExitCode,
+    InputError,
+    ResourceError,
+    RLError,
+    UsageError,
+    nearest,
+    nearest_option,
+)
 
 # name -> (module, one line of help). A module offers `register(app, arguments)`, which adds its command.
 COMMANDS = {
@@ -94,6 +103,8 @@ def run(arguments: list[str]) -> int:
         if wanted and wanted not in COMMANDS and not completing:
             raise UsageError(f"there is no command {wanted!r}; {nearest(wanted, COMMANDS)}")
         app = build_app(None if completing else wanted, arguments)
+        if wanted:
+            _explain_bus_errors()
         outcome = app(args=arguments, prog_name="rl", standalone_mode=False)
         if outcome == ExitCode.INTERRUPTED:  # the parser turns Ctrl-C into this
             print("interrupted", file=sys.stderr)
@@ -130,6 +141,16 @@ def run(arguments: list[str]) -> int:
         return ExitCode.RESOURCE
     except Exception as err:  # noqa: BLE001 - the last line of defence: a bug becomes a report, not a wall of text
         return _bug(err)
+
+
+def _explain_bus_errors() -> None:
+    """A mapped file that fails under us, which no exception tells, ends in one line and its code, too."""
+    from rlcli import _native  # takes 4 ms
+
+    cut = CorruptError("FILE was cut short while it was read", path="FILE")
+    failed = ResourceError("FILE: a part of it cannot be had; its disk is full or fails", path="FILE")
+    lines = [f"{console.error_text(err)}\n".split("FILE") for err in (cut, failed)]
+    _native.explain_bus_errors(lines[0], cut.code, lines[1], failed.code)
 
 
 def _closed_pipe() -> int:

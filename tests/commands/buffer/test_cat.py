@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -216,3 +217,25 @@ def test_tail_is_the_end_of_head(rl: Callable[..., Any], sealed: Path) -> None:
     assert [row["row"] for row in found] == [12, 13]
     lines = rl("tail", sealed, "-n", "3").out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["57", "58", "59"]
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_one_line(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "data"
+    schema = ted_schema(Box((4096,), "float32"), Discrete(2))
+    writer = Writer.create(path, schema, spec={}, lineage={"op": "test"}, durability="process")
+    with EpisodeWriter(writer) as episodes:
+        for row in range(600):  # 10 MB, of which a pipe takes 64 KiB
+            if row == 0:
+                episodes.begin(0, 0)
+            now = np.full(4096, row, np.float32)
+            episodes.add(0, observation=now, action=0, reward=1.0, terminated=False, truncated=False)
+    process = start("cat", path, "--format", "csv")
+    assert process.stdout is not None
+    assert process.stdout.read(1000)
+    (found,) = path.glob("segments/*/observation.memmap")
+    os.truncate(found, 0)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 4, stderr
+    assert stderr == f"error: {found} was cut short while it was read\n"
