@@ -100,7 +100,7 @@ class ParquetTable(Table):
         self._opened: list[Any] = []
         self._tops: dict[str, str] = {}  # path of a column or field -> the column it is in
         for file in self.files:
-            with self._damage(file):
+            with open_regular(file), self._damage(file):
                 opened = reading.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES)
             self._opened.append(opened)
             if opened.schema_arrow.remove_metadata() != self._opened[0].schema_arrow.remove_metadata():

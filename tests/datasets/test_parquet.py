@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,9 @@ def test_whole_numbers_at_the_ends_of_their_types_are_kept(tmp_path):
     convert(tmp_path / "x.parquet", tmp_path / "ds", check=True)
     assert read(tmp_path / "ds", "info", "big").tolist() == [2**64 - 1] * ROWS
     assert read(tmp_path / "ds", "info", "low").tolist() == [-(2**63)] * ROWS
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="not a regular file"):
+        convert(tmp_path / "x.parquet", tmp_path / "ds", from_="parquet")
