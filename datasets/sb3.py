@@ -52,7 +52,8 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
             path=path,
         )
     try:
-        found = safe_pickle.loads(path.read_bytes(), "things")
+        with open_regular(path) as stream:
+            found = safe_pickle.loads(stream.read(), "things")
     except ValueError as err:
         raise CorruptError(f"{path}: {err}", path=path) from err
     if not isinstance(found, safe_pickle.Thing) or "observations" not in found.state:
