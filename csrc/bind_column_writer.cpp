@@ -190,7 +190,16 @@ private:
       const py::dtype found = array.dtype();
       return (found.ptr() == dtype.ptr() || (found.num() == dtype.num() && found.byteorder() != '>')) &&
              static_cast<std::size_t>(array.ndim()) == shape.size() + 1 &&
-             std::equal(shape.begin(), shape.end(), array.shape() + 1) && array.flags() & py::array::c_style;
+             std::equal(shape.begin(), shape.end(), array.shape() + 1) && array.flags() & py::array::c_style &&
+             (dtype.kind() != 'b' || is_boolean(static_cast<const std::uint8_t *>(array.data()), array.nbytes()));
+    }
+
+    // Whether each byte is 0 or 1: a view may have made others.
+    static bool is_boolean(const std::uint8_t *bytes, py::ssize_t size) {
+      std::uint8_t all = 0;
+      for (py::ssize_t i = 0; i < size; ++i)
+        all |= bytes[i];
+      return all <= 1;
     }
   };
 

@@ -18,6 +18,7 @@ from rlcli.format.heap import Encoded, encode
 from rlcli.format.keys import Key
 from rlcli.format.layout import STEPPED_ROWS
 from rlcli.format.schema import FRAME, Column, Schema
+from rlcli.format.values import booleans
 from rlcli.format.writer import Writer
 
 Array = np.ndarray[Any, Any]
@@ -173,7 +174,8 @@ class _Buffer:
         if self.expected is not None:
             first = [at for at, step, _ in self.parts if not step]
             self.expected.check(self.by_key, rows, first, self.length > 0)
-        return [array[:rows] for array in self.by_key.values()]
+        held = [array[:rows] for array in self.by_key.values()]
+        return [booleans(values) if isinstance(values, np.ndarray) else values for values in held]
 
 
 class EpisodeWriter:

@@ -10,6 +10,7 @@ import numpy as np
 from rlcli.format.heap import encode
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
+from rlcli.format.values import booleans
 
 Array = np.ndarray[Any, Any]
 Values = Array | Sequence[Any]  # of a plain column, or a heap's values: text, bytes, arrays
@@ -55,7 +56,7 @@ def stored_final(schema: Schema, final: Mapping[Key, Any]) -> dict[Key, Array | 
             raise ValueError(
                 f"final {column.of} is {value.dtype}{value.shape}, expected {column.numpy}{column.shape}"
             )
-        stored[column.of] = value
+        stored[column.of] = booleans(value)
     return stored
 
 
@@ -63,4 +64,4 @@ def _plain(column: Column, values: Values, shape: tuple[int, ...]) -> Array:
     array = np.asarray(values)
     if array.dtype != column.numpy or array.shape != shape:
         raise ValueError(f"column {column.key} is {array.dtype}{array.shape}, expected {column.numpy}{shape}")
-    return np.ascontiguousarray(array)
+    return booleans(np.ascontiguousarray(array))

@@ -15,6 +15,7 @@ import numpy as np
 from rlcli.errors import MissingExtraError
 from rlcli.format import heap_headers
 from rlcli.format.schema import Column, Heap
+from rlcli.format.values import booleans
 
 Array = np.ndarray[Any, Any]
 JPEG_QUALITY = 95
@@ -119,7 +120,7 @@ def _array(column: Column, value: Any) -> Array:
         raise ValueError(
             f"{_name(column)} is {array.dtype}{array.shape}, expected {column.dtype}{column.shape}"
         )
-    return np.ascontiguousarray(array)
+    return booleans(np.ascontiguousarray(array))
 
 
 def _raw_bytes(column: Column, heap: Heap, value: Any) -> bytes:

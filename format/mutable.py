@@ -29,6 +29,7 @@ from rlcli.format.manifest import Segment
 from rlcli.format.mapping import PAGE
 from rlcli.format.schema import MAX_AXES
 from rlcli.format.stream_set import ROW_BITS
+from rlcli.format.values import booleans
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -125,7 +126,8 @@ class SideColumn:
 
         They survive this process from here on. Returns how many rows are there.
         """
-        array = np.ascontiguousarray(np.broadcast_to(values, (len(ids), *self.shape)), DTYPES[self.dtype])
+        given = np.broadcast_to(values, (len(ids), *self.shape))
+        array = booleans(np.ascontiguousarray(given, DTYPES[self.dtype]))
         written = 0
         for segment, inside, rows in self._parts(ids):
             view = self._view(segment, make=True)

@@ -74,6 +74,14 @@ def _has(*keys: Key) -> Callable[[Dataset, SpecLeaves], bool]:
     return lambda dataset, spec: all(key in dataset.schema.by_key for key in keys)
 
 
+def _booleans(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
+    """Each is a byte that is 0 or 1."""
+    for column in chunk.dataset.schema.columns:
+        if column.dtype == "bool":
+            wrong = ~_are_booleans(chunk.read(column.key))
+            yield Breach(column.key, wrong, f"{'/'.join(column.key)} is neither 0 nor 1")
+
+
 def _done(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     wrong = chunk.flag(DONE) != (chunk.flag(TERMINATED) | chunk.flag(TRUNCATED))
     yield Breach(DONE, wrong, "done differs from terminated | truncated")
@@ -155,6 +163,13 @@ def _is_finite(values: Array) -> Array:
     return np.asarray(np.isfinite(values.reshape(len(values), -1)).all(axis=1))
 
 
+def _are_booleans(values: Array) -> Array:
+    """Of each row, whether all its bytes are 0 or 1."""
+    if values.dtype == object:
+        return np.array([(value.view(np.uint8) <= 1).all() for value in values], bool)
+    return np.asarray((_bytes(values) <= 1).all(axis=1))
+
+
 def _unknown(chunk: Chunk, spec: SpecLeaves) -> Iterator[Breach]:
     """Next values are unknown exactly where an episode ends without a final one or has not ended."""
     dataset = chunk.dataset
@@ -212,6 +227,7 @@ def _one_step(*keys: Key) -> Callable[[Dataset, SpecLeaves], bool]:
 
 
 RULES = (
+    Rule("booleans", lambda *_: True, _booleans),
     Rule("done = terminated | truncated", _has(DONE, TERMINATED, TRUNCATED), _done),
     Rule("is_init", _has(IS_INIT), _is_init),
     Rule("episode and step", lambda d, _: not {EPISODE, STEP}.isdisjoint(d.schema.by_key), _numbers),

@@ -210,6 +210,7 @@ def test_only_rows_that_are_exactly_right_go_the_quick_way(fds: list[int]) -> No
         {**right, ("a",): [[0.0, 0.0]] * 3},
         {**right, ("b", "c"): np.bool_(True)},
         {**right, ("b", "c"): np.array(True)},
+        {**right, ("b", "c"): np.array([1, 0, 2], np.uint8).view(bool)},
         {("b", "c"): np.ones(7, bool), ("a",): np.ones((7, 2), np.float32)},
     ]
     for columns in wrong:
