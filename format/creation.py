@@ -74,7 +74,8 @@ def _exists(path: Path) -> UsageError:
 
 
 def stale_siblings(path: Path, *, older_than: float) -> list[Path]:
-    """Hidden `.<name>.tmp-…` folders that killed creations of `path` have left.
+    """Hidden `.<name>.tmp-…` folders that killed creations of `path` have left; also `..<name>.tmp-….tmp-…`,
+    those of such a folder's own creation.
 
     One is left out while a process has its `dataset.json` locked, or something in it is younger than
     `older_than` seconds.
@@ -82,7 +83,7 @@ def stale_siblings(path: Path, *, older_than: float) -> list[Path]:
     return [
         sibling
         for name in files.names(path.parent)
-        if name.startswith(f".{path.name}.tmp-") and _is_stale(sibling := path.with_name(name), older_than)
+        if name.startswith((f".{path.name}.tmp-", f"..{path.name}.tmp-")) and _is_stale(sibling := path.with_name(name), older_than)
     ]
 
 

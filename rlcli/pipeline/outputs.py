@@ -70,9 +70,8 @@ def unfinished(out: Path) -> Iterator[Path]:
 
 def _remove_stale(out: Path) -> None:
     """Removes what killed processes left beside `out`: files, datasets, and datasets in their creation."""
-    for path in (out, out.with_name(f".{out.name}")):
-        for folder in stale_siblings(path, older_than=GRACE_SECONDS):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in stale_siblings(out, older_than=GRACE_SECONDS):
+        shutil.rmtree(folder, ignore_errors=True)
     for file in out.parent.glob(f".{glob.escape(out.name)}.tmp-*"):
         with suppress(OSError):  # another conversion was faster
             if stat.S_ISREG(file.lstat().st_mode) and time.time() - file.lstat().st_mtime > GRACE_SECONDS:
