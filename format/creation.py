@@ -80,11 +80,9 @@ def stale_siblings(path: Path, *, older_than: float) -> list[Path]:
     One is left out while a process has its `dataset.json` locked, or something in it is younger than
     `older_than` seconds.
     """
-    return [
-        sibling
-        for name in files.names(path.parent)
-        if name.startswith((f".{path.name}.tmp-", f"..{path.name}.tmp-")) and _is_stale(sibling := path.with_name(name), older_than)
-    ]
+    prefixes = (f".{path.name}.tmp-", f"..{path.name}.tmp-")
+    siblings = [path.with_name(name) for name in files.names(path.parent) if name.startswith(prefixes)]
+    return [sibling for sibling in siblings if _is_stale(sibling, older_than)]
 
 
 def _is_stale(folder: Path, older_than: float) -> bool:
