@@ -5,7 +5,7 @@ namespace {
 
 rl::product::Matrix matrix(const py::array_t<float> &array) {
   constexpr auto size = static_cast<py::ssize_t>(sizeof(float));
-  if (array.ndim() != 2 || array.strides(0) % size != 0 || array.strides(1) % size != 0)
+  if (array.ndim() != 2 || !is_aligned(array) || array.strides(0) % size != 0 || array.strides(1) % size != 0)
     throw std::invalid_argument("a matrix of float32 is needed");
   return {array.data(), static_cast<std::size_t>(array.shape(0)), static_cast<std::size_t>(array.shape(1)),
           array.strides(0) / size, array.strides(1) / size};

@@ -17,8 +17,6 @@ namespace {
 using rl::Rollout;
 using rl::Transitions;
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;  // no forcecast: a wrong dtype is an error, not a copy
 using Flags = Array<bool>;
 
 // [T, E] or [T] of the first array; the others must have its shape.
@@ -45,7 +43,8 @@ constexpr std::size_t kFewest = 64;  // environments that a thread should have: 
 // Shares the environments among threads; each computes its own columns.
 void share(const Rollout &rollout, std::size_t threads, const std::function<void(const Rollout &)> &part) {
   static rl::Workers workers;
-  const std::shared_ptr<rl::Pool> pool = workers.of(std::min(threads, rollout.num_envs / kFewest));
+  const std::shared_ptr<rl::Pool> pool =
+      workers.of(std::min({threads, rollout.num_envs / kFewest, rl::Workers::kMost}));
   if (pool == nullptr) return part(rollout);
   pool->run(rollout.num_envs,
             [&](std::size_t begin, std::size_t end) { part({rollout.num_steps, rollout.num_envs, begin, end}); });

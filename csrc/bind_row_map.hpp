@@ -14,8 +14,7 @@
 #include <utility>
 #include <vector>
 
-using Rows = py::array_t<std::int64_t, py::array::c_style>;
-using Flags = py::array_t<bool, py::array::c_style>;
+using Rows = Array<std::int64_t>;
 
 inline std::vector<rl::Address> pointers(const std::vector<std::uintptr_t> &addresses) {
   std::vector<rl::Address> found;
@@ -39,17 +38,22 @@ struct Table {
   std::vector<py::dtype> dtypes;
   std::vector<std::vector<py::ssize_t>> shapes;  // with a place for the number of rows in front
 
+  static constexpr std::size_t kMostBytes = std::size_t{1} << 40;  // of a row
+
   std::size_t add_plain(const py::dtype &dtype, const std::vector<py::ssize_t> &shape) {
+    if (dtype.attr("hasobject").cast<bool>()) throw std::invalid_argument("objects are no values of a column");
     std::size_t row_bytes = static_cast<std::size_t>(dtype.itemsize());
     std::vector<py::ssize_t> full{0};
     for (py::ssize_t n : shape) {
       if (n < 1) throw std::invalid_argument("empty axis");
+      if (row_bytes > kMostBytes / static_cast<std::size_t>(n)) throw std::invalid_argument("a row is too large");
       row_bytes *= static_cast<std::size_t>(n);
       full.push_back(n);
     }
+    const std::size_t column = rows.add_plain(row_bytes);
     dtypes.push_back(dtype);
     shapes.push_back(full);
-    return rows.add_plain(row_bytes);
+    return column;
   }
 
   std::size_t add_shift(std::size_t of) {
@@ -62,13 +66,14 @@ struct Table {
   void add_segments(std::size_t stream, const py::sequence &listed) {
     std::vector<rl::RowMap::Listed> segments;
     for (py::handle entry : listed) {
-      auto [first, count, bases] = entry.cast<std::tuple<std::int64_t, std::int64_t, std::vector<std::uintptr_t>>>();
-      segments.push_back({first, count, pointers(bases)});
+      using Entry = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::vector<std::uintptr_t>>;
+      auto [first, count, room, bases] = entry.cast<Entry>();
+      segments.push_back({first, count, room, pointers(bases)});
     }
     rows.add_segments(stream, std::move(segments));
   }
 
-  void fill(std::size_t stream, std::int64_t first, std::int64_t count, const Rows &ends, const Flags &has_final,
+  void fill(std::size_t stream, std::int64_t first, std::int64_t count, const Rows &ends, const Array<bool> &has_final,
             const std::vector<std::uintptr_t> &final_bases) {
     if (ends.ndim() != 1 || has_final.ndim() != 1 || ends.shape(0) != has_final.shape(0))
       throw std::invalid_argument("ends and has_final must be [E]");
@@ -77,7 +82,7 @@ struct Table {
   }
 
   void set_threads(std::size_t count) {
-    if (count < 1) throw std::invalid_argument("at least one thread");
+    rl::Workers::check(count);
     threads = count;
   }
 
@@ -92,8 +97,8 @@ struct Table {
   void check(const py::array &array, std::size_t column, const std::vector<py::ssize_t> &shape) const {
     if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
         !std::equal(shape.begin(), shape.end(), array.shape()) || !array.dtype().equal(dtypes[column]) ||
-        !(array.flags() & py::array::c_style) || !array.writeable())
-      throw std::invalid_argument("out: an array differs in dtype, shape, order or is read-only");
+        !(array.flags() & py::array::c_style) || !is_aligned(array) || !array.writeable())
+      throw std::invalid_argument("out: an array differs in dtype, shape, order or alignment, or is read-only");
   }
 
   // A list of arrays of `count` rows, one per column, fresh unless `out` gives them; `copy` fills their memory. None if

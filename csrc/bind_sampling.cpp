@@ -9,9 +9,6 @@
 
 namespace {
 
-template <typename T> using Array = py::array_t<T, py::array::c_style>;
-using Numbers = py::array_t<double, py::array::c_style | py::array::forcecast>;  // converted if need be
-
 template <typename T> std::size_t length(const Array<T> &array) {
   if (array.ndim() != 1) throw std::invalid_argument("an array must be [B]");
   return static_cast<std::size_t>(array.shape(0));
@@ -47,7 +44,10 @@ void bind_sampling(py::module_ &module) {
   module.def(
       "random_numbers",
       [](std::uint64_t seed, std::uint64_t stream, std::uint64_t batch, Array<std::uint64_t> out) {
-        rl::Random(seed, stream, batch).fill(target(out), length(out));
+        const std::size_t size = length(out);
+        std::uint64_t *numbers = target(out);
+        py::gil_scoped_release nogil;
+        rl::Random(seed, stream, batch).fill(numbers, size);
       },
       py::arg("seed"), py::arg("stream"), py::arg("batch"), py::arg("out").noconvert());
   module.def(
@@ -93,19 +93,23 @@ void bind_sampling(py::module_ &module) {
            py::call_guard<py::gil_scoped_release>())
       .def(
           "set",
-          [](rl::RowPriorities &self, const Array<std::int64_t> &ids, const Numbers &priorities) {
+          [](rl::RowPriorities &self, const Array<std::int64_t> &ids, const Array<double> &priorities) {
             const std::size_t count = length(ids);
-            if (static_cast<std::size_t>(priorities.size()) != count)
-              throw std::invalid_argument("one priority per row");
+            if (length(priorities) != count) throw std::invalid_argument("one priority per row");
             py::gil_scoped_release nogil;
             return self.set(ids.data(), priorities.data(), count);
           },
-          py::arg("ids").noconvert(), py::arg("priorities"))
+          py::arg("ids").noconvert(), py::arg("priorities").noconvert())
       .def(
           "get",
           [](const rl::RowPriorities &self, const Array<std::int64_t> &ids) {
-            Array<double> found(static_cast<py::ssize_t>(length(ids)));
-            self.get(ids.data(), length(ids), found.mutable_data());
+            const std::size_t count = length(ids);
+            Array<double> found(static_cast<py::ssize_t>(count));
+            double *out = found.mutable_data();
+            {
+              py::gil_scoped_release nogil;
+              self.get(ids.data(), count, out);
+            }
             return found;
           },
           py::arg("ids").noconvert())

@@ -9,6 +9,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -17,23 +19,21 @@ namespace rl {
 // The caller is one of the threads. One loop at a time; callers wait for each other.
 class Pool {
 public:
+  // Throws std::system_error, with no thread left behind, where there cannot be as many.
   explicit Pool(std::size_t threads) : size_(std::max<std::size_t>(threads, 1)) {
-    for (std::size_t k = 1; k < size_; ++k)
-      workers_.emplace_back([this] { work(); });
+    try {
+      for (std::size_t k = 1; k < size_; ++k)
+        workers_.emplace_back([this] { work(); });
+    } catch (...) {
+      stop();
+      throw;
+    }
   }
 
   Pool(const Pool &) = delete;
   Pool &operator=(const Pool &) = delete;
 
-  ~Pool() {
-    {
-      std::lock_guard lock(mutex_);
-      stopped_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread &worker : workers_)
-      worker.join();
-  }
+  ~Pool() { stop(); }
 
   std::size_t size() const noexcept { return size_; }
 
@@ -53,6 +53,16 @@ public:
 
 private:
   static constexpr std::size_t kParts = 2;  // per thread: few, for neighbours in memory are read best by one
+
+  void stop() {
+    {
+      std::lock_guard lock(mutex_);
+      stopped_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread &worker : workers_)
+      worker.join();
+  }
 
   void take(std::unique_lock<std::mutex> &lock) {
     while (next_ < parts_) {
@@ -85,6 +95,13 @@ private:
 // A pool that is made when it is first needed, and anew in a forked process, which has none of its parent's threads.
 class Workers {
 public:
+  static constexpr std::size_t kMost = 256;  // what is shared is bound by memory long before
+
+  // Throws std::invalid_argument for a number of threads that nobody can mean.
+  static void check(std::size_t threads) {
+    if (threads < 1 || threads > kMost) throw std::invalid_argument("threads must be 1 to " + std::to_string(kMost));
+  }
+
   Workers() = default;
   Workers(const Workers &) = delete;
   Workers &operator=(const Workers &) = delete;

@@ -5,6 +5,7 @@
 #include "row_streams.hpp"
 #include "scattered.hpp"
 
+#include <limits>
 #include <mutex>
 #include <shared_mutex>
 
@@ -19,15 +20,16 @@ class RowMap {
 public:
   // Returns the number of the new stored column. Columns come before streams.
   std::size_t add_plain(std::size_t row_bytes) {
-    columns_.push_back({row_bytes, false, 0, 0});
-    return columns_.size() - 1;
+    if (row_bytes < 1) throw std::invalid_argument("a row of a column has no bytes");
+    return add({row_bytes, false, 0, 0});
   }
 
   // Returns the number of the new column whose row i is row i + 1 of `of`.
   std::size_t add_shift(std::size_t of) {
     if (of >= columns_.size() || columns_[of].derived) throw std::invalid_argument("not a stored column");
-    columns_.push_back({columns_[of].row_bytes, true, of, num_derived_++});
-    return columns_.size() - 1;
+    const std::size_t column = add({columns_[of].row_bytes, true, of, num_derived_});
+    ++num_derived_;
+    return column;
   }
 
   std::size_t num_columns() const noexcept { return columns_.size(); }
@@ -35,7 +37,7 @@ public:
 
   void add_stream(std::int64_t start) {
     std::unique_lock lock(mutex_);
-    if (start < 0) throw std::invalid_argument("rows begin at 0");
+    if (start < 0 || start > kRows) throw std::invalid_argument("rows begin at 0 and end at 2^40");
     streams_.emplace_back();
     streams_.back().start = streams_.back().rows = start;
     renumber();
@@ -43,6 +45,7 @@ public:
 
   struct Listed {
     std::int64_t first, rows;
+    std::int64_t room;  // rows that its memory holds
     std::vector<Address> bases;
   };
 
@@ -53,13 +56,14 @@ public:
     Stream &s = streams_.at(stream);
     std::int64_t end = s.segments.empty() ? -1 : s.rows;
     for (const Listed &segment : listed) {
-      if (segment.bases.size() != columns_.size()) throw std::invalid_argument("one address per column");
-      if (segment.rows < 0 || segment.first < 0 || (end < 0 ? segment.first > s.start : segment.first != end))
+      check_memory(segment);
+      if (segment.rows < 0 || segment.rows > segment.room || segment.first < 0 ||
+          (end < 0 ? segment.first > s.start : segment.first != end))
         throw std::invalid_argument("segments must join");
       end = segment.first + segment.rows;
     }
     for (Listed &segment : listed)
-      s.segments.emplace_back(segment.first, segment.rows, std::move(segment.bases));
+      s.segments.emplace_back(segment.first, segment.rows, segment.room, std::move(segment.bases));
     s.untouched += listed.size();
     s.rows = std::max(s.rows, end);
     join(s);
@@ -76,12 +80,14 @@ public:
     Segment &segment = s.at(first);
     if (rows < segment.rows || (rows > segment.rows && &segment != &s.segments.back()))
       throw std::invalid_argument("rows cannot shrink, and only the last segment grows");
+    if (rows > segment.room) throw std::invalid_argument("more rows than there is room for");
     if (!final_bases.empty() && final_bases.size() != num_derived_)
       throw std::invalid_argument("finals of every derived column");
     if (final_bases.empty()) final_bases = segment.final_bases;
+    const bool has_finals = num_derived_ == 0 || (!final_bases.empty() && !has_null(final_bases));
     std::int64_t before = segment.ends.empty() ? first - 1 : segment.ends.back();
     for (std::size_t k = 0; k < count; before = ends[k++])
-      if (ends[k] <= before || ends[k] >= first + rows || (has_final[k] && num_derived_ && final_bases.empty()))
+      if (ends[k] <= before || ends[k] >= first + rows || (has_final[k] && !has_finals))
         throw std::invalid_argument("episode ends must ascend within the segment, and finals must be there");
     for (std::size_t k = 0; k < count; ++k)
       segment.add_end(ends[k], has_final[k] != 0), s.ends.set(ends[k]);
@@ -260,7 +266,7 @@ public:
     std::vector<Slice> slices;
     slices.reserve(runs.size());
     for (const Run &run : runs) {
-      if (run.count < 0 || run.start < 0 || run.start + run.count > total_) return Outcome::outside;
+      if (run.count < 0 || run.start < 0 || run.start > total_ - run.count) return Outcome::outside;
       if (run.count == 0) continue;
       std::int64_t low = run.start;
       const Stream *stream = nullptr;
@@ -322,6 +328,32 @@ private:
     std::int64_t first, row;
     bool goes_on;  // in the row after
   };
+
+  static constexpr std::int64_t kRows = std::int64_t{1} << 40;  // of a stream, at most
+
+  std::size_t add(const Column &column) {
+    if (!streams_.empty()) throw std::invalid_argument("columns come before streams");
+    columns_.push_back(column);
+    return columns_.size() - 1;
+  }
+
+  static bool has_null(const std::vector<Address> &bases) {
+    return std::find(bases.begin(), bases.end(), nullptr) != bases.end();
+  }
+
+  // Throws if a segment's rows are not within those of a stream, or their memory is not within the addresses there are.
+  void check_memory(const Listed &segment) const {
+    if (segment.bases.size() != columns_.size()) throw std::invalid_argument("one address per column");
+    if (segment.first < 0 || segment.first > kRows || segment.room < 0 || segment.room > kRows - segment.first)
+      throw std::invalid_argument("rows begin at 0 and end at 2^40");
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      if (columns_[c].derived) continue;
+      const auto base = reinterpret_cast<std::uintptr_t>(segment.bases[c]);
+      const auto room = static_cast<std::uintptr_t>(segment.room);
+      if (base == 0 || room > (std::numeric_limits<std::uintptr_t>::max() - base) / columns_[c].row_bytes)
+        throw std::invalid_argument("a column is nowhere in memory");
+    }
+  }
 
   static std::size_t offset(std::int64_t row, const Column &column) {
     return static_cast<std::size_t>(row) * column.row_bytes;

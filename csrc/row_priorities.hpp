@@ -25,7 +25,7 @@ public:
   // Rows [first, first + count) of a stream can be drawn, with this priority; a negative one: they cannot.
   void cover(std::int64_t stream, std::int64_t first, std::int64_t count, double priority) {
     std::lock_guard lock(mutex_);
-    if (stream < 0 || stream >= kStreams || first < 0 || count < 0 || first + count > std::int64_t{1} << kRowBits)
+    if (stream < 0 || stream >= kStreams || first < 0 || first > kRows || count < 0 || count > kRows - first)
       throw std::out_of_range("no such row");
     if (!(priority <= Priorities::kMost)) throw std::invalid_argument("a priority is not in [0, 1e100]");
     for (const std::int64_t end = first + count; first < end;) {
@@ -42,7 +42,7 @@ public:
   // Rows of a stream before `start` are gone: never drawn, and not updated.
   void evict(std::int64_t stream, std::int64_t start) {
     std::lock_guard lock(mutex_);
-    if (stream < 0 || static_cast<std::size_t>(stream) >= streams_.size()) return;
+    if (start < 0 || stream < 0 || static_cast<std::size_t>(stream) >= streams_.size()) return;
     Stream &s = streams_[static_cast<std::size_t>(stream)];
     while (!s.chunks.empty() && s.first < start / kChunk) {
       release(s.chunks.front());
@@ -143,7 +143,7 @@ public:
 
 private:
   static constexpr std::int64_t kStreams = std::int64_t{1} << 22;
-  static constexpr std::int64_t kRowMask = (std::int64_t{1} << kRowBits) - 1;
+  static constexpr std::int64_t kRows = std::int64_t{1} << kRowBits, kRowMask = kRows - 1;
 
   struct Stream {
     std::int64_t first = 0;            // number of the first chunk

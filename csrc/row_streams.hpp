@@ -54,6 +54,7 @@ private:
 struct Segment {
   std::int64_t first;
   std::int64_t rows;
+  std::int64_t room;                 // rows that its memory holds
   std::vector<Address> bases;        // per column
   bool touched = false;              // its files are mapped, its episodes known
   std::vector<std::int64_t> ends;    // last rows of episodes, ascending
@@ -61,8 +62,8 @@ struct Segment {
   std::vector<Address> final_bases;  // per derived column
   std::int64_t num_finals = 0;
 
-  Segment(std::int64_t first_row, std::int64_t num_rows, std::vector<Address> addresses)
-      : first(first_row), rows(num_rows), bases(std::move(addresses)) {}
+  Segment(std::int64_t first_row, std::int64_t num_rows, std::int64_t most, std::vector<Address> addresses)
+      : first(first_row), rows(num_rows), room(most), bases(std::move(addresses)) {}
 
   void add_end(std::int64_t row, bool has_final) {
     ends.push_back(row);

@@ -228,7 +228,7 @@ class RowReader:
             self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
 
     def set_threads(self, count: int) -> None:
-        """How many threads share the copying of a large batch (from 1 MiB on); 1 by default."""
+        """How many threads share the copying of a large batch (from 1 MiB on), 1 to 256; 1 by default."""
         self._view.stream_set.table.set_threads(count)
 
     def _prepare_rows(self, index: Rows, plan: _Plan) -> None:

@@ -103,7 +103,7 @@ class StreamReader:
                 rows, ended = min(rows, self.limit[0] - entry.first), self.limit[1]
             self.segments.append(SegmentReader(mapped, rows, ended))
             self._firsts.append(entry.first)
-            found.append((entry.first, rows, [*mapped.addresses, *self._no_bases]))
+            found.append((entry.first, rows, entry.alloc, [*mapped.addresses, *self._no_bases]))
         self._table.add_segments(self.number, found)
         self._counts = None
 

@@ -47,6 +47,19 @@ void callers_take_turns() {
       assert(n == 50);
 }
 
+void so_many_threads_nobody_means() {
+  for (std::size_t wrong : {std::size_t{0}, rl::Workers::kMost + 1}) {
+    bool refused = false;
+    try {
+      rl::Workers::check(wrong);
+    } catch (const std::invalid_argument &) {
+      refused = true;
+    }
+    assert(refused);
+  }
+  rl::Workers::check(rl::Workers::kMost);
+}
+
 #if !defined(__SANITIZE_THREAD__)  // which refuses threads in the child of a process that has some
 void a_child_has_its_own() {
   rl::Workers workers;
@@ -70,6 +83,7 @@ void a_child_has_its_own() {
 int main() {
   every_index_is_visited_once();
   callers_take_turns();
+  so_many_threads_nobody_means();
 #if !defined(__SANITIZE_THREAD__)
   a_child_has_its_own();
 #endif

@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -59,7 +60,7 @@ void random_maps_match_brute_force() {
           memory.emplace_back(wide_rows.begin() + 3 * first, wide_rows.begin() + 3 * (first + length));
           base = address(memory.back());
         }
-        listed.push_back({first, length, {base, address(narrow_rows) + 8 * first, nullptr}});
+        listed.push_back({first, length, length, {base, address(narrow_rows) + 8 * first, nullptr}});
         pieces.push_back({s, first, length, {}, {}, {}});
         Piece &piece = pieces.back();
         for (std::int64_t r = first; r < first + length; ++r) {
@@ -171,7 +172,7 @@ void every_row_size_is_copied_whole_by_any_number_of_threads() {
     rl::RowMap map;
     const std::size_t column = map.add_plain(size), shifted = map.add_shift(column);
     map.add_stream(0);
-    map.add_segments(0, {{0, 40, {memory.data(), nullptr}}});
+    map.add_segments(0, {{0, 40, 40, {memory.data(), nullptr}}});
     const std::int64_t end = 19;
     const std::uint8_t has_final = 0;
     map.fill(0, 0, 40, &end, &has_final, 1, {});
@@ -198,7 +199,7 @@ void a_run_that_ends_with_an_episode_needs_no_further_segment() {
   std::vector<std::int64_t> memory{1, 2, 3, 4}, final{9}, out(2);
   const std::size_t plain = map.add_plain(8), shifted = map.add_shift(plain);
   map.add_stream(0);
-  map.add_segments(0, {{0, 2, {address(memory), nullptr}}, {2, 2, {address(memory) + 16, nullptr}}});
+  map.add_segments(0, {{0, 2, 2, {address(memory), nullptr}}, {2, 2, 2, {address(memory) + 16, nullptr}}});
   const std::int64_t end = 1;
   const std::uint8_t yes = 1;
   map.fill(0, 0, 2, &end, &yes, 1, {address(final)});
@@ -221,7 +222,7 @@ void an_open_segment_grows() {
   std::vector<std::int64_t> memory{1, 2, 3, 4, 5, 6}, finals{-1, -2}, out(6);
   const std::size_t plain = map.add_plain(8), shifted = map.add_shift(plain);
   map.add_stream(0);
-  map.add_segments(0, {{0, 0, {address(memory), nullptr}}});
+  map.add_segments(0, {{0, 0, 6, {address(memory), nullptr}}});
   std::vector<std::int64_t> ends{1, 3};
   const std::uint8_t yes[] = {1, 1};
   map.fill(0, 0, 2, ends.data(), yes, 1, {address(finals)});
@@ -230,12 +231,12 @@ void an_open_segment_grows() {
   assert(map.read(0, 6, {shifted}, {bytes(out)}) == rl::Outcome::done);
   assert((out == std::vector<std::int64_t>{2, -1, 4, -2, 6, 0}));
   assert(throws([&] { map.drop_empty(0); }));
-  map.add_segments(0, {{6, 0, {address(memory), nullptr}}});
+  map.add_segments(0, {{6, 0, 0, {address(memory), nullptr}}});
   map.drop_empty(0);
   map.evict(0, 3);
   assert(map.num_rows() == 3);
   map.add_stream(7);
-  map.add_segments(1, {{7, 2, {address(memory), nullptr}}});
+  map.add_segments(1, {{7, 2, 2, {address(memory), nullptr}}});
   const std::int64_t other = std::int64_t{1} << 40,
                      ids[] = {3, 5, 2, 6, other + 7, other + 8, other + 9, 2 * other, -1};
   std::int64_t found[9];
@@ -257,17 +258,26 @@ void what_cannot_be_is_refused() {
     map.fill(0, first, rows, &end, &no, end < 0 ? 0 : 1, {});
   };
   assert(throws([&] { map.add_shift(9); }));
+  assert(throws([&] { map.add_plain(8); }));  // behind a stream
+  assert(throws([&] { map.add_shift(0); }));
   assert(throws([&] { fill(0, 1, -1); }));  // rows without a segment
-  assert(throws([&] { map.add_segments(0, {{3, 1, {base}}}); }));
-  assert(throws([&] { map.add_segments(0, {{0, 1, {base, base}}}); }));
-  assert(throws([&] { map.add_segments(1, {{0, 1, {base}}}); }));
-  map.add_segments(0, {{0, 4, {base}}, {4, 4, {base + 32}}});
-  assert(throws([&] { map.add_segments(0, {{9, 1, {base}}}); }));
+  assert(throws([&] { map.add_segments(0, {{3, 1, 1, {base}}}); }));
+  assert(throws([&] { map.add_segments(0, {{0, 1, 1, {base, base}}}); }));
+  assert(throws([&] { map.add_segments(1, {{0, 1, 1, {base}}}); }));
+  assert(throws([&] { map.add_segments(0, {{0, 1, 1, {nullptr}}}); }));
+  assert(throws([&] { map.add_segments(0, {{0, 2, 1, {base}}}); }));
+  const std::int64_t most = std::int64_t{1} << 40;
+  assert(throws([&] { map.add_segments(0, {{0, 1, most + 1, {base}}}); }));
+  assert(throws([&] { map.add_segments(0, {{0, 1, most, {reinterpret_cast<rl::Address>(-most)}}}); }));
+  assert(throws([&] { map.add_stream(most + 1); }));
+  map.add_segments(0, {{0, 4, 4, {base}}, {4, 4, 4, {base + 32}}});
+  assert(throws([&] { map.add_segments(0, {{9, 1, 1, {base}}}); }));
   assert(throws([&] { fill(0, 5, -1); }));
   fill(4, 4, 5);
   assert(throws([&] { fill(4, 3, -1); }));
   assert(throws([&] { fill(4, 4, 5); }));
   assert(throws([&] { fill(4, 4, 8); }));
+  assert(throws([&] { fill(4, 5, -1); }));  // more than there is room for
   assert(throws([&] { map.evict(0, 9); }));
   std::int64_t out = 0;
   fill(0, 4, -1);
@@ -275,6 +285,8 @@ void what_cannot_be_is_refused() {
     assert(map.gather(&row, 1, {column}, {reinterpret_cast<std::uint8_t *>(&out)}) == rl::Outcome::outside);
   for (std::int64_t row : {std::int64_t{-1}, std::int64_t{8}})
     assert(map.stacks(&row, 1, {{column, 1}}, {reinterpret_cast<std::uint8_t *>(&out)}) == rl::Outcome::outside);
+  for (std::int64_t row : {std::int64_t{8}, std::numeric_limits<std::int64_t>::max()})
+    assert(map.read_runs({{row, 1, 0}}, {column}, {reinterpret_cast<std::uint8_t *>(&out)}) == rl::Outcome::outside);
   assert(map.read(7, 9, {column}, {reinterpret_cast<std::uint8_t *>(&out)}) == rl::Outcome::outside);
   map.evict(0, 4);
   assert(throws([&] { map.evict(0, 3); }));

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <random>
 #include <thread>
@@ -79,6 +80,22 @@ void rows_that_are_gone_or_left_out_are_passed_over() {
   assert(table.total() == 10);
 }
 
+void rows_that_cannot_be_are_refused() {
+  RowPriorities table(1.0, 0.0);
+  const std::int64_t most = std::int64_t{1} << RowPriorities::kRowBits, huge = std::numeric_limits<std::int64_t>::max();
+  const std::int64_t wrong[][2] = {{huge, 1}, {1, huge}, {huge, huge}, {most, 1}, {-1, 1}, {0, -1}};
+  for (const auto &rows : wrong) {
+    bool refused = false;
+    try {
+      table.cover(0, rows[0], rows[1], 1.0);
+    } catch (const std::out_of_range &) {
+      refused = true;
+    }
+    assert(refused);
+  }
+  assert(table.total() == 0);
+}
+
 void threads_may_draw_and_update() {
   RowPriorities priorities(0.6, 1e-6);
   priorities.cover(0, 0, 1000, 1.0);
@@ -110,6 +127,7 @@ void threads_may_draw_and_update() {
 int main() {
   windows_match_a_map();
   rows_that_are_gone_or_left_out_are_passed_over();
+  rows_that_cannot_be_are_refused();
   threads_may_draw_and_update();
   std::puts("ok");
 }
