@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlcli.config import opt
-from rlcli.errors import IncompatibleError
 from rlcli.replay.sampler import RowSampler, State
 from rlcli.replay.streams import ROW_BITS, Rows, Streams
 
@@ -46,10 +45,7 @@ class Consuming(RowSampler[Config]):
     def rows(self, batch_size: int) -> Rows:
         ids = self._waiting(batch_size)
         if len(ids) < batch_size:
-            raise IncompatibleError(
-                f"{self.source.dataset.path} has {len(ids)} rows that were not given out, "
-                f"fewer than a batch of {batch_size}"
-            )
+            raise self.source.too_few(len(ids), batch_size, " not given out")
         for stream in np.unique(ids >> ROW_BITS).tolist():
             local = ids[ids >> ROW_BITS == stream] & ((1 << ROW_BITS) - 1)
             self._given[stream] = int(local[-1]) + 1

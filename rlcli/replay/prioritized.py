@@ -35,7 +35,8 @@ class Proportional(PrioritySampler[P]):
     """Row i is drawn with P(i) proportional to (p_i + epsilon)^alpha.
 
     `weight` is (P(i) / least P of all rows)^-beta: the paper's weights over the largest in the buffer.
-    New rows get the greatest priority ever given, 1 before the first.
+    New rows get the greatest priority of any row so far, as in the paper: the first ones 1, later ones the
+    greatest given, if that is more.
     """
 
     @property
@@ -61,9 +62,7 @@ class Proportional(PrioritySampler[P]):
         if config.distinct:
             found = table.tree.sample_distinct(*at, self.beta, ids, weights)
             if found < len(ids):
-                raise IncompatibleError(
-                    f"{self.source.dataset.path} has {found} rows, fewer than a batch of {len(ids)}"
-                )
+                raise self.source.too_few(found, len(ids))
         else:
             drawn, filled = table.tree.sample(*at, config.stratified, self.beta, ids, weights, into)
             if not drawn:

@@ -64,15 +64,21 @@ class PrioritySampler(DatasetSampler[P]):
             views = block.views["drawn"] = [block.arrays[ROW], block.arrays[WEIGHT].reshape(-1)]
         return views[0], views[1]
 
-    def update(self, rows: Rows, priorities: Any) -> None:
-        """Gives rows (a batch's `row`) new priorities, at least 0; rows that were evicted, or are none
-        (-1), are passed over.
+    def update(self, rows: Any, priorities: Any) -> None:
+        """Gives rows (a batch's `row`, `[B]`) new priorities `[B, …]`, at least 0; rows that were evicted, or
+        are none (-1), are passed over. Both may be arrays, tensors or lists of numbers.
 
-        Raises `ValueError` for a negative, infinite or undefined priority; nothing is changed then.
+        Raises `ValueError` for a negative, infinite or undefined priority, or another number of them than of
+        rows, and `TypeError` for what are no numbers; nothing is changed then.
         """
-        self.table.update(rows, priorities)
+        ids = numbers("rows", rows, np.dtype(np.int64), "iu")
+        values = numbers("priorities", priorities, np.dtype(np.float64), "biuf")
+        if len(ids) != len(values):
+            raise ValueError(f"{len(values)} priorities for {len(ids)} rows")
+        self.table.update(ids, values)
 
     def close(self) -> None:
+        """Lets go of what is kept beside the data; drawing or updating raises `ValueError` from here on."""
         self.table.close()
 
     def position(self) -> State:
@@ -87,3 +93,20 @@ class PrioritySampler(DatasetSampler[P]):
     def load_state(self, state: State) -> None:
         super().load_state(state)
         self.table.load_state(state["table"])
+
+
+def numbers(what: str, given: Any, dtype: np.dtype[Any], kinds: str) -> NDArray[Any]:
+    """What is given as a flat array of `dtype`: an array, a tensor or a list, of one of the `kinds` of dtype.
+
+    Raises `TypeError` for anything else.
+    """
+    if hasattr(given, "detach"):  # a tensor: of any device, with any gradient
+        tensor = given.detach()
+        given = (tensor.double() if tensor.is_floating_point() else tensor).cpu().numpy()
+    try:
+        array = np.asarray(given)
+    except ValueError:  # lists of several lengths
+        array = np.array(None)
+    if array.dtype.kind not in kinds and (array.size or array.dtype.kind == "O"):
+        raise TypeError(f"{what} must be numbers, {dtype} or what becomes that, not {array.dtype}")
+    return np.ascontiguousarray(array, dtype).reshape(-1)

@@ -126,6 +126,11 @@ class Source:
             raise IncompatibleError(f"{self.dataset.path} has no row{which}")
         return eligible
 
+    def too_few(self, rows: int, batch_size: int, which: str = "") -> IncompatibleError:
+        """What to raise where there are only so many rows for a batch."""
+        there = f"{rows} row{'' if rows == 1 else 's'}{which}"
+        return IncompatibleError(f"{self.dataset.path} has {there}, fewer than a batch of {batch_size}")
+
     def runs(self, *, across: bool = False) -> Runs:
         """The rows that may be drawn, by episode (or `across` them)."""
         found = self._runs.get(across)

@@ -8,7 +8,6 @@ import numpy as np
 
 from rlcli import _native
 from rlcli.config import opt
-from rlcli.errors import IncompatibleError
 from rlcli.replay.sampler import RowSampler, State
 from rlcli.replay.source import Eligible
 from rlcli.replay.streams import Rows, Streams
@@ -43,9 +42,7 @@ class WithoutReplacement(RowSampler[Config]):
     def rows(self, batch_size: int) -> Rows:
         eligible = self.source.some()
         if eligible.count < batch_size and self.config.drop_last:
-            raise IncompatibleError(
-                f"{self.source.dataset.path} has {eligible.count} rows, fewer than a batch of {batch_size}"
-            )
+            raise self.source.too_few(eligible.count, batch_size)
         parts, missing = [np.zeros(0, np.int64)], batch_size
         while missing:
             if self._begun is None:

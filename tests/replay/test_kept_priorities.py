@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlcli.errors import BusyError, RLError
+from rlcli.errors import BusyError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.mutable import SideColumn
 from rlcli.format.verify import verify
@@ -188,7 +188,7 @@ def test_a_later_sampler_has_other_options_and_the_same_priorities(tmp_path: Pat
     later = Prioritized(dataset, config=Config(alpha=1.0, epsilon=0.5, persist="priority"))
     assert priorities(later) == list(range(8))
     assert later.table.tree.total == sum(range(8)) + 4.0
-    assert later.table.newcomer == 7.0
+    assert later.table.greatest == 7.0
     later.close()
     assert priorities(Prioritized(dataset, config=Config(persist="other"))) == [1.0] * 8
 
@@ -214,6 +214,6 @@ def test_what_no_priority_can_be_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ""])
 def test_a_name_is_one_part_of_a_key(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RLError):
+    with pytest.raises(UsageError, match="kept under"):
         Prioritized(counting(tmp_path / "a", [4]), config=Config(persist=name))
     assert not (tmp_path / "a" / "mutable").exists()

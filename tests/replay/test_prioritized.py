@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +19,10 @@ from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import Box, Discrete
 from rlcli.format.writer import Writer
+from rlcli.replay.batches import Batches
 from rlcli.replay.choice import make_sampler
 from rlcli.replay.prioritized import Config, Prioritized
-from tests.replay.made_up import counting, flat
+from tests.replay.made_up import Growing, counting, flat
 
 OBSERVED = [("observation",)]
 
@@ -104,6 +107,87 @@ def test_a_new_row_gets_the_greatest_priority_transformed_once(tmp_path: Path) -
             assert careful.table.tree.get(np.array([0, 1, 2])).tolist() == [4.0, 4.0, -1.0]
 
 
+def test_a_new_row_gets_no_less_than_one_that_nobody_updated(tmp_path: Path) -> None:
+    """The greatest priority is that of any row, and all begin with 1 (algorithm 1 of the paper)."""
+    growing = Growing(tmp_path / "a")
+    growing.add(4)
+    sampler = Prioritized(Dataset.open(tmp_path / "a"), OBSERVED)
+    sampler.sample(1)
+    sampler.update(np.array([0]), np.array([0.01]))
+    growing.add(2)
+    sampler.source.dataset.refresh()
+    sampler.table.refresh()
+    assert sampler.table.tree.get(np.arange(6)).tolist() == [0.01, 1.0, 1.0, 1.0, 1.0, 1.0]
+    growing.writer.close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [0.5, 2, 3],
+        np.array([0.5, 2, 3], np.float16),
+        np.array([[0.5, 9], [2, 9], [3, 9]])[:, :1],
+        torch.tensor([0.5, 2, 3], dtype=torch.bfloat16, requires_grad=True),
+    ],
+)
+@pytest.mark.parametrize(
+    "rows", [[0, 1, 2], np.arange(3, dtype=np.int32), torch.arange(3), np.arange(6)[::2] // 2]
+)
+def test_rows_and_priorities_are_any_numbers(rows: Any, given: Any, tmp_path: Path) -> None:
+    sampler = Prioritized(counting(tmp_path / "a", [3]), OBSERVED)
+    batch = next(Batches(sampler, 3, form="torch"))
+    sampler.update(batch["row"], torch.ones(3))
+    sampler.update(rows, given)
+    assert sampler.table.tree.get(np.arange(3)).tolist() == [0.5, 2.0, 3.0]
+    sampler.update([], [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "error"),
+    [
+        ([0.0, 1.0], [1, 2], TypeError),
+        (None, [1, 2], TypeError),
+        (np.array([True, False]), [1, 2], TypeError),
+        ([0, 1], ["a", "b"], TypeError),
+        ([0, 1], [[1], [2, 3]], TypeError),
+        ([0, 1], [1j, 2j], TypeError),
+        ([0, 1], [1, 2, 3], ValueError),
+        ([0, 1], 3.0, ValueError),
+    ],
+)
+def test_what_are_no_rows_or_priorities_changes_nothing(
+    rows: Any, given: Any, error: type[Exception], tmp_path: Path
+) -> None:
+    sampler = Prioritized(counting(tmp_path / "a", [3]), OBSERVED)
+    sampler.sample(1)
+    before = sampler.table.tree.total
+    with pytest.raises(error, match=r"rows|priorities") as raised:
+        sampler.update(rows, given)
+    assert "\n" not in str(raised.value)
+    assert sampler.table.tree.total == before
+
+
+def test_one_that_was_closed_says_so(tmp_path: Path) -> None:
+    sampler = Prioritized(counting(tmp_path / "a", [3]), OBSERVED)
+    sampler.sample(1)
+    sampler.close()
+    with pytest.raises(ValueError, match="closed"):
+        sampler.sample(1)
+    with pytest.raises(ValueError, match="closed"):
+        sampler.update([0], [1.0])
+
+
+def test_an_epsilon_that_alpha_makes_nothing(tmp_path: Path) -> None:
+    """Rows with priority 0 would never be drawn, which epsilon is there for."""
+    dataset = counting(tmp_path / "a", [3])
+    with pytest.raises(UsageError, match="alpha 2 is 0"):
+        Prioritized(dataset, OBSERVED, config=Config(alpha=2.0, epsilon=1e-300))
+    sampler = Prioritized(dataset, OBSERVED, config=Config(alpha=2.0, epsilon=1e-150))
+    sampler.sample(1)
+    sampler.update(np.arange(3), np.zeros(3))
+    assert set(sampler.sample(60)["row"].tolist()) == {0, 1, 2}
+
+
 def test_capacity_evicts_and_late_updates_are_passed_over(tmp_path: Path) -> None:
     sampler = Prioritized(counting(tmp_path / "a", [10]), OBSERVED, 4)
     assert set(sampler.sample(200)["row"].tolist()) == {6, 7, 8, 9}
@@ -117,6 +201,9 @@ def test_distinct_rows(tmp_path: Path) -> None:
     assert sorted(sampler.sample(10)["row"].tolist()) == list(range(10))
     with pytest.raises(IncompatibleError, match="10 rows"):
         sampler.sample(11)
+    one = Prioritized(counting(tmp_path / "b", [1]), OBSERVED, config=Config(distinct=True))
+    with pytest.raises(IncompatibleError, match="1 row, "):
+        one.sample(2)
 
 
 def test_bad_priorities_change_nothing(tmp_path: Path) -> None:
