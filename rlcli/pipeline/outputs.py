@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from rlcli import console
 from rlcli.errors import InputError, UsageError
 from rlcli.format import files
 from rlcli.format.creation import stale_siblings
@@ -54,7 +55,7 @@ def unfinished(out: Path) -> Iterator[Path]:
         raise InputError(f"{out}: {err.filename} is a file, expected a folder", path=out) from err
     _remove_stale(out.absolute())
     try:
-        with files.told_as(out, temporary):
+        with console.terminable(), files.told_as(out, temporary):
             try:
                 yield temporary
             except OSError as err:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from rlcli import console
 from rlcli.errors import InputError, ResourceError, UsageError
 from rlcli.pipeline.outputs import publish, publish_all, refuse_existing, unfinished
 
@@ -72,6 +74,25 @@ def test_old_leftovers_of_killed_processes_are_removed_and_young_ones_are_not(tm
     with unfinished(tmp_path / "out"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".out.tmp-young"]
+
+
+def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
+    def make() -> None:
+        with unfinished(tmp_path / "new" / "out") as temporary:
+            temporary.write_text("half")
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        make()
+    assert ended.value.code == 143
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_who_handles_sigterm_still_does(tmp_path: Path) -> None:
+    with console.interruptible() as stop, unfinished(tmp_path / "out"):
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.requested == signal.SIGTERM
 
 
 def test_a_full_disk_names_the_output(tmp_path: Path) -> None:
