@@ -25,6 +25,7 @@ from rlcli.config import parse_count
 from rlcli.errors import Interrupted, RLError
 
 JSON_VERSION = 1
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CHOICE = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 
 
@@ -79,7 +80,7 @@ def log(message: str) -> None:
 
 def warn(message: str) -> None:
     """Something the user should know; shown with `--quiet` too."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def error(err: RLError) -> None:
@@ -96,12 +97,17 @@ def error_text(err: RLError) -> str:
         return to_json({"rl": JSON_VERSION, "error": facts})
     hint = f" ({err.hint})" if err.hint else ""
     detail = f"\n{err.detail}" if err.detail else ""
-    return f"error: {' '.join(err.message.split())}{hint}{detail}"
+    return f"error: {printable(' '.join(err.message.split()))}{printable(hint)}{detail}"
 
 
 def on_terminal() -> bool:
     """Whether live output makes sense: standard error is a terminal and `--quiet` is off."""
     return not _settings.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def printable(text: str) -> str:
+    """The text with control characters as escapes: a name cannot move a terminal's cursor, or break a line."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -283,7 +289,7 @@ def _cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.6g}"
-    return str(value)
+    return printable(str(value))
 
 
 def _jsonable(value: Any) -> Any:

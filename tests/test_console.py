@@ -326,3 +326,11 @@ def test_an_empty_table_is_its_header() -> None:
 )
 def test_sizes_are_readable(count: int, text: str) -> None:
     assert console.bytes_text(count) == text
+
+
+def test_names_cannot_steer_a_terminal() -> None:
+    name = "a\x1b[2Jb\nc\x9bé"
+    shown = "a\\x1b[2Jb\\nc\\x9bé"
+    assert console.table(["name"], [[name]]).splitlines()[-1] == shown
+    assert console.fields({"name": name}) == f"name  {shown}"
+    assert console.error_text(RLError("a\x1b[2J: no such file")) == "error: a\\x1b[2J: no such file"
