@@ -168,10 +168,12 @@ def read_into(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def exists(path: Path) -> bool:
-    """There is a name, of whatever kind."""
+    """There is a name, of whatever kind, and a way to it."""
     try:
         layer.current().stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as err:
+        if err.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
         return False
     return True
 
@@ -347,12 +349,17 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def names(path: Path) -> list[str]:
-    """Sorted names in a folder; none if it is missing, as an empty folder is in a clone or an archive."""
+    """Sorted names in a folder; none if it is missing, as an empty folder is in a clone or an archive.
+
+    Raises `CorruptError` for a link that leads to itself.
+    """
     try:
         return sorted(layer.current().names(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError:
+    except OSError as err:
+        if err.errno == errno.ELOOP:
+            raise CorruptError(f"{path}: a symbolic link to itself", path=path) from err
         with resources(path):
             raise
 

@@ -45,7 +45,8 @@ PACKED = ".rlz"
 def locate(text: str | Path | URL) -> Location:
     """A dataset argument: `scheme://…` is a URL, anything else a path.
 
-    Raises `UsageError` for a URL with a query, to which no file's name can be added.
+    Raises `UsageError` for a URL with a query, to which no file's name can be added, and for one of a packed
+    file, which is read from this machine only.
     """
     if isinstance(text, Path | URL):
         return text
@@ -54,7 +55,10 @@ def locate(text: str | Path | URL) -> Location:
     if text.startswith(("http://", "https://")) and ("?" in text or "#" in text):
         shown = URL(text.partition("?")[0].partition("#")[0])
         raise UsageError(f"{shown}: the URL of a dataset's folder has no ? and no #", path=shown)
-    return URL(text.rstrip("/"))
+    url = URL(text.rstrip("/"))
+    if url.name.endswith(PACKED):
+        raise UsageError(f"{url}: a packed file is read from a local disk only; download it first", path=url)
+    return url
 
 
 def is_packed(location: Location) -> bool:

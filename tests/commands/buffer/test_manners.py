@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,3 +134,25 @@ def test_a_path_that_is_no_text_is_wrong_use(rl: Callable[..., Any], tmp_path: P
     assert ended.code == 2
     assert "is not UTF-8" in ended.err
     assert rl("info", tmp_path / "漢字").code == 3
+
+
+@pytest.mark.parametrize("folder", ["manifests", "journal"])
+def test_a_folder_that_links_to_itself_is_damage(rl: Callable[..., Any], copy: Path, folder: str) -> None:
+    shutil.rmtree(copy / folder)
+    (copy / folder).symlink_to(folder)
+    ended = rl("info", copy)
+    assert ended.code == 4
+    assert f"{folder}: a symbolic link to itself" in ended.err
+
+
+def test_a_dataset_that_links_to_itself_is_none(rl: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    ended = rl("info", tmp_path / "loop")
+    assert ended.code == 3
+    assert "not a dataset" in ended.err
+
+
+def test_a_packed_file_elsewhere_is_refused(rl: Callable[..., Any]) -> None:
+    ended = rl("info", "http://localhost:1/data.rlz")
+    assert ended.code == 2
+    assert "download it first" in ended.err
