@@ -106,7 +106,7 @@ def on_terminal() -> bool:
 
 
 def printable(text: str) -> str:
-    """The text with control characters as escapes: a name cannot move a terminal's cursor, or break a line."""
+    """The text with control characters as escapes: a name cannot steer a terminal, or break a line."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -14,6 +14,7 @@ from rlcli.commands import buffer_care, buffer_map
 from rlcli.format.location import Location, local, locate
 
 Dataset = Annotated[str, typer.Argument(metavar="DS", help="A dataset: a folder, or a URL.")]
+Folder = Annotated[str, typer.Argument(metavar="DS", help="A dataset in a folder.")]
 Datasets = Annotated[
     list[str], typer.Argument(metavar="DS…", help="Datasets; - reads their paths from standard input.")
 ]
@@ -71,7 +72,7 @@ def merge(
 
 
 def append(
-    dataset: Dataset,
+    dataset: Folder,
     sources: Annotated[
         list[str], typer.Argument(metavar="SRC…", help="Datasets; - reads their paths from standard input.")
     ],
@@ -103,8 +104,9 @@ def compact(
 ) -> None:
     """Copy DS into few, large, full segments and print OUT.
 
-    Rows, episodes, flags, final observations and seeds stay the same. What is left behind: space of segments
-    that were sealed early, and rows of a window whose episode's beginning is gone.
+    Rows, episodes, flags, final observations and seeds stay the same; with --one-stream episodes are numbered
+    anew. What is left behind: space of segments that were sealed early, and rows of a window whose episode's
+    beginning is gone.
     """
     console.configure(json=json, quiet=quiet)
     from rlcli.pipeline import buffer_copy
