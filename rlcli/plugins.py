@@ -6,10 +6,13 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rlcli.errors import InputError, MissingExtraError, UsageError, nearest
+from rlcli.errors import InputError, MissingExtraError, RLError, UsageError, nearest
 
 
 def is_reference(name: str) -> bool:
@@ -50,6 +53,28 @@ def load_reference(name: str) -> Any:
             raise UsageError(f"module {module_name!r} has no attribute {attribute!r}; {nearest(part, names)}")
         target = getattr(target, part)
     return target
+
+
+def explain(err: BaseException, what: str) -> InputError:
+    """One line for what foreign code raised, and where."""
+    traceback = err.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = ""
+    if traceback is not None:
+        where = f" at {Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
+    return InputError(f"{what} failed: {type(err).__name__}: {err}{where}")
+
+
+@contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """Whatever the code of `what` raises inside is an `InputError` of one line; our own errors pass."""
+    try:
+        yield
+    except (RLError, MemoryError):
+        raise
+    except (Exception, SystemExit) as err:
+        raise explain(err, what) from err
 
 
 def require(package: str, extra: str, *, needed_for: str) -> Any:

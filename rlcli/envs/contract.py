@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rlcli import plugins
 from rlcli.errors import IncompatibleError, InputError, RLError
 from rlcli.format.specs import Composite, Spec
 
@@ -65,14 +65,7 @@ class Env(Protocol):
 
 def explain(err: BaseException, env: Env) -> InputError:
     """One line for what foreign code raised, and where; `env` is the environment it came from."""
-    traceback = err.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    where = ""
-    if traceback is not None:
-        where = f" at {Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
-    name = env.spec_json["id"]
-    return InputError(f"{name} or its policy failed: {type(err).__name__}: {err}{where}")
+    return plugins.explain(err, f"{env.spec_json['id']} or its policy")
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from rlcli.datasets.opened import nest
-from rlcli.errors import InputError, RLError, UsageError
+from rlcli.errors import InputError, UsageError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column
 from rlcli.pipeline.map_block import Array, Block, Layout
 from rlcli.pipeline.map_columns import Blocks, Step
-from rlcli.plugins import is_reference, load_reference
+from rlcli.plugins import foreign, is_reference, load_reference
 
 Function = Callable[[dict[str, Any]], Any]
 
@@ -34,12 +34,8 @@ def call(function: Function, name: str, columns: Mapping[Key, Array]) -> Any:
 
     Raises `InputError` with what it raised.
     """
-    try:
+    with foreign(name):
         return function(nest({key: values.copy() for key, values in columns.items()}, depth=0))
-    except RLError:
-        raise
-    except Exception as err:  # foreign code: whatever it raises is shown in one line
-        raise InputError(f"{name} failed: {type(err).__name__}: {err}") from err
 
 
 @dataclass

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.errors import IncompatibleError, UsageError
 from rlcli.format.specs import Key
-from rlcli.plugins import is_reference, load_reference
+from rlcli.plugins import foreign, is_reference, load_reference
 from rlcli.replay.block import Block
 from rlcli.replay.sampler import DatasetSampler, below
 from rlcli.replay.source import Source
@@ -48,7 +48,8 @@ class Relabelling:
     that of the next achieved goal. `reward` as `module:attribute` names `f(achieved, desired) -> [B]`, both
     `[B, G]`. With `terminate`, `terminated` becomes whether the goal is reached; `truncated` stays.
 
-    Raises `IncompatibleError` if the source has no goals, `UsageError` for a reward that is none.
+    Raises `IncompatibleError` if the source has no goals, `UsageError` for a reward that is none,
+    `InputError` with what one's own raised.
     """
 
     def __init__(self, source: Source, config: Config) -> None:
@@ -134,7 +135,8 @@ def _reward(config: Config) -> Callable[[Values, Values], Values]:
     function = load_reference(config.reward)
 
     def checked(achieved: Values, desired: Values) -> Values:
-        reward = np.asarray(function(achieved, desired))
+        with foreign(config.reward):
+            reward = np.asarray(function(achieved, desired), np.float64)
         if reward.shape != (len(achieved),):
             raise UsageError(
                 f"{config.reward} gave rewards of shape {reward.shape}, expected ({len(achieved)},)"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlcli.errors import IncompatibleError, UsageError
+from rlcli.errors import IncompatibleError, InputError, UsageError
 from rlcli.replay.hindsight import Config, Hindsight
 from rlcli.replay.prioritized_hindsight import Config as PrioritizedConfig
 from rlcli.replay.prioritized_hindsight import PrioritizedHindsight
@@ -64,11 +64,17 @@ def test_the_reward_may_be_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "own_goal.py").write_text(
         "def reward(achieved, desired):\n    return 10.0 * (achieved[:, 0] - desired[:, 0])\n"
         "def wrong(achieved, desired):\n    return achieved\n"
+        "def fails(achieved, desired):\n    return achieved['x']\n"
+        "def text(achieved, desired):\n    return ['much'] * len(achieved)\n"
     )
     batch, step, goal = _sample(tmp_path / "a", [6], share=1.0, reward="own_goal:reward")
     np.testing.assert_array_equal(batch["next"]["reward"][:, 0], 10 * (step + 1 - goal))
     with pytest.raises(UsageError, match="shape"):
         _sample(tmp_path / "b", [6], share=1.0, reward="own_goal:wrong")
+    with pytest.raises(InputError, match=r"own_goal:fails failed: IndexError: .* at own_goal\.py:6"):
+        _sample(tmp_path / "c", [6], share=1.0, reward="own_goal:fails")
+    with pytest.raises(InputError, match=r"own_goal:text failed: ValueError: .*'much'"):
+        _sample(tmp_path / "d", [6], share=1.0, reward="own_goal:text")
 
 
 def test_what_cannot_be_is_an_error(tmp_path: Path) -> None:
