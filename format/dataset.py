@@ -5,7 +5,8 @@ Everything is checked before it is believed; nothing is ever written. SPEC.md se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,9 @@ class Dataset(RowReader):
     touched (those of a window at once). With `check="touch"` no byte is returned whose hash was not compared
     before; with `"none"` only structure and sizes are. Reading may run in several threads; `refresh` beside
     it is safe for checks of `"none"`.
+
+    A pickled one, such as a spawned worker gets, is opened anew where it is loaded: the newest snapshot then,
+    or the older one that it was opened `at`.
     """
 
     def __init__(self, view: View) -> None:
@@ -67,6 +71,9 @@ class Dataset(RowReader):
 
             return cls(RemoteView(location, remote or Remote(), single_range=single_range, at=at))
         return cls(View(location, checked=check == "touch", single_range=single_range, at=at))
+
+    def __reduce__(self) -> tuple[Callable[[], Dataset], tuple[()]]:
+        return partial(Dataset.open, **self._view.opened_with), ()
 
     def close(self) -> None:
         """Closes the journals; maps live as long as the object."""

@@ -209,7 +209,12 @@ class RemoteView(View):
         self, url: Location, options: Remote, *, single_range: bool, at: Mapping[str, Any] | None
     ) -> None:
         self._source = RemoteSource(url, options)
+        self._options = options
         super().__init__(url, checked=True, single_range=single_range, at=at)
+
+    @property
+    def opened_with(self) -> dict[str, Any]:
+        return {**super().opened_with, "remote": self._options}
 
     def _load(self) -> snapshot.Snapshot:
         return self._source.load()

@@ -78,6 +78,16 @@ class View:
 
     # What a dataset that is elsewhere does otherwise.
 
+    @property
+    def opened_with(self) -> dict[str, Any]:
+        """The arguments of `Dataset.open` that give one like it, in any process."""
+        return {
+            "path": self.location.absolute() if isinstance(self.location, Path) else self.location,
+            "check": "touch" if self._checked else "none",
+            "single_range": self._single_range,
+            "at": self._at,
+        }
+
     def _load(self) -> snapshot.Snapshot:
         return snapshot.load(self.path)
 

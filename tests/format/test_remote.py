@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -101,6 +102,27 @@ def test_text_and_images_come_through_a_url(tmp_path: Path) -> None:
         rows = np.array([59, 0, 33, 7, 40])
         assert there.gather(rows)["prompt"].tolist() == [texts[row] for row in rows]
         assert there.read(("prompt",)).tolist() == texts
+
+
+def test_a_pickled_dataset_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was opened: at the same snapshot or none, through the same cache, whatever folder one is in."""
+    model = m.create(tmp_path / "ds", segment_rows=16, chunk_rows=8, num_streams=1)
+    m.fill(model, 40)
+    model.writer.flush()
+    monkeypatch.chdir(tmp_path)
+    newest = Dataset.open("ds", check="none")
+    older = Dataset.open("ds", at=newest.snapshot)
+    m.fill(model, 30)
+    model.writer.close()
+    elsewhere = Dataset.open(f"file://{tmp_path / 'ds'}", remote=Remote(cache=tmp_path / "cache"))
+    texts = [pickle.dumps(dataset) for dataset in (newest, older, elsewhere)]
+    newest.refresh()
+    rows = [dataset.read_rows() for dataset in (newest, older, elsewhere)]
+    assert len(rows[0]["action"]) > len(rows[1]["action"])
+    monkeypatch.chdir("/")
+    for text, expected in zip(texts, rows, strict=True):
+        with pickle.loads(text) as again:
+            _same(again.read_rows(), expected)
 
 
 def test_an_older_snapshot_opens_through_a_url(tmp_path: Path) -> None:
