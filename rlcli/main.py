@@ -167,7 +167,9 @@ def _os_error(err: OSError) -> int:
         console.error(ResourceError(f"{where}{reason}", path=err.filename))
         return ExitCode.RESOURCE
     if isinstance(err, _PATH_ERRORS) or err.errno in _PATH_ERRNOS:
-        console.error(InputError(f"{where}{reason}", path=err.filename))
+        longer = "the name of an output is up to 76 bytes longer while it is made"
+        hint = longer if err.errno == errno.ENAMETOOLONG else None
+        console.error(InputError(f"{where}{reason}", hint=hint, path=err.filename))
         return ExitCode.INPUT
     return _bug(err)
 

@@ -36,7 +36,7 @@ def refuse_existing(out: Path) -> None:
 def refuse_inside(out: Path) -> None:
     """Raise `UsageError` if `out` lies in a dataset, where `rl buffer gc` might take it for garbage."""
     for folder in Path(os.path.realpath(out)).parents:
-        if (folder / "dataset.json").is_file() and (folder / "manifests").is_dir():
+        if os.path.isfile(folder / "dataset.json") and os.path.isdir(folder / "manifests"):
             raise UsageError(f"{out}: lies inside the dataset {folder}; choose another place", path=out)
 
 

@@ -109,3 +109,13 @@ def test_no_output_lies_in_a_dataset(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="inside the dataset"):
         refuse_existing(tmp_path / name)
     refuse_existing(tmp_path / "data-out")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_a_folder_of_somebody_else_is_not_looked_into(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        refuse_existing(tmp_path / "out")  # the attempt to make it tells what is wrong, by its name
+    finally:
+        os.seteuid(0)

@@ -156,3 +156,11 @@ def test_a_packed_file_elsewhere_is_refused(rl: Callable[..., Any]) -> None:
     ended = rl("info", "http://localhost:1/data.rlz")
     assert ended.code == 2
     assert "download it first" in ended.err
+
+
+def test_a_name_that_is_too_long_while_it_is_made_says_so(
+    rl: Callable[..., Any], sealed: Path, tmp_path: Path
+) -> None:
+    ended = rl("compact", sealed, "-o", tmp_path / ("a" * 230))
+    assert ended.code == 3
+    assert "up to 76 bytes longer" in ended.err
