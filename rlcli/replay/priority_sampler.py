@@ -17,6 +17,8 @@ WEIGHT: Key = ("weight",)
 ROW: Key = ("row",)
 KEPT = "Keep priorities beside the data under this name, for the next who samples it; one process at a time."
 
+_ROW, _PRIORITY = np.dtype(np.int64), np.dtype(np.float64)
+
 
 class Options(Protocol):
     """What the options of every such sampler have."""
@@ -71,8 +73,8 @@ class PrioritySampler(DatasetSampler[P]):
         Raises `ValueError` for a negative, infinite or undefined priority, or another number of them than of
         rows, and `TypeError` for what are no numbers; nothing is changed then.
         """
-        ids = numbers("rows", rows, np.dtype(np.int64), "iu")
-        values = numbers("priorities", priorities, np.dtype(np.float64), "biuf")
+        ids = numbers("rows", rows, _ROW, "iu")
+        values = numbers("priorities", priorities, _PRIORITY, "biuf")
         if len(ids) != len(values):
             raise ValueError(f"{len(values)} priorities for {len(ids)} rows")
         self.table.update(ids, values)
@@ -100,6 +102,8 @@ def numbers(what: str, given: Any, dtype: np.dtype[Any], kinds: str) -> NDArray[
 
     Raises `TypeError` for anything else.
     """
+    if type(given) is np.ndarray and given.dtype is dtype and given.ndim == 1 and given.flags.c_contiguous:
+        return given  # as it mostly is
     if hasattr(given, "detach"):  # a tensor: of any device, with any gradient
         tensor = given.detach()
         given = (tensor.double() if tensor.is_floating_point() else tensor).cpu().numpy()
