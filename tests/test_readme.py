@@ -20,7 +20,7 @@ BLOCK = re.compile(r"<!-- tested -->\n```(\w+)\n(.*?)```", re.S)
 
 def test_the_readme_runs(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
-    assert [language for language, _ in blocks] == ["sh", "sh", "python"]
+    assert [language for language, _ in blocks] == ["sh", "sh", "sh", "python"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for language, text in blocks:
         command = {"sh": ["bash", "-euo", "pipefail", "-c", text], "python": [sys.executable, "-c", text]}
