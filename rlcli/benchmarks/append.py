@@ -4,10 +4,13 @@ Ours is what a first append to a new dataset costs: the first batch makes the tw
 columns, two meta.json, the journal), its commit publishes a manifest; each batch is a `pwrite` per column and
 one of the journal's 64 bytes, and all rows are hashed twice, for their commit and for the seal.
 
-Limits, both into files that are made within the timed call, without fsync, of the very bytes of the columns:
+Limits, all into files that are made within the timed call, without fsync:
 
-* "write() of the same bytes": one file, one block of all columns per batch: fewest calls and page borders;
-* "write() of each column": nine files, a block per column and batch: what any file per column has to do.
+* "write() of the transitions": one file, one block per batch of what the peers are given and store:
+  observation, action, reward, terminated and next observation, 165 bytes a row;
+* "write() of the stored bytes": one file, one block per batch of the very bytes of our nine columns: fewer
+  bytes than that, and fewer calls and page borders than any file per column can do with;
+* "write() of each column": the stored bytes in nine files, a block per column and batch.
 
 The limit of a commit alone is `write()` of the 64 bytes of its record. Rows lie in memory that was not
 touched just before, as a collector's do, and so do the limits': `write()` of one block again and again, which
@@ -34,6 +37,7 @@ from rlcli.benchmarks import Setting
 from rlcli.benchmarks.rows import SCHEMA, Columns, block, spec
 from rlcli.format import files
 from rlcli.format.dataset import Dataset
+from rlcli.format.specs import Key
 from rlcli.format.writer import Durability, Writer
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
 
@@ -124,11 +128,13 @@ def _batches(setting: Setting) -> Iterator[Item]:
     units = float(num_batches * BATCH)
     row_bytes = SCHEMA.row_bytes
     blocks = [_bytes_of(batch) for batch in batches]
+    transitions = [_bytes_of(_given(batch)) for batch in batches]
     hot_blocks = blocks[:1] * num_batches
 
     ours = _Ours(setting.folder / "process", batches, "process")
     sealed = _Ours(setting.folder / "sealed", batches, "process", is_closed=True)
     durable = _Ours(setting.folder / "commit", batches, "commit")
+    whole = _Fresh(setting.folder / "whole", lambda file: _write(file, transitions, sync=False))
     limit = _Fresh(setting.folder / "plain", lambda file: _write(file, blocks, sync=False))
     columns = [[batch[column.key] for column in SCHEMA.plain] for batch in batches]
     by_column = _Fresh(setting.folder / "columns", lambda folder: _write_columns(folder, columns))
@@ -140,13 +146,15 @@ def _batches(setting: Setting) -> Iterator[Item]:
         LocalArm("rl, closed and sealed", "ours", sealed.call, units, sealed.prepare),
         LocalArm("rl, a durable commit per batch", "ours", durable.call, units, durable.prepare),
         LocalArm("h5py, resized columns", "peer", hdf5.call, units, hdf5.prepare),
-        LocalArm("write() of the same bytes", "limit", limit.call, units, limit.prepare),
+        LocalArm("write() of the transitions", "limit", whole.call, units, whole.prepare),
+        LocalArm("write() of the stored bytes", "limit", limit.call, units, limit.prepare),
         LocalArm("write() of each column", "limit", by_column.call, units, by_column.prepare),
         LocalArm("write() of one hot block", "reference", hot.call, units, hot.prepare),
         LocalArm("write() and one fsync at the end", "reference", synced.call, units, synced.prepare),
     ]
     goals = (
-        Goal("write() of the same bytes", 0.5),
+        Goal("write() of the transitions", 0.5),
+        Goal("write() of the stored bytes", 0.5),
         Goal("write() of each column", 0.5),
         Goal("torchrl, memmap", 3.5),
     )
@@ -163,6 +171,13 @@ def _batches(setting: Setting) -> Iterator[Item]:
     yield item
     for arm in (ours, sealed, durable):
         arm.discard()
+
+
+def _given(columns: Columns) -> Columns:
+    """A batch as peers take it, `PEER_BYTES` a row; the last row's next observation is the first."""
+    following = np.roll(columns["observation",], -1, axis=0)
+    kept: list[Key] = [("observation",), ("action",), ("next", "reward"), ("next", "terminated")]
+    return {**{key: columns[key] for key in kept}, ("next", "observation"): following}
 
 
 def _bytes_of(columns: Columns) -> bytes:
