@@ -2,6 +2,7 @@
 
     python tests/proof/coverage_guided.py CORPUS [-max_total_time=600 and other options of libFuzzer]
 
+Wants rlcli installed by `pip install .`: an editable install has a loader of its own, and shows no coverage.
 Stops at the first promise that is broken and leaves the bytes that show it in `crash-…`.
 """
 
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import atheris
 
+if any("editable" in type(finder).__module__ for finder in sys.meta_path):
+    sys.exit("no coverage is seen of an editable install: pip install . in an environment of its own")
 sys.path.insert(0, str(Path(__file__).parent))
 with atheris.instrument_imports(include=["rlcli.format"]):
     from mutations import Target
