@@ -56,7 +56,7 @@ class _Part:
                 yield block
                 continue
             self.right[block] = 1
-            self.left -= 1
+        self.left = self.right.count(0)  # counted: another thread may have compared the same blocks meanwhile
 
     def _hash(self, block: int) -> str:
         start, stop = block * BLOCK, min((block + 1) * BLOCK, self.sums.bytes)
