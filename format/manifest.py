@@ -25,6 +25,8 @@ _SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
 _HEX = re.compile(r"[0-9a-f]{64}")
 MAX_BYTES = 1 << 26
 MAX_SEGMENTS = 65_536
+MAX_ROWS = 1 << 40  # of a stream, those that have left it too
+MAX_SEGMENT_BYTES = 1 << 46  # of its columns: half of the addresses that a process has
 _OPEN_COUNTS = ("stream", "first", "alloc")
 _SEALED_COUNTS = (*_OPEN_COUNTS, "rows", "episodes", "finals", "bytes")
 _OWN = frozenset(
@@ -199,6 +201,8 @@ def publish(
     """
     if len(manifest.segments) > MAX_SEGMENTS:
         raise _too_large(root, f"{len(manifest.segments):,} segments, at most {MAX_SEGMENTS:,} are allowed")
+    if any(segment.first + segment.alloc > MAX_ROWS for segment in manifest.segments):
+        raise ResourceError(f"{root}: a stream has at most {MAX_ROWS:,} rows", path=root)
     data = put(root, manifest.generation, manifest.to_file(), durable=durable, before_link=before_link)
     return replace(manifest, sha256=hashlib.sha256(data).hexdigest())
 
@@ -462,8 +466,12 @@ def _check_structure(manifest: Manifest, features: list[str]) -> None:
             raise ValueError("segments are not ordered by stream")
         elif manifest.window is not None:
             joins = segment.first  # what was before it has left the window
-        if segment.first != joins or not 0 < segment.alloc <= 1 << 40 or segment.rows > segment.alloc:
+        if segment.first != joins or segment.alloc == 0 or segment.rows > segment.alloc:
             raise ValueError(f"segment {segment.name} does not join the one before, or its rows exceed alloc")
+        if segment.first + segment.alloc > MAX_ROWS:
+            raise ValueError(f"segment {segment.name} ends at row {segment.first + segment.alloc}")
+        if segment.alloc * manifest.schema.row_bytes > MAX_SEGMENT_BYTES:
+            raise ValueError(f"segment {segment.name} of {segment.alloc} rows is too long to be mapped")
         if segment.sealed and segment.rows == 0:
             raise ValueError(f"segment {segment.name} is sealed without rows")
         before = segment

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from rlcli import _native
+from rlcli.errors import ResourceError
 from rlcli.format import bulk, files
 from rlcli.format.heap_file import heap_end, heap_name
 from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
-from rlcli.format.manifest import Segment
+from rlcli.format.manifest import MAX_SEGMENT_BYTES, Segment
 from rlcli.format.schema import Column, Schema
 
 Array = np.ndarray[Any, Any]
@@ -128,8 +130,8 @@ class MappedSegment:
                 if position == len(self._finals):
                     # Every row may have a final; what is not in the file yet is not touched yet.
                     length = size if self.entry.sealed else self.entry.alloc * column.row_bytes
-                    memory = _native.AddressRange(_pages(length))
                     with files.resources(path):
+                        memory = _native.AddressRange(_pages(length))
                         self.final_addresses.append(memory.map_file(fd, 0, length))
                     self._finals.append((memory, length))
             finally:
@@ -148,9 +150,9 @@ class MappedSegment:
         if known is None or len(known) != size:
             fd = files.open_read(path) if size else -1
             try:
-                memory = _native.AddressRange(_pages(max(size, 1)))
-                if size:
-                    with files.resources(path):
+                with files.resources(path):
+                    memory = _native.AddressRange(_pages(max(size, 1)))
+                    if size:
                         memory.map_file(fd, 0, size)
             finally:
                 if size:
@@ -197,8 +199,9 @@ class StreamMap:
     """Places the segments of a stream in memory one after the other.
 
     Room for `capacity` rows is reserved at once, and twice as much whenever it is used up; as much again if
-    it `slides`, as segments of a window come and go. Only segments whose columns all fill whole pages lie
-    side by side. Files are below `root`, or where `folder_of` says.
+    it `slides`, as segments of a window come and go; less where there are not so many addresses. Only
+    segments whose columns all fill whole pages lie side by side. Files are below `root`, or where `folder_of`
+    says.
     """
 
     def __init__(
@@ -225,14 +228,33 @@ class StreamMap:
         """Gives a segment its addresses, behind the one before it where that is possible."""
         alloc = entry.alloc
         if not self._single_range or (alloc % PAGE and any(alloc * n % PAGE for n in self.row_bytes)):
-            return MappedSegment(self, entry, _Range(self.row_bytes, entry.alloc), 0)
+            return MappedSegment(self, entry, self._reserve(entry), 0)
         if self._range is None or self._range.used + entry.alloc > self._range.rows:
             twice = 2 * self._range.rows if self._range is not None and not self._slides else 0
-            rows = max(self._capacity, entry.alloc, twice)
-            self._range = _Range(self.row_bytes, rows)
+            self._range = self._reserve(entry, max(self._capacity, twice))
         mapped = MappedSegment(self, entry, self._range, self._range.used)
         self._range.used += entry.alloc
         return mapped
+
+    def _reserve(self, entry: Segment, rows: int = 0) -> _Range:
+        """Addresses for `rows` rows if there are so many, else for this segment alone.
+
+        Raises `CorruptError` if there are not, and its files are shorter than they would have to be;
+        `ResourceError` if they are not.
+        """
+        if rows > entry.alloc and rows * sum(self.row_bytes) <= MAX_SEGMENT_BYTES:
+            with suppress(OSError):
+                return _Range(self.row_bytes, rows)
+        try:
+            return _Range(self.row_bytes, entry.alloc)
+        except OSError as err:
+            folder = SegmentPaths(self.folder_of(entry), entry.name).columns
+            for name, row_bytes in zip(self.names, self.row_bytes, strict=True):
+                path, size = folder / name, entry.alloc * row_bytes
+                found = files.size(path)
+                if found != size:
+                    raise files.wrong_size(path, found, size) from err
+            raise ResourceError(f"{folder}: no addresses are left to map it", path=folder) from err
 
     def add(self, entry: Segment) -> MappedSegment:
         """Places a segment and maps it. Raises `CorruptError` as `MappedSegment.map` does."""

@@ -206,6 +206,9 @@ def _segment(**changes: Any) -> dict[str, Any]:
         {"segments": [{}]},
         {"segments": [_segment()]},
         {"segments": [_segment(alloc=1 << 39)]},
+        {"segments": [_segment(alloc=(1 << 40) + 4096)]},
+        {"segments": [_segment(alloc=1 << 41, state="open")]},
+        {"segments": [_segment(), _segment(name="w00-000000000005", first=5, alloc=1 << 40, state="open")]},
         {"segments": 7},
         {"streams": [{"id": "x"}]},
         {"kind": "window"},
@@ -231,6 +234,47 @@ def test_lying_manifests_fail_cleanly(tmp_path: Path, changes: dict[str, Any]) -
     assert caught.value.code in (4, 5)
     assert "\n" not in caught.value.message
     assert m.tree_hashes(tmp_path / "ds") == before
+
+
+@pytest.mark.parametrize(
+    ("alloc", "row_bytes", "window", "streams"),
+    [
+        (1 << 38, 256, None, 1),  # 2^46 bytes each: what a manifest may say, twice as much as can be reserved
+        (1 << 39, 128, None, 1),
+        (1 << 40, 64, None, 1),
+        (1 << 40, 64, 1 << 52, 1),  # and room for a window of 2^58 bytes
+        (1 << 40, 64, None, 8),  # each can be reserved, all together cannot
+    ],
+)
+@pytest.mark.parametrize("check", ["touch", "none"])
+def test_what_cannot_be_mapped_is_said(
+    tmp_path: Path, alloc: int, row_bytes: int, window: int | None, streams: int, check: Any
+) -> None:
+    """A manifest may claim more bytes than a process has addresses; its files are not that long."""
+    path = tmp_path / "ds"
+    schema = Schema((Column(("a",), "uint8", (row_bytes,)),))
+    writer = Writer.create(path, schema, spec={}, lineage={}, num_streams=streams, window=window)
+    for stream in range(streams):
+        writer.write(stream, {("a",): np.zeros((3, row_bytes), np.uint8)})
+    writer.commit()
+    writer.abort()
+    m.read_everything(path)
+    entries = Dataset.open(path).manifest.to_json()["segments"]
+    _rewrite(path, segments=[entry | {"alloc": alloc} for entry in entries])
+    with pytest.raises(RLError) as caught:
+        m.read_everything(path, check=check)
+    assert caught.value.code == 4
+    assert "\n" not in caught.value.message
+
+
+def test_a_huge_window_is_only_room(tmp_path: Path) -> None:
+    """Room for all rows that a window may have is reserved where that is possible, and else not."""
+    schema = Schema((Column(("a",), "int64"),))
+    with Writer.create(tmp_path / "ds", schema, spec={}, lineage={}, window=1 << 52) as writer:
+        writer.write(0, {("a",): np.arange(5)})
+        writer.commit()
+        with Dataset.open(tmp_path / "ds") as dataset:
+            assert dataset.read(("a",)).tolist() == [0, 1, 2, 3, 4]
 
 
 def _write_for_ever(writer: Writer) -> None:
