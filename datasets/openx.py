@@ -1,7 +1,7 @@
 """What is known of Open X-Embodiment's datasets beyond their `features.json`.
 
 Which camera is which is from Octo's configuration of them (octo-models/octo,
-`octo/data/oxe/oxe_dataset_configs.py`, the datasets under their official names), for DROID and Bridge
+`octo/data/oxe/oxe_dataset_configs.py`, the datasets under their official names), for DROID, FMB and Bridge
 from OpenVLA's (openvla/openvla, `prismatic/vla/datasets/rlds/oxe/configs.py`); which pictures are stored
 blue first is from huggingface/lerobot#435. Those that Google converted have the instruction among the
 observations, the others beside them. A dataset that is not here is read as any other.
@@ -14,10 +14,15 @@ from collections.abc import Iterable
 from rlcli.errors import UsageError, nearest
 
 _RLDS = "_converted_externally_to_rlds"
+_IMAGE = {"image": "primary"}
 _IMAGE_AND_WRIST = {"image": "primary", "wrist_image": "wrist"}
+_ONLY_WRIST = {"image": "wrist"}
+_TWO_WITH_DEPTH = {
+    "image_1": "primary", "image_2": "secondary", "depth_1": "depth_primary", "depth_2": "depth_secondary",
+}  # fmt: skip
 _CAMERAS = {
-    "fractal20220817_data": {"image": "primary"},
-    "kuka": {"image": "primary"},
+    "fractal20220817_data": _IMAGE,
+    "kuka": _IMAGE,
     "taco_play": {
         "rgb_static": "primary", "rgb_gripper": "wrist",
         "depth_static": "depth_primary", "depth_gripper": "depth_wrist",
@@ -25,10 +30,10 @@ _CAMERAS = {
     "jaco_play": {"image": "primary", "image_wrist": "wrist"},
     "berkeley_cable_routing": {"image": "primary", "top_image": "secondary", "wrist45_image": "wrist"},
     "roboturk": {"front_rgb": "primary"},
-    "nyu_door_opening_surprising_effectiveness": {"image": "wrist"},
+    "nyu_door_opening_surprising_effectiveness": _ONLY_WRIST,
     "viola": {"agentview_rgb": "primary", "eye_in_hand_rgb": "wrist"},
     "berkeley_autolab_ur5": {"image": "primary", "hand_image": "wrist", "depth": "depth_primary"},
-    "toto": {"image": "primary"},
+    "toto": _IMAGE,
     "language_table": {"rgb": "primary"},
     "columbia_cairlab_pusht_real": _IMAGE_AND_WRIST,
     f"stanford_kuka_multimodal_dataset{_RLDS}": {"image": "primary", "depth_image": "depth_primary"},
@@ -47,7 +52,39 @@ _CAMERAS = {
     f"utokyo_xarm_pick_and_place{_RLDS}": {"image": "primary", "image2": "secondary", "hand_image": "wrist"},
     f"berkeley_mvp{_RLDS}": {"hand_image": "wrist"},
     f"berkeley_rpt{_RLDS}": {"hand_image": "wrist"},
-    "bc_z": {"image": "primary"},
+    "bc_z": _IMAGE,
+    f"nyu_rot_dataset{_RLDS}": _IMAGE,
+    f"cmu_franka_exploration_dataset{_RLDS}": {"highres_image": "primary"},
+    f"ucsd_kitchen_dataset{_RLDS}": _IMAGE,
+    f"ucsd_pick_and_place_dataset{_RLDS}": _IMAGE,
+    f"utokyo_pr2_opening_fridge{_RLDS}": _IMAGE,
+    f"utokyo_pr2_tabletop_manipulation{_RLDS}": _IMAGE,
+    f"utokyo_xarm_bimanual{_RLDS}": _IMAGE,
+    "robo_net": {"image": "primary", "image1": "secondary"},
+    f"kaist_nonprehensile{_RLDS}": _IMAGE,
+    f"stanford_mask_vit{_RLDS}": _IMAGE,
+    f"tokyo_u_lsmo{_RLDS}": _IMAGE,
+    f"dlr_sara_pour{_RLDS}": _IMAGE,
+    f"dlr_sara_grid_clamp{_RLDS}": _IMAGE,
+    f"dlr_edan_shared_control{_RLDS}": _IMAGE,
+    f"asu_table_top{_RLDS}": _IMAGE,
+    f"stanford_robocook{_RLDS}": _TWO_WITH_DEPTH,
+    "imperialcollege_sawyer_wrist_cam": _IMAGE_AND_WRIST,
+    f"iamlab_cmu_pickup_insert{_RLDS}": _IMAGE_AND_WRIST,
+    "uiuc_d3field": _TWO_WITH_DEPTH,
+    "utaustin_mutex": _IMAGE_AND_WRIST,
+    "berkeley_fanuc_manipulation": _IMAGE_AND_WRIST,
+    "cmu_playing_with_food": {"image": "primary", "finger_vision_1": "wrist"},
+    "cmu_play_fusion": _IMAGE,
+    "cmu_stretch": _IMAGE,
+    "berkeley_gnm_recon": _ONLY_WRIST,
+    "berkeley_gnm_cory_hall": _ONLY_WRIST,
+    "berkeley_gnm_sac_son": _ONLY_WRIST,
+    "fmb_dataset": {
+        "image_side_1": "primary", "image_side_2": "secondary", "image_wrist_1": "wrist",
+        "image_side_1_depth": "depth_primary", "image_side_2_depth": "depth_secondary",
+        "image_wrist_1_depth": "depth_wrist",
+    },
     "bridge": {"image": "primary", "image_1": "secondary"},
     "bridge_dataset": {"image_0": "primary", "image_1": "secondary"},
     "droid": {

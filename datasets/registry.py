@@ -39,7 +39,9 @@ CONVERTERS = {
         names=True,
     ),
     "rlds": Converter(
-        "rlcli.datasets.rlds", "RLDS of TensorFlow Datasets, Open X-Embodiment: TFRecord episodes"
+        "rlcli.datasets.rlds",
+        "RLDS of TensorFlow Datasets, Open X-Embodiment: TFRecord episodes, or ArrayRecord with the extra "
+        "array_record",
     ),
     "rlu": Converter("rlcli.datasets.rlu", "RL Unplugged's raw TFRecord shards", writes=False),
     "robomimic": Converter(
@@ -66,7 +68,11 @@ CONVERTERS = {
         "OpenML's ARFF; with --from, CSV and Parquet of features and a label",
         writes=False,
     ),
-    "zarr": Converter("rlcli.datasets.zarr_groups", "Zarr replay buffer, or named arrays", (".zarr",)),
+    "zarr": Converter(
+        "rlcli.datasets.zarr_groups",
+        "Zarr replay buffer, or named arrays; JPEG XL with the extra imagecodecs",
+        (".zarr",),
+    ),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
     "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),
     "parquet": Converter(

@@ -49,7 +49,9 @@ class Options:
 
     split: str = opt("", "Splits to read, e.g. train or train,val; all that are there if empty.")
     last_step: Literal["default", "keep", "drop", "auto"] = opt(
-        "default", "The last step: a row, only the final observation, or by what all of them hold."
+        "default",
+        "The last step: a row, only the final observation, or which of them by what all of them hold; "
+        "default is keep, and drop for what rl wrote so.",
     )
     allow_missing_shards: bool = opt(False, "Read the shards that are there and count the others.")
     dct: Literal["accurate", "fast"] = opt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,9 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
 def convert(
     src: Annotated[
         str | None,
-        typer.Argument(metavar="SRC", help="A path, d4rl:NAME, or a dataset's URL."),
+        typer.Argument(
+            metavar="SRC", help="A path, d4rl:NAME, minari:NAME, or the URL of a dataset of ours."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT", help="A new dataset, or a new output such as out.hdf5.")
@@ -159,24 +161,8 @@ def _toml(mapping: dict[str, str]) -> str:
 
 
 def _list() -> None:
+    from rlcli.commands.convert_list import text_of
     from rlcli.pipeline import convert as pipeline
 
     rows = pipeline.formats()
-    cells: list[list[Any]] = [
-        [
-            row["name"],
-            {(1, 0): "read", (0, 1): "write"}.get((row["reads"], row["writes"]), "read, write"),
-            " ".join(row["suffixes"]),
-            row["extra"] or "",
-            row["help"],
-        ]
-        for row in rows
-    ]
-    text = console.table(["format", "directions", "suffixes", "extra", "what it is"], cells)
-    told = [
-        f"{row['name']}, to {direction}: --set {option['name']}={option['type']}  {option['help']}"
-        for row in rows
-        for direction, found in row["options"].items()
-        for option in found
-    ]
-    console.result("formats", {"formats": rows}, "\n".join([text, "", *told]))
+    console.result("formats", {"formats": rows}, text_of(rows))

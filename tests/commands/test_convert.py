@@ -124,6 +124,18 @@ def test_list_names_formats_and_directions(capsys):
     assert "d4rl" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [80, 120, 300])
+def test_the_list_is_as_wide_as_the_terminal_and_says_each_default(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run(["convert", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= min(columns, 120)
+    text = " ".join(" ".join(lines).split())
+    assert "rlds, to read: split=TEXT Splits to read" in text
+    assert "last_step=default|keep|drop|auto" in text
+    assert "[default: accurate]" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

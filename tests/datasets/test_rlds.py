@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import rlds_files as files
 from rlds_files import DECODE, Found, pixels, toy
 
-from rlcli.datasets import rlds
+from rlcli.datasets import openx, rlds
 from rlcli.datasets.contract import Request
 from rlcli.datasets.example import encode
 from rlcli.datasets.tfrecord import RecordWriter, read_records
@@ -340,6 +340,21 @@ def test_a_preset_says_what_the_features_of_a_known_dataset_are(tmp_path: Path) 
     assert {"observation/mine", "observation/wrist"} <= Found(folder, mine, preset="openx").rows.keys()
     with pytest.raises(UsageError, match="no preset knows 'toy'"):
         Found(toy(tmp_path / "other", files.episode(2)), preset="openx")
+
+
+@pytest.mark.parametrize(
+    "name", ["cmu_stretch", "stanford_robocook_converted_externally_to_rlds", "fmb_dataset"]
+)
+def test_a_preset_gives_each_camera_a_role_of_its_own(name: str) -> None:
+    every = [f"steps/observation/{camera}" for camera in (
+        "image", "image_1", "image_2", "depth_1", "depth_2", "image_side_1", "image_side_2", "image_wrist_1",
+    )]  # fmt: skip
+    told = openx.preset(name, [*every, "steps/language_instruction"], "x")
+    assert "observation/primary" in told.values()
+    assert len(set(told.values())) == len(told)
+    assert all(
+        key.split("/")[1].removeprefix("depth_") in ("primary", "secondary", "wrist") for key in told.values()
+    )
 
 
 def test_known_datasets_with_blue_first_are_flagged(tmp_path: Path) -> None:
