@@ -103,7 +103,7 @@ def run(arguments: list[str]) -> int:
         if wanted and wanted not in COMMANDS and not completing:
             raise UsageError(f"there is no command {wanted!r}; {nearest(wanted, COMMANDS)}")
         app = build_app(None if completing else wanted, arguments)
-        if wanted:
+        if wanted and not {"-h", "--help"} & set(arguments):
             _explain_bus_errors()
         outcome = app(args=arguments, prog_name="rl", standalone_mode=False)
         if outcome == ExitCode.INTERRUPTED:  # the parser turns Ctrl-C into this

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -67,14 +67,17 @@ def explain(err: BaseException, what: str) -> InputError:
 
 
 @contextmanager
-def foreign(what: str) -> Iterator[None]:
-    """Whatever the code of `what` raises inside is an `InputError` of one line; our own errors pass."""
+def foreign(what: str | Callable[[], str]) -> Iterator[None]:
+    """Whatever the code of `what` raises inside is an `InputError` of one line; our own errors pass.
+
+    A function gives the name when it is needed: where every step counts.
+    """
     try:
         yield
     except (RLError, MemoryError):
         raise
     except (Exception, SystemExit) as err:
-        raise explain(err, what) from err
+        raise explain(err, what if isinstance(what, str) else what()) from err
 
 
 def require(package: str, extra: str, *, needed_for: str) -> Any:

@@ -8,14 +8,15 @@ one. Whoever steps an environment resets it, each time with a seed of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from rlcli import plugins
-from rlcli.errors import IncompatibleError, InputError, RLError
+from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.specs import Composite, Spec
 
 SEED_BITS = 31  # a seed of at most 31 bits is accepted by every library, int32 ones included
@@ -65,18 +66,16 @@ class Env(Protocol):
 
 def explain(err: BaseException, env: Env) -> InputError:
     """One line for what foreign code raised, and where; `env` is the environment it came from."""
-    return plugins.explain(err, f"{env.spec_json['id']} or its policy")
+    return plugins.explain(err, _origin(env))
 
 
-@contextmanager
-def foreign(env: Env) -> Iterator[None]:
+def foreign(env: Env) -> AbstractContextManager[None]:
     """Whatever `env` raises inside is an `InputError` of one line; our own errors pass."""
-    try:
-        yield
-    except (RLError, MemoryError):
-        raise
-    except (Exception, SystemExit) as err:
-        raise explain(err, env) from err
+    return plugins.foreign(partial(_origin, env))
+
+
+def _origin(env: Env) -> str:
+    return f"{env.spec_json['id']} or its policy"
 
 
 def check_score(score: float, env: Env) -> None:
