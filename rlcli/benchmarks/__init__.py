@@ -1,7 +1,7 @@
 """The cases of `rl bench`: one file each, with its arms, its physical limit and the proof that they agree.
 
 A case file has `TITLE` and `items(setting) -> Iterator[Item]`; an item's data live as long as its turn.
-Peers run in a process of their own (`rlcli.benchmarks.peer`), so the base environment needs none of them.
+Peers run in processes of their own (`rlcli.benchmarks.peer`), so the base environment needs none of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from rlcli.benchmarks.peer import Peer
+    from rlcli.benchmarks.peer import Peers
 
 CASES: dict[str, str] = {
     "open": "rlcli.benchmarks.open",
@@ -34,7 +34,7 @@ Size = Literal["small", "full"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a case needs to know: `size` full or small, an empty `folder`, the peers' process.
+    """What a case needs to know: `size` full or small, an empty `folder`, the peers' processes.
 
     `wanted` is the name of the one item that is wanted, empty for all; a case may leave the others out.
     """
@@ -42,7 +42,7 @@ class Setting:
     size: Size
     folder: Path
     threads: int = 1
-    peer: Peer | None = None
+    peer: Peers | None = None
     wanted: str = ""
 
     def pick(self, *, small: int, full: int) -> int:

@@ -1,7 +1,9 @@
-"""Peers measured in a process of another Python, in turn with our own arms.
+"""Peers measured in processes of other Pythons, in turn with our own arms.
 
-Requests and replies are JSON lines on the child's standard input and output; the child runs the folder
-`peers`, which imports nothing of ours. An arm that fails there is left out with a warning.
+Several Pythons may have a peer each, since peers pin versions that exclude one another: an arm runs in the
+first of them that can import its package. Requests and replies are JSON lines on a child's standard input and
+output; it runs the folder `peers`, which imports nothing of ours. An arm that fails there is left out with a
+warning.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +37,59 @@ class PeerArm:
         return float(self.peer.ask({"measure": self.name, "repeats": repeats})["seconds"])
 
 
+class Peers(AbstractContextManager["Peers"]):
+    """The processes of several Pythons; each starts with the block and ends with it."""
+
+    def __init__(self, pythons: Sequence[str], threads: int) -> None:
+        self._stack = ExitStack()
+        self._peers: list[Peer] = []
+        try:
+            for python in pythons:
+                self._peers.append(self._stack.enter_context(Peer(python, threads)))
+        except InputError:
+            self._stack.close()
+            raise
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes."""
+        return tuple(peer.pid for peer in self._peers)
+
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        """The Pythons, in order, with the versions of the peers that they have."""
+        return [{"python": peer.python, "versions": peer.versions} for peer in self._peers]
+
+    def arms(self, item: str, size: str, folder: Path) -> list[Arm]:
+        """The peers' arms for an item, set up and ready; [] where no peer has one.
+
+        `folder` is in the item's own and need not exist; every process has one beside it for itself.
+        """
+        arms: list[Arm] = []
+        tried: set[str] = set()
+        absent: dict[str, str] = {}
+        for number, peer in enumerate(self._peers):
+            own = folder.with_name(f"{folder.name}-{number}")
+            reply = peer.ask({"open": item, "size": size, "folder": str(own), "without": sorted(tried)})
+            for name, reason in reply["failed"].items():
+                console.warn(f"peer {name} is left out of {item}: {reason} ({peer.python})")
+            arms += [PeerArm(peer, arm["name"], arm["units"]) for arm in reply["arms"]]
+            tried |= {*reply["failed"], *(arm["name"] for arm in reply["arms"])}
+            absent |= reply["absent"]
+        lacking = [f"{name} (needs {package})" for name, package in absent.items() if name not in tried]
+        if lacking:
+            console.log(f"{item}: not measured: {', '.join(lacking)}")
+        return arms
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
 class Peer(AbstractContextManager["Peer"]):
-    """The peers' process, started with `python`; `versions` says which peers it has."""
+    """The process of one `python`; `versions` says which peers it has."""
 
     def __init__(self, python: str, threads: int) -> None:
+        self.python = python
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         try:
             self._process = subprocess.Popen(
@@ -56,15 +108,7 @@ class Peer(AbstractContextManager["Peer"]):
 
     @property
     def pid(self) -> int:
-        """Of the peers' process."""
         return self._process.pid
-
-    def arms(self, item: str, size: str, folder: Path) -> list[Arm]:
-        """The peers' arms for an item, set up and ready; [] where no peer has one."""
-        reply = self.ask({"open": item, "size": size, "folder": str(folder)})
-        for name, reason in reply["failed"].items():
-            console.warn(f"peer {name} is left out of {item}: {reason}")
-        return [PeerArm(self, arm["name"], arm["units"]) for arm in reply["arms"]]
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request. Raises `InputError` when the process fails or dies."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlcli import console
 from rlcli.benchmarks import Setting, Size, load
-from rlcli.benchmarks.peer import Peer
+from rlcli.benchmarks.peer import Peers
 from rlcli.errors import UsageError, nearest
 from rlcli.pipeline import benchmark, machine, provenance
 
@@ -24,11 +24,12 @@ def run_cases(
     seconds: float = 0.2,
     size: Size = "full",
     threads: int = 1,
-    peer_python: str | None = None,
+    peer_python: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The report of `cases` (`update`, or one item, `update/dqn`), JSON-able.
 
-    `peer_python` is the Python to measure peers with, None this one, `none` leaves peers out.
+    `peer_python` are the Pythons to measure peers with: an arm runs in the first that can import its package,
+    and this Python is asked last. `none` among them leaves peers out.
 
     Data go to a temporary folder that is removed. Raises `UsageError` for an item that a case does not have.
     """
@@ -43,18 +44,19 @@ def run_cases(
     }
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rl-bench-")))
-        peer = None
-        if peer_python != "none":
-            peer = stack.enter_context(Peer(peer_python or sys.executable, threads))
-            report["peers"] = peer.versions
+        peers = None
+        if "none" not in peer_python:
+            pythons = dict.fromkeys([*peer_python, sys.executable])
+            peers = stack.enter_context(Peers(list(pythons), threads))
+            report["peers"] = peers.found
         for name in cases:
             case, _, chosen = name.partition("/")
             seen = []
-            for item in load(case).items(Setting(size, folder, threads, peer, chosen)):
+            for item in load(case).items(Setting(size, folder, threads, peers, chosen)):
                 seen.append(item.name)
                 if chosen in ("", item.name.partition("/")[2]):
                     console.log(f"{item.name}: {', '.join(arm.name for arm in item.arms)}")
-                    item.processes += () if peer is None else (peer.pid,)
+                    item.processes += () if peers is None else peers.pids
                     report["items"].append(benchmark.run_item(item, rounds=rounds, seconds=seconds))
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(exist_ok=True)

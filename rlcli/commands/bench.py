@@ -23,7 +23,8 @@ _HELP = f"""{BENCH_HELP}
 
 Cases: {", ".join(CASES)}; `update/dqn` names one item of a case, no name means all.
 All arms of an item take turns on one machine; shown are medians, quartiles, and the median over rounds of how
-many times as fast rl is. Peers are measured in a process of their own, with --peer-python or this Python.
+many times as fast rl is. Peers are measured in processes of their own: an arm runs in the first --peer-python
+that can import its package, and this Python is asked last.
 """
 
 
@@ -40,7 +41,12 @@ def bench(
     ] = "full",
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that each arm may use.")] = 1,
     peer_python: Annotated[
-        str | None, typer.Option(metavar="PYTHON", help="The Python that has the peers; `none`: no peers.")
+        list[str] | None,
+        typer.Option(
+            metavar="PYTHON",
+            show_default=False,
+            help="A Python that has peers; may be given several times. `none`: no peers.",
+        ),
     ] = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An earlier report to compare with.")
@@ -70,6 +76,9 @@ def bench(
     allowed = None if fail_if_slower is None else share(fail_if_slower)
     if allowed is not None and baseline is None:
         raise UsageError("--fail-if-slower needs --baseline")
+    pythons = peer_python or []
+    if "none" in pythons and len(pythons) > 1:
+        raise UsageError("--peer-python none leaves peers out, so it cannot be given with others")
     if out is not None and out.exists():
         raise InputError(f"{out} exists; a report is written to a new file", path=out)
     from rlcli.pipeline import benchmark
@@ -78,7 +87,7 @@ def bench(
     from rlcli.benchmarks.suite import run_cases
 
     report = run_cases(
-        wanted, rounds=rounds, seconds=seconds, size=size, threads=threads, peer_python=peer_python
+        wanted, rounds=rounds, seconds=seconds, size=size, threads=threads, peer_python=pythons
     )
     if before is not None:
         report["baseline"] = benchmark.compare(report, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 
 from rlcli.benchmarks import CASES, Setting, load
-from rlcli.benchmarks.peer import Peer
+from rlcli.benchmarks.peer import FOLDER, Peer, PeerArm, Peers
 from rlcli.commands.bench import share
 from rlcli.errors import InputError, UsageError
 
 
 def rl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rlcli", "bench", "--peer-python", "none", *map(str, arguments)]
+    peers = [] if "--peer-python" in arguments else ["--peer-python", "none"]
+    command = [sys.executable, "-m", "rlcli", "bench", *peers, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -60,6 +62,7 @@ def test_every_case_says_what_it_measures() -> None:
         (["open", "--baseline", "/nonexistent.json"], 3, "/nonexistent.json"),
         (["open/nothing", "--size", "small", "--rounds", "1"], 2, "did you mean 'open/"),
         (["open", "--peer-python", "/nonexistent/python"], 3, "/nonexistent/python"),
+        (["open", "--peer-python", "none", "--peer-python", "python3"], 2, "--peer-python none"),
     ],
     ids=str,
 )
@@ -116,22 +119,65 @@ def test_what_is_no_share(text: str) -> None:
 # ---- the peers' process, with this Python
 
 
-def test_the_peers_process_answers_and_ends(tmp_path: Path) -> None:
-    with Peer(sys.executable, 1) as peer:
-        assert "torch" in peer.versions
-        arms = peer.arms("open/episode", "small", tmp_path / "peers")
+def test_the_peers_processes_answer_and_end(tmp_path: Path) -> None:
+    with Peers([sys.executable], 1) as peers:
+        assert "torch" in peers.found[0]["versions"]
+        arms = peers.arms("open/episode", "small", tmp_path / "peers")
         measured: dict[str, Any] = {arm.name: arm.measure(1) for arm in arms}
         assert all(seconds > 0 for seconds in measured.values())
-        assert peer.arms("open/unknown", "small", tmp_path / "peers") == []
-        with pytest.raises(InputError, match="KeyError"):
-            peer.ask({"measure": "nothing", "repeats": 1})
-        pid = peer.pid
-    assert not Path(f"/proc/{pid}").exists()
+        assert peers.arms("open/unknown", "small", tmp_path / "peers") == []
+        pids = peers.pids
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_a_python_that_fails_is_an_input_error(tmp_path: Path) -> None:
+def test_a_question_that_fails_names_why() -> None:
+    with Peer(sys.executable, 1) as peer, pytest.raises(InputError, match="KeyError"):
+        peer.ask({"measure": "nothing", "repeats": 1})
+
+
+CASE = """
+import time
+def of(package):
+    def make(folder, size):
+        __import__(package)
+        return {"call": lambda: time.sleep(0)}
+    return make
+ARMS = {"item": {"first": of("one"), "second": of("two"), "third": of("three"), "broken": of("json.nothing")}}
+"""
+
+
+def test_an_arm_runs_in_the_first_python_that_can_import_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "cases"
+    shutil.copytree(FOLDER, cases)
+    (cases / "made_arms.py").write_text(CASE)
+    monkeypatch.setattr("rlcli.benchmarks.peer.FOLDER", cases)
+    pythons = []
+    for name, packages in {"a": ["one"], "b": ["one", "two"]}.items():
+        (tmp_path / name).mkdir()
+        for package in packages:
+            (tmp_path / name / f"{package}.py").touch()
+        python = tmp_path / f"python-{name}"
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / name} exec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        pythons.append(str(python))
+    with Peers(pythons, 1) as peers:
+        arms = peers.arms("made/item", "small", tmp_path / "peers")
+        assert [(arm.name, arm.peer.python) for arm in arms if isinstance(arm, PeerArm)] == [
+            ("first", pythons[0]),
+            ("second", pythons[1]),
+        ]
+        assert [arm.measure(1) >= 0 for arm in arms] == [True, True]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert "broken is left out" in said[0]
+    assert said[1] == "made/item: not measured: third (needs three)"
+
+
+def test_a_python_that_fails_is_an_input_error_and_ends_the_others(tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
     with pytest.raises(InputError, match="ended with 3"):
-        Peer(str(broken), 1)
+        Peers([sys.executable, str(broken)], 1)

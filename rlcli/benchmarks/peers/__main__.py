@@ -18,7 +18,8 @@ from typing import Any
 
 PACKAGES = (
     "stable-baselines3", "torchrl", "tensordict", "cpprb", "torch", "gymnasium", "numpy",
-    "tensorflow-datasets", "tensorflow-cpu", "tensorflow", "minari",
+    "tensorflow-datasets", "tensorflow-cpu", "tensorflow", "minari", "lerobot",
+    "torchcodec", "h5py", "pyarrow",
 )  # fmt: skip
 
 
@@ -43,18 +44,22 @@ def answer(request: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str
     if "open" in request:
         arms.clear()
         failed: dict[str, str] = {}
+        absent: dict[str, str] = {}  # arm -> the package that is not installed here
         case, _, variant = request["open"].partition("/")
         folder = Path(request["folder"])
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name, make in importlib.import_module(f"{case}_arms").ARMS.get(variant, {}).items():
+            if name in request["without"]:
+                continue
             try:
                 arm = make(folder, request["size"])
                 run(arm, 1)
             except ModuleNotFoundError as err:
-                if "." not in str(err.name):  # a peer that is not installed here
-                    continue
-                failed[name] = str(err)
+                if "." in str(err.name):
+                    failed[name] = str(err)
+                else:
+                    absent[name] = str(err.name)
             except Exception as err:  # noqa: BLE001 - a peer that breaks is left out, the others count
                 failed[name] = f"{type(err).__name__}: {err}".splitlines()[0]
             else:
@@ -62,6 +67,7 @@ def answer(request: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str
         return {
             "arms": [{"name": n, "units": arm.get("units", 1.0)} for n, arm in arms.items()],
             "failed": failed,
+            "absent": absent,
         }
     return {"seconds": run(arms[request["measure"]], request["repeats"])}
 
