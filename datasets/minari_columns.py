@@ -164,7 +164,10 @@ def plan_columns(leaves: Mapping[str, Leaf], found: Scan, request: Request, hint
 
 
 def attributes_text(attributes: Mapping[str, Any]) -> str:
-    """Attributes as JSON; numbers and arrays of NumPy with their dtype, so that they come back."""
+    """Attributes as JSON; numbers and arrays of NumPy with their dtype, unless JSON's come back as the same.
+
+    So a seed beyond int64 is the same text, whether it comes from HDF5 or from the JSON of Arrow files.
+    """
     if not attributes:
         return ""
     return json.dumps(
@@ -183,8 +186,23 @@ def attributes_of(text: str) -> dict[str, Any]:
     }
 
 
+def is_plain(value: Any, dtype: np.dtype[Any] | None = None) -> bool:
+    """Whether JSON's number, or list of such, is one array for NumPy too (of `dtype`, if given), exactly."""
+    if not isinstance(value, bool | int | float | list) or value == []:
+        return False
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    if str(array.dtype) not in ("bool", "int64", "uint64", "float64") or dtype not in (None, array.dtype):
+        return False
+    return bool(np.isfinite(array).all()) and json.dumps(array.tolist()) == json.dumps(value)
+
+
 def _told(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
+        if is_plain(value.tolist(), value.dtype):
+            return value.tolist()
         # what JSON has no numbers for is text, which NumPy reads
         has_json = value.dtype.kind != "c" and value.dtype != np.longdouble
         return {"dtype": str(value.dtype), "values": (value if has_json else value.astype(str)).tolist()}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.hdf5_output import creating
-from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, attributes_of
+from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, attributes_of, is_plain
 from rlcli.datasets.minari_files import MAIN_FILE, METADATA
 from rlcli.datasets.minari_layout import Array, Layout, lay_out
 from rlcli.datasets.minari_metadata import HINTS
@@ -147,8 +147,10 @@ class _Writer:
             attributes[name] = value if column.heap is None else str(value)
         if ATTRIBUTES in dataset.schema.by_key:
             for name, value in attributes_of(str(dataset.read(ATTRIBUTES, start, start + 1)[0])).items():
-                if value is None or isinstance(value, dict | list):
-                    attributes[name] = h5py.Empty("f4") if value is None else json.dumps(value)
+                if value is None:
+                    attributes[name] = h5py.Empty("f4")
+                elif isinstance(value, dict | list | int) and not is_plain(value):
+                    attributes[name] = json.dumps(value)
                 else:
                     attributes[name] = value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from minari_made import (
     written,
 )
 
+from rlcli.datasets.minari_columns import attributes_text
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline import convert_parts
@@ -107,6 +109,33 @@ def test_unknown_finals_unfinished_ends_and_odd_flags_survive(tmp_path: Path) ->
     assert report["remarks"] == ["3 episodes have no final observation: as many observations as steps"]
     second, _ = imported(tmp_path / "out", tmp_path / "second")
     assert second.digest == first.digest
+
+
+def test_attributes_of_arrow_files_go_to_hdf5_and_back(tmp_path: Path) -> None:
+    """Seeds beyond int64, which Minari draws where none is given, and lists: JSON has them without dtypes."""
+    path = written(buffers(BOX, TWO), BOX, TWO, data_format="arrow")
+    extra = [
+        {"seed": 2**64 - 5, "grid": [1, 2], "odd": [1, "a"], "huge": 2**70},
+        {"seed": 2**63, "gain": 0.5},
+    ]
+    for number, more in enumerate(extra):
+        file = path / "data" / str(number) / "metadata.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+    imported(path, tmp_path / "first")
+    convert(tmp_path / "first", tmp_path / "out", to="minari")
+    with h5py.File(tmp_path / "out" / "data" / "main_data.hdf5") as file:
+        told = [dict(file[f"episode_{number}"].attrs) for number in range(2)]
+    assert [int(entry["seed"]) for entry in told] == [2**64 - 5, 2**63]
+    assert told[0]["grid"].tolist() == [1, 2]
+    assert (told[0]["odd"], told[0]["huge"], told[1]["gain"]) == ('[1, "a"]', str(2**70), 0.5)
+    plain = [{"seed": 2**64 - 5, "grid": [1, 2]}, {"seed": 2**63, "gain": 0.5}]
+    texts = [attributes_text(entry) for entry in plain]
+    as_hdf5 = [
+        {"seed": np.uint64(2**64 - 5), "grid": np.array([1, 2])},
+        {"seed": np.uint64(2**63), "gain": np.float64(0.5)},
+    ]
+    assert [attributes_text(entry) for entry in as_hdf5] == texts
+    assert "dtype" in attributes_text({"small": np.int32(3), "nan": np.float64("nan")})
 
 
 def test_a_dataset_of_another_origin_keeps_its_keys_and_spec(tmp_path: Path) -> None:
