@@ -33,8 +33,8 @@ class Dataset(RowReader):
 
     Opening reads the manifest and the journals of open segments; a sealed segment is opened when it is first
     touched (those of a window at once). With `check="touch"` no byte is returned whose hash was not compared
-    before; with `"none"` only structure and sizes are. Reading may run in several threads; `refresh` beside
-    it is safe for checks of `"none"`.
+    before; with `"none"` only structure and sizes are. Reading may run in several threads, and `refresh` in
+    another: it waits for what they are reading, and they for it.
 
     A pickled one, such as a spawned worker gets, is opened anew where it is loaded: the newest snapshot then,
     or the older one that it was opened `at`.
@@ -84,8 +84,9 @@ class Dataset(RowReader):
 
         A long scan calls it now and then, so that it does not look as if it held the whole dataset.
         """
-        for stream in self._view.stream_set.streams:
-            stream.release()
+        with self._view.reading:
+            for stream in self._view.stream_set.streams:
+                stream.release()
 
     def expect_random(self, random: bool = True) -> None:
         """Rows will be read at random: of a page that is not in memory the neighbours are not read with it.
@@ -93,8 +94,9 @@ class Dataset(RowReader):
         For a dataset that does not fit in memory, where neighbours push out what is needed again. One that
         fits is in memory sooner with them, and so is what is read in order.
         """
-        for stream in self._view.stream_set.streams:
-            stream.expect_random(random)
+        with self._view.reading:
+            for stream in self._view.stream_set.streams:
+                stream.expect_random(random)
 
     def __enter__(self) -> Dataset:
         return self
@@ -159,7 +161,8 @@ class Dataset(RowReader):
     @property
     def num_episodes(self) -> int:
         """Episodes with an end, also cut ones."""
-        return sum(stream.num_episodes - stream.num_partial for stream in self._view.stream_set.streams)
+        with self._view.reading:
+            return sum(stream.num_episodes - stream.num_partial for stream in self._view.stream_set.streams)
 
     @property
     def size_bytes(self) -> int:
@@ -172,25 +175,27 @@ class Dataset(RowReader):
         """What identifies the state: the generation, per stream the retained rows `starts … rows`, and
         `ended`, the row behind its last ended episode.
         """
-        streams = self._view.stream_set.streams
-        return {
-            "generation": self.generation,
-            "starts": [stream.start for stream in streams],
-            "rows": [stream.rows for stream in streams],
-            "ended": [stream.ended for stream in streams],
-        }
+        with self._view.reading:
+            streams = self._view.stream_set.streams
+            return {
+                "generation": self.generation,
+                "starts": [stream.start for stream in streams],
+                "rows": [stream.rows for stream in streams],
+                "ended": [stream.ended for stream in streams],
+            }
 
     @property
     def digest(self) -> str:
         """SHA-256 of schema, spec and content; independent of time, place and commits. SPEC.md section 9."""
         parts = []
-        for stream in self._view.stream_set.streams:
-            for segment in stream.segments:
-                entry = segment.mapped.entry
-                if segment.rows:
-                    whole = (entry.rows, entry.episodes) == (segment.rows, len(segment.episodes))
-                    content = entry.content if whole else self._content(stream, segment)
-                    parts.append((entry.stream, entry.first, segment.rows, content))
+        with self._view.reading:
+            for stream in self._view.stream_set.streams:
+                for segment in stream.segments:
+                    entry = segment.mapped.entry
+                    if segment.rows:
+                        whole = (entry.rows, entry.episodes) == (segment.rows, len(segment.episodes))
+                        content = entry.content if whole else self._content(stream, segment)
+                        parts.append((entry.stream, entry.first, segment.rows, content))
         return digests.dataset_digest(self.schema, self.spec, parts)
 
     def _content(self, stream: StreamReader, segment: SegmentReader) -> str:
@@ -211,8 +216,9 @@ class Dataset(RowReader):
         return self._episodes(whole=False)
 
     def _episodes(self, *, whole: bool) -> Episodes:
-        streams = zip(self._view.stream_set.starts, self._view.stream_set.streams, strict=True)
-        return Episodes.join([(at - stream.start, stream.tables(whole=whole)) for at, stream in streams])
+        with self._view.reading:
+            streams = zip(self._view.stream_set.starts, self._view.stream_set.streams, strict=True)
+            return Episodes.join([(at - stream.start, stream.tables(whole=whole)) for at, stream in streams])
 
     def episode(self, index: int) -> EpisodeRows:
         """Where the episode of that place in `episodes` is. Only its segment's table is read.
@@ -220,14 +226,15 @@ class Dataset(RowReader):
         Raises `IndexError` if there is none.
         """
         at, left = 0, index
-        for stream in self._view.stream_set.streams:
-            partial = stream.num_partial
-            count = stream.num_episodes - partial
-            if 0 <= left < count:
-                start, length = stream.episode(left + partial)
-                return EpisodeRows(at + start - stream.start, length, stream.number)
-            left -= count
-            at += stream.rows - stream.start
+        with self._view.reading:
+            for stream in self._view.stream_set.streams:
+                partial = stream.num_partial
+                count = stream.num_episodes - partial
+                if 0 <= left < count:
+                    start, length = stream.episode(left + partial)
+                    return EpisodeRows(at + start - stream.start, length, stream.number)
+                left -= count
+                at += stream.rows - stream.start
         raise IndexError(f"episode {index} of {self.num_episodes}")
 
     @property
@@ -237,20 +244,24 @@ class Dataset(RowReader):
         """
         found: list[int] = []
         if self.schema.derived:
-            for at, stream in zip(self._view.stream_set.starts, self._view.stream_set.streams, strict=True):
-                found += [row - stream.start + at for row in stream.unknown_next]
+            with self._view.reading:
+                streams = self._view.stream_set.streams
+                for at, stream in zip(self._view.stream_set.starts, streams, strict=True):
+                    found += [row - stream.start + at for row in stream.unknown_next]
         return np.array(found, np.int64)
 
     def row_ids(self, rows: Rows) -> Rows:
         """The identities of logical rows, which are theirs for ever: `stream << 40 | row in the stream`."""
         index = np.asarray(rows, np.int64)
-        if index.size and not (index.min() >= 0 and index.max() < self.num_rows):
-            raise IndexError(f"a row is outside 0 to {self.num_rows - 1}")
-        return self._view.stream_set.ids(index)
+        with self._view.reading:
+            if index.size and not (index.min() >= 0 and index.max() < self.num_rows):
+                raise IndexError(f"a row is outside 0 to {self.num_rows - 1}")
+            return self._view.stream_set.ids(index)
 
     def rows_of(self, ids: Rows) -> Rows:
         """The logical rows with these identities, −1 for those that are not there: evicted, or not seen."""
-        return self._view.stream_set.rows_of(np.asarray(ids, np.int64))
+        with self._view.reading:
+            return self._view.stream_set.rows_of(np.asarray(ids, np.int64))
 
     def open_segment(self, name: str) -> Any:
         """A segment's stored columns as a `tensordict.TensorDict` of its committed rows, for other libraries.
@@ -259,13 +270,14 @@ class Dataset(RowReader):
         are too short. Do not write to it. Raises `InputError` for a name that is not there, `CorruptError`
         for damage.
         """
-        for stream in self._view.stream_set.streams:
-            for position, segment in enumerate(stream.segments):
-                if segment.mapped.entry.name == name:
-                    stream.touch(position)
-                    if self._view.checker is not None:
-                        self._view.checker.everything(segment.mapped)
-                    return interop.load_segment(segment.mapped, segment.rows)
+        with self._view.reading:
+            for stream in self._view.stream_set.streams:
+                for position, segment in enumerate(stream.segments):
+                    if segment.mapped.entry.name == name:
+                        stream.touch(position)
+                        if self._view.checker is not None:
+                            self._view.checker.everything(segment.mapped)
+                        return interop.load_segment(segment.mapped, segment.rows)
         choices = nearest(name, (segment.name for segment in self.segments))
         raise InputError(f"{self.path}: no segment {name!r}; {choices}")
 

@@ -56,7 +56,8 @@ class RowReader:
         plan = self._plans.get(wanted) or self._plan(wanted)
         start, stop = self._range(start, stop)
         if plan.composed:
-            return self._composer.values(plan.composed[0], np.arange(start, stop))
+            with self._view.reading:
+                return self._composer.values(plan.composed[0], np.arange(start, stop))
         return self._read(start, stop, plan)[0]
 
     def read_rows(
@@ -66,20 +67,24 @@ class RowReader:
         wanted = None if keys is None else tuple(keys)
         plan = self._plans.get(wanted) or self._plan(wanted)
         start, stop = self._range(start, stop)
-        nested = nest(plan.keys, self._read(start, stop, plan))
-        if plan.composed:
+        if not plan.composed:
+            return nest(plan.keys, self._read(start, stop, plan))
+        with self._view.reading:
+            nested = nest(plan.keys, self._read_steadily(start, stop, plan))
             self._compose(nested, plan, np.arange(start, stop))
         return nested
 
     def text(self, key: Iterable[str], rows: Rows) -> tuple[Rows, list[str]]:
         """A text column at `rows` `[B]` as an index `[B]` and a table of the different texts."""
-        return self._composer.text(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
+        with self._view.reading:
+            return self._composer.text(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
 
     def encoded(self, key: Iterable[str], rows: Rows) -> list[Encoded | None]:
         """The values of a heap column at `rows` `[B]` in their codec, as they were stored; None where a next
         value is unknown. This is what copies a column without decoding it.
         """
-        return self._composer.encoded(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
+        with self._view.reading:
+            return self._composer.encoded(self.schema.column(key), np.ascontiguousarray(rows, np.int64))
 
     @property
     def _composer(self) -> Composer:
@@ -99,9 +104,20 @@ class RowReader:
         return start, stop
 
     def _read(self, start: int, stop: int, plan: _Plan) -> list[Array]:
+        if self._view.checker is None:
+            arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
+            if arrays is not None:
+                return arrays
+        with self._view.reading:
+            return self._read_steadily(start, stop, plan)
+
+    # What is called `…_steadily`, and what the composer calls, is called inside `reading`: which rows logical
+    # ones are stays the same from the first look at them to the last.
+
+    def _read_steadily(self, start: int, stop: int, plan: _Plan) -> list[Array]:
         table, checked = self._view.stream_set.table, self._view.checker is not None
-        arrays = None if checked else table.read(start, stop, plan.numbers)
-        if arrays is None and self._reads_directly:
+        arrays = None
+        if self._reads_directly:
             parts = list(self._view.stream_set.parts(start, stop))
             if len(parts) == 1:
                 arrays = direct.read(*parts[0], plan.columns, checked=checked)
@@ -129,14 +145,15 @@ class RowReader:
         They are mapped files: valid until `release`, and to be used while the dataset is open.
         """
         column = self.schema.column(key)
-        self._prepare(0, self.num_rows, self._plan((column.key,)))
         position = self.schema.plain.index(column)
         found = []
-        for stream in self._view.stream_set.streams:
-            for segment in stream.segments:
-                low = max(stream.start - segment.first, 0)
-                if low < segment.rows:
-                    found.append(segment.mapped.column(position)[low : segment.rows])
+        with self._view.reading:
+            self._prepare(0, self.num_rows, self._plan((column.key,)))
+            for stream in self._view.stream_set.streams:
+                for segment in stream.segments:
+                    low = max(stream.start - segment.first, 0)
+                    if low < segment.rows:
+                        found.append(segment.mapped.column(position)[low : segment.rows])
         return found
 
     def gather(
@@ -151,17 +168,28 @@ class RowReader:
         plan = self._plans.get(wanted) or self._plan(wanted)
         index = np.ascontiguousarray(rows, np.int64)
         targets = None if out is None else [pick(out, key) for key in plan.keys]
-        arrays = self._gather_plan(index, plan, targets) if plan.keys else []
-        nested = nest(plan.keys, arrays) if out is None else out
-        if plan.composed:
+        if not plan.composed:
+            arrays = self._gather_plan(index, plan, targets)
+            return nest(plan.keys, arrays) if out is None else out
+        with self._view.reading:
+            arrays = self._gather_steadily(index, plan, targets) if plan.keys else []
+            nested = nest(plan.keys, arrays) if out is None else out
             self._compose(nested, plan, index)
         return nested
 
     def _gather(self, rows: Rows, keys: Sequence[Key], out: Sequence[Array] | None) -> Sequence[Array]:
         wanted = tuple(keys)
-        return self._gather_plan(rows, self._plans.get(wanted) or self._plan(wanted), out)
+        return self._gather_steadily(rows, self._plans.get(wanted) or self._plan(wanted), out)
 
     def _gather_plan(self, index: Rows, plan: _Plan, targets: Sequence[Array] | None) -> Sequence[Array]:
+        if self._view.checker is None:
+            arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
+            if arrays is not None:
+                return arrays
+        with self._view.reading:
+            return self._gather_steadily(index, plan, targets)
+
+    def _gather_steadily(self, index: Rows, plan: _Plan, targets: Sequence[Array] | None) -> Sequence[Array]:
         if self._view.checker is not None:
             self._prepare_rows(index, plan)
         arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
@@ -186,14 +214,11 @@ class RowReader:
     def gather_into(self, rows: Rows, keys: tuple[Key, ...], out: Sequence[Array]) -> None:
         """Writes the values at `rows` int64 `[B]` of each key into its array of `out`, `[B, *shape]`."""
         plan = self._plans.get(keys) or self._plan(keys)
-        if plan.composed:
-            self._composer.fill(keys, rows, slice(None), out)
+        if not plan.composed:
+            self._gather_plan(rows, plan, out)
             return
-        if self._view.checker is not None:
-            self._prepare_rows(rows, plan)
-        if self._view.stream_set.table.gather(rows, plan.numbers, out) is None:
-            self._prepare_rows(rows, plan)
-            self._view.stream_set.table.gather(rows, plan.numbers, out)
+        with self._view.reading:
+            self._composer.fill(keys, rows, slice(None), out)
 
     def bind(self, keys: tuple[Key, ...], out: Sequence[Array]) -> Bound | None:
         """The arrays of `gather_into`, for many times; None if a column is made of others."""
@@ -206,7 +231,8 @@ class RowReader:
 
         Raises `IncompatibleError` for a column that is neither plain nor a shift of a plain one.
         """
-        self._composer.stacks([self.schema.stack_of(key, frames)], rows, [out])
+        with self._view.reading:
+            self._composer.stacks([self.schema.stack_of(key, frames)], rows, [out])
 
     def read_runs(
         self, starts: Rows, counts: Rows, at: Rows, keys: tuple[Key, ...], out: Sequence[Array]
@@ -218,14 +244,17 @@ class RowReader:
         """
         plan = self._plans.get(keys) or self._plan(keys)
         size = len(out[0])
-        if plan.composed:
-            self._composer.fill(keys, run_rows(starts, counts), run_rows(at, counts), out)
+        is_plain = self._view.checker is None and not plan.composed
+        if is_plain and self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out):
             return
-        if self._view.checker is not None and not self._view.ready.issuperset(plan.keys):
-            self._prepare_rows(run_rows(starts, counts), plan)
-        if not self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out):
-            self._prepare_rows(run_rows(starts, counts), plan)
-            self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
+        with self._view.reading:
+            if plan.composed:
+                self._composer.fill(keys, run_rows(starts, counts), run_rows(at, counts), out)
+                return
+            if not self._view.ready.issuperset(plan.keys):
+                self._prepare_rows(run_rows(starts, counts), plan)
+            is_done = self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
+            assert is_done, "prepared rows can be read"
 
     def set_threads(self, count: int) -> None:
         """How many threads share the copying of a large batch (from 1 MiB on), 1 to 256; 1 by default."""

@@ -20,6 +20,7 @@ from rlcli.format.location import Location
 from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Schema
 from rlcli.format.stream_set import Gap, StreamSet
+from rlcli.format.turns import Moving, Reading
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class View:
         self.path = path if isinstance(path, Path) else Path()  # nothing lies there then
         self.changes = 0  # how often other rows were seen
         self.ready: set[Key] = set()  # columns of which every row was touched and compared
+        self.reading = Reading()  # which rows there are stays the same inside
         self._checked = checked
         self._single_range = single_range
         self._at = at
@@ -130,6 +132,10 @@ class View:
         """Moves on to what is committed now. Raises `InputError` if rows were taken back."""
         if self._at is not None:
             return Refreshed(self.generation)
+        with Moving(self.reading):
+            return self._refresh()
+
+    def _refresh(self) -> Refreshed:
         before = [(stream.start, stream.rows) for stream in self.stream_set.streams]
         newest = self.manifest
         try:
