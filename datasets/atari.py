@@ -7,8 +7,9 @@ stored. Old logs do not know truncation: an episode that was cut goes on with th
 have `episode_end_indices`. `invalid_range` are positions around the ring's end where frames cannot be stacked
 across it; their rows are rows all the same.
 
-Rows are in the order they were added, which needs the end of a file before its beginning: where a log
-continues another one its observations are decompressed twice, the first time by a second thread.
+What an agent stored beside frames, actions, rewards and terminals is kept below `info`.
+
+Reading rows in their order is in `atari_rows.py`, the first look at the logs in `atari_scan.py`.
 """
 
 from __future__ import annotations
@@ -25,18 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.config import opt
-from rlcli.datasets.atari_logs import NEEDED, GzArray, Log, Span, find_logs, read_all, read_indices, spans_of
+from rlcli.datasets.atari_logs import NEEDED, Log, Span, find_logs, spans_of
+from rlcli.datasets.atari_rows import KEPT_ROWS, Flags, Padding, Range, Rows, frames_at
+from rlcli.datasets.atari_scan import look_through
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
-from rlcli.datasets.mapping import no_mapping
-from rlcli.datasets.opened import Opened, env_of, is_exact
-from rlcli.datasets.slicing import slice_rows
-from rlcli.errors import CorruptError, InputError, UsageError
+from rlcli.datasets.mapping import no_mapping, storable
+from rlcli.datasets.opened import Opened, env_of
+from rlcli.errors import InputError, UsageError
 from rlcli.format.keys import Key
 from rlcli.format.schema import MAX_FRAMES, Column, Schema, stack_column, ted_schema
 from rlcli.format.specs import Box, Discrete
 
-Flags = NDArray[np.bool_]
-_KEPT_ROWS = 64  # of a ring's end, which are read ahead by a thread
 _REWARD: Key = ("next", "reward")
 ALIGNMENT = "same row: frame, the action taken on it, the clipped reward for that"
 
@@ -56,7 +56,7 @@ def detect(path: Path) -> Seen:
     logs = find_logs(path)
     if not logs:
         return Seen(False, "no Dopamine replay logs there")
-    return Seen(True, f"Atari DQN replay, {len(logs)} logs")
+    return Seen(True, f"Atari DQN replay, {len(logs)} {'log' if len(logs) == 1 else 'logs'}")
 
 
 @contextmanager
@@ -79,21 +79,12 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[Atar
     yield AtariSource(path, logs, request, options)
 
 
-@dataclass(frozen=True)
-class _Range:
-    """Rows of one piece in one span."""
-
-    span: Span
-    start: int
-    stop: int
-
-
 class AtariSource(Opened):
     """Opened logs; a piece goes from the first episode that begins in a log to the first in the next."""
 
     def __init__(self, path: Path, logs: list[Log], request: Request, options: Options) -> None:
         self.logs, self.padding = logs, options.padding
-        plan = dict(request.plan) if request.plan else _look_through(logs)
+        plan = dict(request.plan) if request.plan else look_through(logs)
         frame, dtype = tuple(plan["frame"]), plan["dtype"]
         self.spans = spans_of(plan["counts"], plan["capacities"], [log.number for log in logs])
         self.ends: list[NDArray[np.int64]] = []  # rows of the run that end an episode, per span
@@ -103,6 +94,10 @@ class AtariSource(Opened):
             self.terminals.append(_rows_at(span, terminals))
         observation, action = Box(frame, dtype), Discrete(plan["actions"], dtype=plan["action"])
         columns = [Column(("source", "reward"), plan["reward"])] if plan["inexact"] else []
+        self.extras: dict[str, Key] = {name: ("info", *storable(name)) for name in plan["extras"]}
+        columns += [
+            Column(self.extras[name], dtype, tuple(shape)) for name, (dtype, shape) in plan["extras"].items()
+        ]
         schema = ted_schema(observation, action, extra=columns)
         if options.frame_stack:
             stack = stack_column(("observation_stack",), schema.by_key[("observation",)], options.frame_stack)
@@ -110,11 +105,12 @@ class AtariSource(Opened):
         self.row_bytes: int = int(np.prod(frame, dtype=np.int64)) * np.dtype(dtype).itemsize
         self.ranges = self._cut()
         rows = sum(span.stop - span.start for span in self.spans)
-        report = Report(remarks=list(plan["remarks"]))
+        report = Report(remarks=list(plan["remarks"]), lossy=list(plan["lossy"]))
         if lost := sum(max(0, b.start - a.stop) for a, b in pairwise(self.spans)):
             report.remarks.append(f"{lost:,} rows between logs are in none of them; episodes are cut there")
         report.details = {"logs": len(logs), "rows_with_padding": rows, "alignment": ALIGNMENT}
         files = [log.files[name] for log in logs for name in sorted(log.files)]
+        files += [log.extras[name] for log in logs for name in self.extras]
         super().__init__(
             schema=schema,
             spec={
@@ -128,7 +124,8 @@ class AtariSource(Opened):
                 "add_count": plan["counts"],
                 "capacity": plan["capacities"],
                 "invalid_range": plan["invalid"],
-                "columns": {"observation": ["observation"], "action": ["action"], "reward": list(_REWARD)},
+                "columns": {"observation": ["observation"], "action": ["action"], "reward": list(_REWARD)}
+                | {name: list(key) for name, key in self.extras.items()},
                 "original": {"action": plan["action"], "reward": plan["reward"], "observation": dtype},
             },
             report=report,
@@ -140,13 +137,13 @@ class AtariSource(Opened):
             plan=plan,
         )
 
-    def _bytes_of(self, ranges: list[_Range]) -> int:
+    def _bytes_of(self, ranges: list[Range]) -> int:
         return self.row_bytes * sum(each.stop - each.start for each in ranges)
 
-    def _cut(self) -> list[list[_Range]]:
+    def _cut(self) -> list[list[Range]]:
         """The rows of every piece: a span goes on in the next one up to that one's first episode end."""
-        pieces: list[list[_Range]] = []
-        current: list[_Range] = []
+        pieces: list[list[Range]] = []
+        current: list[Range] = []
         for number, span in enumerate(self.spans):
             if span.start == span.stop:
                 continue
@@ -154,20 +151,20 @@ class AtariSource(Opened):
             ends = self.ends[number]
             first = int(ends[0]) + 1 if len(ends) else span.stop
             if follows:
-                current.append(_Range(span, span.start, first))
+                current.append(Range(span, span.start, first))
             if current and (not follows or first < span.stop or len(ends)):
                 pieces.append(current)
                 current = []
             begin = first if follows else span.start
             if begin < span.stop:
-                current.append(_Range(span, begin, span.stop))
+                current.append(Range(span, begin, span.stop))
         return [*pieces, current] if current else pieces
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
         """The rows of one piece in slices, without padding."""
         ranges = self.ranges[self.pieces.index(piece)]
         last = ranges[-1].stop - 1
-        padding = _Padding(self.padding)
+        padding = Padding(self.padding)
         before_end = self._is_begin(ranges[0])
         if not before_end:
             padding.left = self.padding  # the rows before are lost, and these may be padding still
@@ -175,33 +172,46 @@ class AtariSource(Opened):
             ahead = {index: self._ahead(pool, each) for index, each in enumerate(ranges) if index}
             for index, each in enumerate(ranges):
                 number = each.span.log
-                rows = _Rows(self.logs[number], each, ahead.get(index))
+                rows = Rows(self.logs[number], each, self.extras, ahead.get(index))
                 ends, terminals = self.ends[number], self.terminals[number]
-                for start, frames, actions, rewards, flags in rows.slices(self.row_bytes):
+                for start, frames, small, extras in rows.slices(self.row_bytes):
                     size = len(frames)
                     is_end = np.zeros(size, np.bool_)
                     low, high = np.searchsorted(ends, [start, start + size])
                     is_end[ends[low:high] - start] = True
-                    idle = (actions == 0) & (rewards == 0) & ~is_end & (flags == 0)
+                    idle = ~is_end & np.all([values == 0 for values in small.values()], axis=0)
                     begins = np.concatenate([[before_end], is_end[:-1]])
                     keep = padding.keep(frames, idle, np.flatnonzero(begins))
                     before_end = bool(is_end[-1])
-                    yield from self._split(start, keep, is_end, last, terminals, frames, actions, rewards)
+                    columns = self._columns(frames, small, extras)
+                    yield from self._split(start, keep, is_end, last, terminals, columns)
                     advance(size * self.row_bytes)
         report.dropped += padding.found
         report.count("padding_rows", padding.found)
         report.count("episodes_without_padding", padding.short)
 
-    def _is_begin(self, first: _Range) -> bool:
+    def _is_begin(self, first: Range) -> bool:
         """Whether an episode begins with the first row of a piece, as far as the logs tell."""
         return first.start == 0 or first.start > first.span.start
 
-    def _ahead(self, pool: ThreadPoolExecutor, each: _Range) -> Future[NDArray[Any]] | None:
+    def _ahead(self, pool: ThreadPoolExecutor, each: Range) -> Future[NDArray[Any]] | None:
         """The end of a ring that comes before its beginning, read while other rows are."""
         positions = list(each.span.ranges(each.start, each.stop))
-        if len(positions) < 2 or positions[0][1] - positions[0][0] > _KEPT_ROWS:
+        if len(positions) < 2 or positions[0][1] - positions[0][0] > KEPT_ROWS:
             return None
-        return pool.submit(_frames_at, self.logs[each.span.log].files["observation"], *positions[0])
+        return pool.submit(frames_at, self.logs[each.span.log].files["observation"], *positions[0])
+
+    def _columns(
+        self, frames: NDArray[Any], small: dict[str, NDArray[Any]], extras: dict[str, NDArray[Any]]
+    ) -> dict[Key, NDArray[Any]]:
+        columns: dict[Key, NDArray[Any]] = {
+            ("observation",): frames,
+            ("action",): small["action"],
+            _REWARD: small["reward"].astype(np.float32).reshape(-1, 1),
+        }
+        if ("source", "reward") in self.schema.by_key:
+            columns["source", "reward"] = small["reward"]
+        return columns | {self.extras[name]: values for name, values in extras.items()}
 
     def _split(
         self,
@@ -210,12 +220,10 @@ class AtariSource(Opened):
         is_end: Flags,
         last: int,
         terminals: NDArray[np.int64],
-        frames: NDArray[Any],
-        actions: NDArray[Any],
-        rewards: NDArray[Any],
+        columns: dict[Key, NDArray[Any]],
     ) -> Iterator[Part]:
         """The kept rows of a slice as parts, one per episode."""
-        size = len(frames)
+        size = len(keep)
         stops = [*(np.flatnonzero(is_end) + 1).tolist()]
         if not stops or stops[-1] != size:
             stops.append(size)
@@ -223,18 +231,12 @@ class AtariSource(Opened):
         for stop in stops:
             rows = slice(first, stop)
             first = stop
-            columns: dict[Key, Any] = {
-                ("observation",): frames[rows],
-                ("action",): actions[rows],
-                _REWARD: rewards[rows].astype(np.float32).reshape(-1, 1),
-            }
-            if ("source", "reward") in self.schema.by_key:
-                columns["source", "reward"] = rewards[rows]
             kept = keep[rows]
             if not kept.any():
                 continue
+            part = {key: values[rows] for key, values in columns.items()}
             if not kept.all():
-                columns = {key: values[kept] for key, values in columns.items()}
+                part = {key: values[kept] for key, values in part.items()}
             row = start + stop - 1
             end = None
             if is_end[stop - 1]:
@@ -243,83 +245,7 @@ class AtariSource(Opened):
                 end = End(terminated, not terminated)
             elif row == last:
                 end = End(False, True, cut=True)
-            yield Part(columns, end)
-
-
-Slice = tuple[int, NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
-
-
-class _Padding:
-    """Finds rows of zeros at the beginnings of episodes, at most `limit` each."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.left = limit, 0
-        self.found = self.short = 0
-
-    def keep(self, frames: NDArray[Any], idle: Flags, begins: NDArray[np.int64]) -> Flags:
-        """Which rows of a slice are no padding; `idle` may be, and episodes start at `begins`."""
-        keep = np.ones(len(frames), np.bool_)
-        for at, limit in [(0, self.left), *((int(begin), self.limit) for begin in begins)]:
-            stop = at
-            while stop < len(frames) and stop < at + limit and idle[stop] and not frames[stop].any():
-                stop += 1
-            keep[at:stop] = False
-            self.found += stop - at
-            self.left = at + limit - stop if stop == len(frames) else 0
-            self.short += bool(limit) and not self.left and stop < at + limit
-        return keep
-
-
-class _Rows:
-    """Rows of a range in the order they were added."""
-
-    def __init__(self, log: Log, each: _Range, ahead: Future[NDArray[Any]] | None) -> None:
-        self.log, self.each, self.ahead = log, each, ahead
-        self.small = {name: read_all(log.files[name]) for name in ("action", "reward", "terminal")}
-
-    def slices(self, row_bytes: int) -> Iterator[Slice]:
-        """`(first row, frames, actions, rewards, terminals)`; a whole file's checksum is checked."""
-        step = slice_rows(row_bytes)
-        row = self.each.start
-        for number, (low, high) in enumerate(self.each.span.ranges(self.each.start, self.each.stop)):
-            if self.ahead is not None and number == 0:
-                blocks: Iterator[NDArray[Any]] = iter([self.ahead.result()])
-            else:
-                is_own = self.each.stop == self.each.span.stop  # others read the rest of the file
-                blocks = _ahead(_blocks(self.log.files["observation"], low, high, step, to_end=is_own))
-            for frames in blocks:
-                at = slice(low, low + len(frames))
-                small = self.small
-                yield row, frames, small["action"][at], small["reward"][at], small["terminal"][at]
-                low += len(frames)
-                row += len(frames)
-
-
-def _blocks(path: Path, low: int, high: int, step: int, *, to_end: bool = True) -> Iterator[NDArray[Any]]:
-    """Positions `low … high - 1` of a file; the rest is read too if the checksum at its end is wanted."""
-    array = GzArray(path)
-    try:
-        array.skip(low)
-        for start in range(low, high, step):
-            yield array.read(min(step, high - start))
-        if to_end:
-            array.skip(array.shape[0] - high)
-            array.finish()
-    finally:
-        array.close()
-
-
-def _ahead(blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """The same blocks, each decompressed while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, blocks, None)
-        while (block := following.result()) is not None:
-            following = pool.submit(next, blocks, None)
-            yield block
-
-
-def _frames_at(path: Path, low: int, high: int) -> NDArray[Any]:
-    return np.concatenate(list(_blocks(path, low, high, _KEPT_ROWS)))
+            yield Part(part, end)
 
 
 def _rows_at(span: Span, positions: list[int]) -> NDArray[np.int64]:
@@ -328,75 +254,3 @@ def _rows_at(span: Span, positions: list[int]) -> NDArray[np.int64]:
     begin = span.stop - span.capacity
     rows = np.sort(begin + (at - begin) % span.capacity)
     return rows[(rows >= span.start) & (rows < span.stop)]
-
-
-def _look_through(logs: list[Log]) -> dict[str, Any]:
-    """What all logs hold but the frames, as JSON."""
-    told: dict[str, Any] = {
-        "counts": [], "capacities": [], "ends": [], "terminals": [], "invalid": [], "remarks": [],
-        "actions": 1, "inexact": False,
-    }  # fmt: skip
-    for log in logs:
-        frames = GzArray(log.files["observation"])
-        frames.close()
-        small = {name: read_all(log.files[name]) for name in ("action", "reward", "terminal")}
-        capacity = frames.shape[0] if frames.shape else 0
-        for name, values in small.items():
-            if values.shape != (capacity,) or capacity == 0 or values.dtype.kind not in "biuf":
-                raise InputError(
-                    f"{log.files[name]}: {values.dtype}{list(values.shape)}, expected one number for each of "
-                    f"{capacity:,} frames",
-                    path=log.files[name],
-                )
-        kind = {
-            "frame": list(frames.shape[1:]), "dtype": str(frames.dtype),
-            "action": str(small["action"].dtype), "reward": str(small["reward"].dtype),
-        }  # fmt: skip
-        if any(told.setdefault(name, value) != value for name, value in kind.items()):
-            raise InputError(f"{frames.path}: {kind}, unlike the logs before", path=frames.path)
-        count = _count(log, told["remarks"])
-        terminals = np.flatnonzero(small["terminal"])
-        told["counts"].append(count)
-        told["capacities"].append(capacity)
-        told["terminals"].append(terminals.tolist())
-        told["ends"].append(sorted({*terminals.tolist(), *_episode_ends(log, capacity, told["remarks"])}))
-        told["invalid"].append(_invalid(log))
-        numbers = [each.number for each in logs[: len(told["counts"])]]
-        span = spans_of(told["counts"], told["capacities"], numbers)[-1]
-        actions, rewards = (_used(small[name], span) for name in ("action", "reward"))
-        if actions.dtype.kind not in "iu" or actions.min(initial=0) < 0:
-            raise CorruptError(f"{log.files['action']}: not whole numbers from 0", path=log.files["action"])
-        told["actions"] = max(told["actions"], int(actions.max(initial=0)) + 1)
-        told["inexact"] = told["inexact"] or not is_exact(rewards)
-    return told
-
-
-def _used(values: NDArray[Any], span: Span) -> NDArray[Any]:
-    """The values of a log's rows; others were in logs before, or never written."""
-    return np.concatenate([values[:0], *(values[slice(*at)] for at in span.ranges(span.start, span.stop))])
-
-
-def _count(log: Log, remarks: list[str]) -> int | None:
-    if "add_count" not in log.files:
-        remarks.append(f"log {log.number} has no add_count; it is taken to be full")
-        return None
-    value = read_all(log.files["add_count"])
-    if value.size != 1 or value.dtype.kind not in "iu" or not 0 <= int(value) < 1 << 60:
-        raise CorruptError(f"{log.files['add_count']}: not a number of rows", path=log.files["add_count"])
-    return int(value)
-
-
-def _invalid(log: Log) -> list[int]:
-    values = read_all(log.files["invalid_range"]).reshape(-1)[:64] if "invalid_range" in log.files else ()
-    return [int(value) for value in values]
-
-
-def _episode_ends(log: Log, capacity: int, remarks: list[str]) -> list[int]:
-    """Positions of ends that newer logs tell; they may be truncations."""
-    if "episode_end_indices" not in log.files:
-        return []
-    try:
-        return [at for at in read_indices(log.files["episode_end_indices"]) if 0 <= at < capacity]
-    except ValueError as err:
-        remarks.append(f"log {log.number}: episode_end_indices is not read ({err})")
-        return []

@@ -26,6 +26,7 @@ _NAME = re.compile(
     r"(?:\$store\$_)?(observation|action|reward|terminal|add_count|invalid_range|episode_end_indices)"
     r"(?:_ckpt\.(\d{1,9}))?\.gz"
 )
+_EXTRA = re.compile(r"\$store\$_(.+)_ckpt\.(\d{1,9})\.gz")  # what an agent stores beside them
 NEEDED = ("observation", "action", "reward", "terminal")
 _DEFLATE = 1040  # no deflated byte becomes more
 _BLOCK = 1 << 18
@@ -34,21 +35,24 @@ _MAX_PICKLE = 64 << 20
 
 @dataclass(frozen=True)
 class Log:
-    """One checkpoint: its number, and its files by name."""
+    """One checkpoint: its number, its files by name, and those of what is not Dopamine's own."""
 
     number: int
     files: dict[str, Path]
+    extras: dict[str, Path]
 
 
 def find_logs(path: Path) -> list[Log]:
     """The logs of a folder, or of `replay_logs` below it, by number; empty if there are none."""
     for folder in (path, path / "replay_logs"):
-        found: dict[int, dict[str, Path]] = {}
+        found: dict[int, Log] = {}
         for file in sorted(folder.glob("*.gz")) if folder.is_dir() else ():
-            match = _NAME.fullmatch(file.name)
+            match = _NAME.fullmatch(file.name) or _EXTRA.fullmatch(file.name)
             if match is not None:
-                found.setdefault(int(match[2] or 0), {})[match[1]] = file
-        logs = [Log(number, files) for number, files in sorted(found.items())]
+                number = int(match[2] or 0)
+                log = found.setdefault(number, Log(number, {}, {}))
+                (log.extras if match.re is _EXTRA else log.files)[match[1]] = file
+        logs = [log for _, log in sorted(found.items())]
         if any("observation" in log.files for log in logs):
             return logs
     return []

@@ -378,3 +378,20 @@ def test_rows_that_were_overwritten_between_checkpoints_are_said(tmp_path):
     with Dataset.open(tmp_path / "ds") as dataset:
         assert dataset.episodes.length.tolist() == [7, 7, 7]
         same_as_played(dataset, [*ring.real[:7], *ring.real[14:]])
+
+
+def test_what_an_agent_stored_beside_is_kept_or_said(tmp_path):
+    """Dopamine's `extra_storage_types`: a number or a few per row are columns, larger ones are left out."""
+    ring = play(Ring(tmp_path / "logs", 50), 5, 6)
+    ring.log(ring.count)
+    discount = np.arange(50, dtype=np.float32)
+    save(tmp_path / "logs" / "$store$_gamma__ckpt.0.gz", discount)
+    save(tmp_path / "logs" / "$store$_logits_ckpt.0.gz", np.stack([discount] * 3, axis=1))
+    save(tmp_path / "logs" / "$store$_map_ckpt.0.gz", np.zeros((50, 9, 9)))
+    report = convert(tmp_path / "logs", tmp_path / "ds", check=True)
+    assert report["lossy"] == ["map: its rows are float64[9, 9]; left out"]
+    with Dataset.open(tmp_path / "ds") as dataset:
+        same_as_played(dataset, ring.real)
+        positions = [*range(3, 8), *range(11, 17)]  # of the ring, three rows of zeros before each episode
+        assert dataset.read(("info", "gamma_")).tolist() == positions
+        assert dataset.read(("info", "logits")).tolist() == [[at] * 3 for at in positions]
