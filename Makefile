@@ -62,6 +62,10 @@ slow: $(VENV)/.test
 # Kills, cuts of power, failing calls, fuzzing and races of the dataset format, for about an hour.
 soak: $(VENV)/.test
 	$(BIN)/python tests/proof/soak.py
+	rm -rf build/fuzz
+	$(PIP) install --no-deps --target build/fuzz . atheris==3.0.0
+	PYTHONPATH=build/fuzz $(BIN)/python tests/proof/coverage_guided.py build/fuzz/corpus \
+		-max_total_time=660 -artifact_prefix=build/
 	$(BIN)/python tests/proof/tensordict_matrix.py
 
 lint: $(VENV)/.dev

@@ -3,7 +3,7 @@
 * kills --kills 10000: kill -9 over several writers, a follower compares every row
 * power --cuts 6000: cuts of power at every call, with torn and lost writes
 * faults --step 1: every call of the C library fails, in acts of the API and of the command line
-* fuzz --cases 20000: datasets changed at will (`coverage_guided.py` does it with atheris)
+* fuzz --cases 20000: datasets changed at will (and `coverage_guided.py`, led by coverage)
 * bounded: a dataset of ten times the memory that the sampling process may have
 * window --rows 12000000: a window sampled while it is overwritten
 * properties: the property tests of the repository with cases they have not seen
