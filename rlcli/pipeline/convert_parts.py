@@ -1,8 +1,9 @@
 """Conversion in parts: `--jobs` processes work on pieces of a source, `--resume` goes on from finished ones.
 
-Consecutive pieces make a group of 64 MiB or more, each group a dataset of its own in the hidden
-folder `.NAME.convert` beside the output; the result is their merge, which links their files, in the order of
-the source. Groups depend on the source alone, so any number of processes gives the same dataset.
+Consecutive pieces make a group of at most 64 MiB, or of one piece that is larger, each group a dataset of its
+own in the hidden folder `.NAME.convert` beside the output; the result is their merge, which links their files,
+in the order of the source. Groups depend on the source alone, so any number of processes gives the same
+dataset.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli import console
-from rlcli.datasets.contract import Advance, Piece, Report, Source
+from rlcli.datasets.contract import Piece, Report, Source
 from rlcli.errors import BusyError, Interrupted, ResourceError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.merge import merge
@@ -26,7 +27,7 @@ from rlcli.pipeline import convert_files
 from rlcli.pipeline.convert_disk import sync_dataset
 from rlcli.pipeline.convert_job import Job, description, lineage_of
 from rlcli.pipeline.convert_rows import Selection
-from rlcli.pipeline.convert_workers import Task, in_processes, make_part
+from rlcli.pipeline.convert_workers import Crew, Task
 
 _GROUP_BYTES = 64 << 20
 _MAX_GROUPS = 128
@@ -50,15 +51,17 @@ def groups_of(pieces: Sequence[Piece], selection: Selection) -> list[Group]:
     known = [count for count in counts if count is not None]
     if selection.limit is not None or (selection.episodes is not None and len(known) < len(counts)):
         return [Group(0, len(pieces), total, selection)]
-    wanted = max(_GROUP_BYTES, total // _MAX_GROUPS)
+    count = 1
+    if total >= _GROUP_BYTES:  # a multiple of 4, which 2 or 4 processes share evenly
+        count = min(4 * -(-total // (4 * _GROUP_BYTES)), _MAX_GROUPS)
     first, end = selection.episodes or (0, None)
     groups: list[Group] = []
-    start, size, number = 0, 0, 0  # of the open group: its first piece, its bytes, its first episode
-    reached = 0  # episodes before the next piece
+    start, before, number = 0, 0, 0  # of the open group: its first piece, bytes and episodes before it
+    so_far, reached = 0, 0  # bytes and episodes before the next piece
     for at, piece in enumerate(pieces):
-        size += piece.num_bytes
+        so_far += piece.num_bytes
         reached += piece.episodes or 0
-        if size < wanted and at < len(pieces) - 1:
+        if at < len(pieces) - 1 and so_far * count // max(1, total) == before * count // max(1, total):
             continue
         chosen = selection
         if selection.episodes is not None:
@@ -66,8 +69,8 @@ def groups_of(pieces: Sequence[Piece], selection: Selection) -> list[Group]:
             high = None if end is None or end >= reached else end - number
             chosen = Selection((low, high), None, selection.drop_invalid_last)
         if selection.episodes is None or (first < reached and (end is None or end > number)):
-            groups.append(Group(start, at + 1, size, chosen))
-        start, size, number = at + 1, 0, reached
+            groups.append(Group(start, at + 1, so_far - before, chosen))
+        start, before, number = at + 1, so_far, reached
     return groups
 
 
@@ -162,18 +165,12 @@ def _make_all(
             bar.advance(count)
 
         advance(sum(groups[n].num_bytes for n in finished))
-        if jobs > 1 and len(tasks) > 1:
-            in_processes(tasks, jobs, advance)
-        else:
-            _in_turn(tasks, source, advance, check)
+        with Crew() as crew:
+            crew.grow(min(jobs, len(tasks)) - 1)
+            crew.make(tasks, source, advance, check)
     return [
         Report.from_json(json.loads((folder / f"{_name(n)}.json").read_text())) for n in range(len(groups))
     ]
-
-
-def _in_turn(tasks: Sequence[Task], source: Source, advance: Advance, check: Callable[[], None]) -> None:
-    for task in tasks:
-        make_part(task, source, advance, check)
 
 
 def _name(number: int) -> str:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -83,41 +84,74 @@ def make_part(task: Task, source: Source, advance: Advance, check: Callable[[], 
     os.rename(unfinished, told)
 
 
-def in_processes(tasks: Sequence[Task], jobs: int, advance: Advance) -> None:
-    """Makes all parts with `jobs` processes. The first error stops the others and is raised here."""
-    waiting = list(reversed(tasks))
-    told: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
-    working: list[_Worker] = []
-    try:
-        while waiting or working:
-            while waiting and len(working) < jobs:
-                working.append(_Worker(told))
-                working[-1].give(waiting.pop())
-            advance(0)  # may raise: a signal came
-            try:
-                worker, message = told.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if message is None:
-                working.remove(worker)
-                worker.finish()
-            elif "bytes" in message:
-                advance(message["bytes"])
-            elif "done" in message:
-                worker.give(waiting.pop() if waiting else None)
-            else:
-                worker.outcome = message
-    finally:
-        for worker in working:
+class Crew:
+    """Processes that help this one to make parts; leaving the block ends them."""
+
+    def __init__(self) -> None:
+        self._told: _Told = queue.SimpleQueue()
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
             worker.kill()
+
+    def grow(self, count: int) -> None:
+        """`count` processes, if there are not as many yet. They import what they need from now on."""
+        self._workers += [_Worker(self._told) for _ in range(count - len(self._workers))]
+
+    def make(
+        self, tasks: Sequence[Task], source: Source, advance: Advance, check: Callable[[], None]
+    ) -> None:
+        """Makes all parts, this process and the others each as many as it can, of the opened source here.
+
+        The first error stops all and is raised here.
+        """
+        waiting = deque(tasks)
+        working = set(self._workers)
+        for worker in working:
+            worker.begin(waiting)
+
+        def heed(seconds: float = 0.0) -> None:
+            """What others have told meanwhile, waiting so long for a first word."""
+            with suppress(queue.Empty):
+                while True:
+                    worker, count = self._told.get(seconds > 0, seconds)
+                    seconds = 0.0
+                    if count is None:
+                        working.discard(worker)
+                        worker.check()
+                    else:
+                        advance(count)
+
+        def advance_all(count: int) -> None:
+            heed()
+            advance(count)
+
+        while (task := _next(waiting)) is not None:
+            make_part(task, source, advance_all, check)
+        while working:
+            advance(0)  # may raise: a signal came
+            heed(0.1)
+
+
+def _next(waiting: deque[Task]) -> Task | None:
+    """The first of the tasks, which is nobody else's from now on; None if there is none left."""
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
 
 
 class _Worker:
-    """A process at work on one task after the other; its messages arrive in a queue, None at its end."""
+    """A process at work on one task after the other; a thread of ours gives them and hears what is told."""
 
-    def __init__(self, told: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]) -> None:
-        self.task: Task | None = None
-        self.outcome: dict[str, Any] = {}
+    def __init__(self, told: _Told) -> None:
+        self._told = told
+        self._task: Task | None = None
+        self._outcome: dict[str, Any] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rlcli.pipeline.convert_workers"],
             stdin=subprocess.PIPE,
@@ -126,58 +160,68 @@ class _Worker:
             encoding="utf-8",
             start_new_session=True,  # a terminal's Ctrl-C is for the parent, which stops its workers
         )
-        self._reader = threading.Thread(target=self._listen, args=(told,), daemon=True)
-        self._reader.start()
+        self._thread: threading.Thread | None = None
 
-    def give(self, task: Task | None) -> None:
-        """The next task; None if there is no more."""
-        self.task = task
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # killed already: `finish` says so
-            if task is None:
-                self._process.stdin.close()
-            else:
-                self._process.stdin.write(json.dumps(task.to_json()) + "\n")
-                self._process.stdin.flush()
+    def begin(self, waiting: deque[Task]) -> None:
+        """From now on it takes tasks; bytes done arrive in the queue, None when it does nothing any more."""
+        self._thread = threading.Thread(target=self._work, args=(waiting,), daemon=True)
+        self._thread.start()
 
-    def _listen(self, told: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            told.put((self, json.loads(line)))
-        told.put((self, None))
+    def _work(self, waiting: deque[Task]) -> None:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            with suppress(BrokenPipeError), stdin:  # where it was killed, `check` says so
+                while (task := _next(waiting)) is not None:
+                    self._task = task
+                    stdin.write(json.dumps(task.to_json()) + "\n")
+                    stdin.flush()
+                    if not any(self._is_done(json.loads(line)) for line in stdout):
+                        return
+                    self._task = None
+        finally:
+            self._told.put((self, None))
 
-    def finish(self) -> None:
-        """Raises what the process raised, `ResourceError` if something killed it."""
-        self._close()
-        code = self._process.wait()
-        if "error" in self.outcome:
-            error = self.outcome["error"]
+    def _is_done(self, message: dict[str, Any]) -> bool:
+        """Keeps what the process says of its task; whether that was the last word."""
+        if "bytes" in message:
+            self._told.put((self, message["bytes"]))
+        elif "done" not in message:
+            self._outcome = message
+        return "done" in message
+
+    def check(self) -> None:
+        """Raises what the process raised, `ResourceError` if something killed it in the midst of a task."""
+        if "error" in self._outcome:
+            error = self._outcome["error"]
             kind = getattr(errors, error["kind"], RLError)
             raised: RLError = RLError.__new__(kind)
             RLError.__init__(raised, error["message"], hint=error["hint"], path=error["path"])
             raise raised
-        if "system" in self.outcome:
-            raise OSError(*self.outcome["system"])
-        if "mismatch" in self.outcome:
-            raise StackMismatch if self.outcome["mismatch"] == StackMismatch.__name__ else LayoutMismatch
-        if self.task is not None:
-            name = self.task.path.name
+        if "system" in self._outcome:
+            raise OSError(*self._outcome["system"])
+        if "mismatch" in self._outcome:
+            raise StackMismatch if self._outcome["mismatch"] == StackMismatch.__name__ else LayoutMismatch
+        if self._task is not None:
+            name, code = self._task.path.name, self._process.wait()
             if code < 0:
                 raise ResourceError(f"the process that made {name} was killed by signal {-code}")
             raise RuntimeError(f"the process that made {name} ended with code {code}")
 
     def kill(self) -> None:
-        """Ends the process and waits for its end."""
+        """Ends the process, which has nothing to tidy up, and waits for its end."""
         self._process.kill()
         self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        self._reader.join()
+        if self._thread is not None:
+            self._thread.join()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with suppress(BrokenPipeError):
                 stream.close()
+
+
+_Told = queue.SimpleQueue[tuple[_Worker, int | None]]
 
 
 def main() -> None:

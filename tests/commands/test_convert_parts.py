@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rlcli.datasets.contract import NoOptions, Report, Request
+from rlcli.datasets.contract import NoOptions, Piece, Report, Request
 from rlcli.errors import BusyError, CorruptError, ExitCode, Interrupted, ResourceError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
@@ -65,6 +65,27 @@ def left(out: Path) -> list[str]:
 WHOLE = [float(10 * e + r) for e in range(EPISODES) for r in range(LENGTH)]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ([1] * 63, [63]),  # MiB: less than a group
+        ([1] * 64, [16] * 4),
+        ([1] * 220, [55] * 4),
+        ([1] * 264, [33] * 8),
+        ([75] * 4, [75] * 4),  # a piece is never cut
+        ([0, 100, 0, 0], [100, 0]),
+        ([0], [0]),
+        ([64] * 1024, [512] * 128),
+    ],
+)
+def test_groups_are_alike_and_of_whole_pieces(sizes, groups):
+    pieces = [Piece("", size << 20) for size in sizes]
+    found = convert_parts.groups_of(pieces, Selection())
+    assert [group.num_bytes >> 20 for group in found] == groups
+    assert [group.start for group in found] == [0, *(group.stop for group in found[:-1])]
+    assert found[-1].stop == len(pieces)
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_parts_make_the_same_rows_in_order_and_leave_nothing(source, out):
     report = convert(source, out, check=True)
@@ -81,8 +102,8 @@ def test_parts_make_the_same_rows_in_order_and_leave_nothing(source, out):
 def test_any_number_of_processes_gives_the_same_dataset(source, out, small_parts, monkeypatch):
     """Parts are made from their tasks alone, in any order."""
     one = convert(source, out)
-    monkeypatch.setattr(convert_parts, "in_processes", lambda tasks, jobs, advance: _make(tasks))
-    two = convert(source, out.with_name("two"), jobs=2)
+    monkeypatch.setattr(convert_workers.Crew, "make", lambda crew, tasks, *_: _make(tasks))
+    two = convert(source, out.with_name("two"), jobs=1)
     assert one["digest"] == two["digest"]
 
 
@@ -123,7 +144,7 @@ def test_an_error_in_a_process_is_raised_as_it_was(source, out, monkeypatch):
 @pytest.mark.usefixtures("small_parts")
 def test_resume_goes_on_from_finished_parts(source, out, monkeypatch):
     made = []
-    real = convert_parts.make_part
+    real = convert_workers.make_part
 
     def stop_after_two(task, *arguments):
         if len(made) == 2:
@@ -131,7 +152,7 @@ def test_resume_goes_on_from_finished_parts(source, out, monkeypatch):
         made.append(task.start)
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_parts, "make_part", stop_after_two)
+    monkeypatch.setattr(convert_workers, "make_part", stop_after_two)
     with pytest.raises(ResourceError) as caught:
         convert(source, out)
     assert "--resume" in (caught.value.hint or "")
@@ -141,7 +162,7 @@ def test_resume_goes_on_from_finished_parts(source, out, monkeypatch):
     with pytest.raises(UsageError, match="other options"):
         convert(source, out, resume=True, env_id="gymnasium:X-v0")
     monkeypatch.setattr(
-        convert_parts, "make_part", lambda task, *a: (made.append(task.start), real(task, *a))
+        convert_workers, "make_part", lambda task, *a: (made.append(task.start), real(task, *a))
     )
     convert(source, out, resume=True, check=True)
     assert made == [0, 1, 2, 3]
@@ -158,14 +179,14 @@ def test_a_resumed_dataset_is_the_one_of_an_unbroken_run(source, out):
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_source_that_changed_is_not_gone_on_with(source, out, monkeypatch):
-    real = convert_parts.make_part
+    real = convert_workers.make_part
 
     def one_only(task, *arguments):
         if task.start:
             raise ResourceError("full")
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_parts, "make_part", one_only)
+    monkeypatch.setattr(convert_workers, "make_part", one_only)
     with pytest.raises(ResourceError):
         convert(source, out)
     os.utime(source, (1, 1))
@@ -175,14 +196,14 @@ def test_a_source_that_changed_is_not_gone_on_with(source, out, monkeypatch):
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_signal_keeps_finished_parts_only(source, out, monkeypatch, capsys):
-    real = convert_parts.make_part
+    real = convert_workers.make_part
 
     def interrupted(task, *arguments):
         if task.start == 1:
             os.kill(os.getpid(), signal.SIGINT)
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_parts, "make_part", interrupted)
+    monkeypatch.setattr(convert_workers, "make_part", interrupted)
     assert run(["convert", str(source), str(out)]) == ExitCode.INTERRUPTED
     assert "--resume" in capsys.readouterr().err
     assert left(out) == [".ds.convert"]
@@ -191,7 +212,7 @@ def test_a_signal_keeps_finished_parts_only(source, out, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("small_parts")
 def test_two_conversions_do_not_share_a_folder(source, out, monkeypatch):
-    real = convert_parts.make_part
+    real = convert_workers.make_part
     found = []
 
     def another(task, *arguments):
@@ -201,7 +222,7 @@ def test_two_conversions_do_not_share_a_folder(source, out, monkeypatch):
                 convert(source, out, resume=True)
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_parts, "make_part", another)
+    monkeypatch.setattr(convert_workers, "make_part", another)
     convert(source, out, resume=True)
     assert observed(out) == WHOLE
 
@@ -269,7 +290,7 @@ def test_an_ambiguous_mapping_is_printed_as_the_file_that_settles_it(tmp_path, o
 
 
 def test_interrupted_means_resumable(source, out, small_parts, monkeypatch):
-    monkeypatch.setattr(convert_parts, "make_part", _raise_interrupted)
+    monkeypatch.setattr(convert_workers, "make_part", _raise_interrupted)
     with pytest.raises(Interrupted):
         convert(source, out)
     assert left(out) == []
