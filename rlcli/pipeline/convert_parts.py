@@ -1,7 +1,7 @@
 """Conversion in parts: `--jobs` processes work on pieces of a source, `--resume` goes on from finished ones.
 
-Consecutive pieces make a group of at most 64 MiB, or of one piece that is larger, each group a dataset of its
-own in the hidden folder `.NAME.convert` beside the output; the result is their merge, which links their files,
+Consecutive pieces make a group of at most 64 MiB, or of one piece that is larger, each group a dataset of
+its own in the hidden folder `.NAME.convert` beside the output; the result is their merge, which links files,
 in the order of the source. Groups depend on the source alone, so any number of processes gives the same
 dataset.
 """
