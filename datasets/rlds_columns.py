@@ -372,5 +372,5 @@ def _spec(item: Stored) -> Spec:
     if item.field.kind == "label" and item.field.num_classes and not column.shape:
         return Discrete(item.field.num_classes)
     if item.field.kind == "image" and column.dtype == "uint8":
-        return Box(column.shape, column.dtype, 0, 255)
+        return Box(column.shape, column.dtype, 0.0, 255.0)
     return Box(column.shape, column.dtype)

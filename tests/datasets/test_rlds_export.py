@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rlds_files as files
-from rlds_files import Found, toy
+from rlds_files import Found, pixels, toy
 
 from rlcli.datasets import rlds
 from rlcli.format.dataset import Dataset
@@ -46,6 +46,15 @@ def there_and_back(tmp_path: Path, source: Path, *sets: str, images: str = "deco
     convert(tmp_path / "rlds", tmp_path / "two", images=images)
     same(tmp_path / "one", tmp_path / "two")
     return tmp_path / "rlds"
+
+
+def test_bounds_of_pictures_come_back_to_the_letter(tmp_path: Path) -> None:
+    """So that the digest of what came back is that of the first."""
+    steps = files.PLAIN | {"observation": files.group(image=files.image(9, 12, 3))}
+    told = {"steps/observation/image": [files.picture(pixels(9, 12, 3))] * 2}
+    there_and_back(tmp_path, toy(tmp_path, files.episode(2) | told, steps=steps))
+    with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
+        assert json.dumps(one.spec) == json.dumps(two.spec)
 
 
 def collected(path: Path, *, finals: bool = True) -> Path:
