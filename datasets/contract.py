@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
@@ -227,6 +227,23 @@ class ConverterModule(Protocol):
 
     def export(self, dataset: Dataset, out: Path, options: Any, advance: Advance) -> Report:
         """Write `dataset` to the new file or folder `out`; says what is lost."""
+        ...
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A module whose first look through a source takes long, so that several processes share it."""
+
+    def shares(self, path: Path, request: Request, options: Any) -> int:
+        """Into how many shares of about equal work it is worth cutting; 1 or less if it is not."""
+        ...
+
+    def look(self, path: Path, request: Request, options: Any, share: int, shares: int) -> Any:
+        """What is seen in share `share` of `shares`, JSON. Raises what `open_source` raises."""
+        ...
+
+    def plan(self, looks: Sequence[Any]) -> Mapping[str, Any]:
+        """What `Source.plan` is, from the looks of all shares in order. Raises what `open_source` raises."""
         ...
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ from rlcli.datasets.minari_files import MAIN_FILE, METADATA, ArrowStorage, Stora
 from rlcli.datasets.minari_hdf5 import HDF5Storage
 from rlcli.datasets.minari_metadata import HINTS, Found, cut_of, find, hints_of, local_names, spec_of
 from rlcli.datasets.minari_scan import Scan, extra_attributes, scan
+from rlcli.datasets.minari_shares import joined, share_of, shares_of
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, read_space, text_space, without_bounds
 from rlcli.datasets.opened import nest
 from rlcli.errors import IncompatibleError, InputError, UsageError, nearest
 from rlcli.format.keys import Key
 
-__all__ = ["ExportOptions", "MinariSource", "detect", "export", "fetch", "open_source"]
+__all__ = [
+    "ExportOptions", "MinariSource", "detect", "export", "fetch", "look", "open_source", "plan", "shares",
+]  # fmt: skip
 
 _PART_BYTES = 64 << 20
 
@@ -51,12 +54,37 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Mi
 
     Raises `InputError` where files or arrays are missing, `CorruptError` for damage.
     """
-    found = find(path)
-    if found is None:
-        raise InputError(f"{path}: not a Minari dataset, no {METADATA} there", path=path)
+    found = _found(path)
     leaves = leaves_in(found)
     with open_storage(found, leaves) as storage:
         yield MinariSource(path, found, leaves, storage, request)
+
+
+def shares(path: Path, request: Request, options: NoOptions) -> int:
+    """Into how many shares a first look is worth cutting, by what the metadata say. See `contract.Shared`."""
+    return shares_of(_found(path).total("episodes") or 0)
+
+
+def look(path: Path, request: Request, options: NoOptions, share: int, shares: int) -> list[Any]:
+    """Where the episodes of a share are, and what was seen of them. See `contract.Shared`."""
+    found = _found(path)
+    leaves = leaves_in(found)
+    with open_storage(found, leaves) as storage:
+        storage.episodes = share_of(storage.episodes, share, shares)
+        where = storage.where(storage.episodes[0]) if storage.episodes else str(path)
+        return [where, scan(storage, leaves, cut_of(found.metadata)).to_json()]
+
+
+def plan(looks: Sequence[Any]) -> dict[str, Any]:
+    """The plan that the looks of all shares make. See `contract.Shared`."""
+    return joined([(where, Scan.from_json(seen)) for where, seen in looks]).to_json()
+
+
+def _found(path: Path) -> Found:
+    found = find(path)
+    if found is None:
+        raise InputError(f"{path}: not a Minari dataset, no {METADATA} there", path=path)
+    return found
 
 
 def fetch(name: str, request: Request, advance: Advance) -> Path:

@@ -101,12 +101,12 @@ def scan(storage: Storage, leaves: Mapping[str, Leaf], cut: Collection[int] = ()
             found.without_steps += 1
             continue
         for path, leaf in leaves.items():
-            _note(found.leaves, path, _leaf_values(leaf, fields[path], where), where, found)
+            note(found.leaves, path, _leaf_values(leaf, fields[path], where), where, found)
         for path, item in fields.items():
             if path.startswith("infos/"):
                 _note_info(found, aligned, path, item, steps, where)
             elif path not in leaves and path not in ("rewards", *FLAGS):
-                _say(found.lossy, f"{path} is not of the spaces; it is left out")
+                say(found.lossy, f"{path} is not of the spaces; it is left out")
         rewards = np.asarray(storage.read(episode, "rewards", 0, steps)).reshape(-1)
         flags = [np.asarray(storage.read(episode, name, 0, steps)).reshape(-1) != 0 for name in FLAGS]
         _note_flags(found, rewards, flags, has_end=episode not in cut)
@@ -116,7 +116,7 @@ def scan(storage: Storage, leaves: Mapping[str, Leaf], cut: Collection[int] = ()
         found.episodes.append(Episode(episode, steps, observations, terminated, truncated, seed))
         told = extra_attributes(given, episode, rewards)
         if given.get("total_steps", steps) != steps:
-            _say(found.remarks, f"{where} has {steps:,} steps, its attribute total_steps says otherwise")
+            say(found.remarks, f"{where} has {steps:,} steps, its attribute total_steps says otherwise")
         _note_attributes(attributes, told, first=len(found.episodes) == 1)
         if position == 0:
             found.rewards = str(rewards.dtype)
@@ -190,7 +190,7 @@ def _leaf_values(leaf: Leaf, item: Field, where: str) -> Values:
     return Values("numbers", ours, fitted, item.dtype)
 
 
-def _note(known: dict[str, Values], path: str, now: Values, where: str, found: Scan) -> None:
+def note(known: dict[str, Values], path: str, now: Values, where: str, found: Scan) -> None:
     """Adds what one episode holds at a path to what the others do."""
     before = known.setdefault(path, now)
     if (before.kind, before.shape) != (now.kind, now.shape):
@@ -202,7 +202,7 @@ def _note(known: dict[str, Values], path: str, now: Values, where: str, found: S
     if before.stored != now.stored:
         before.dtype = str(np.result_type(before.dtype, now.dtype))
         before.stored = str(np.result_type(before.stored, now.stored))
-        _say(found.remarks, f"{path} is stored in several types; {before.dtype} holds them all")
+        say(found.remarks, f"{path} is stored in several types; {before.dtype} holds them all")
 
 
 def _note_info(
@@ -225,7 +225,7 @@ def _note_info(
         found.lossy.append(f"{path} is not kept: its shape differs between episodes")
         ways.add(_DROPPED)
         return
-    _note(found.infos, path, now, where, found)
+    note(found.infos, path, now, where, found)
     ways.add(align)
 
 
@@ -235,13 +235,13 @@ def _note_flags(
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = rewards.astype(np.float32).astype(rewards.dtype)
     if not np.array_equal(rounded, rewards, equal_nan=True):
-        _say(found.inexact, "rewards")
+        say(found.inexact, "rewards")
     for name, flag in zip(FLAGS, flags, strict=True):
         if flag[:-1].any():
-            _say(found.inexact, name)
+            say(found.inexact, name)
     if has_end and not (flags[0][-1] or flags[1][-1]):
         found.repaired += 1
-        _say(found.inexact, "truncations")
+        say(found.inexact, "truncations")
 
 
 def _note_attributes(known: dict[str, list[Any] | None], told: Mapping[str, Any], *, first: bool) -> None:
@@ -277,9 +277,14 @@ def _finish(found: Scan, attributes: Mapping[str, list[Any] | None], aligned: Ma
             continue
         found.infos[path].align = "first" if len(ways) > 1 else next(iter(ways))
         if len(ways) > 1:
-            found.lossy.append(f"{path}: its value after the last step is lost; not all episodes have one")
+            found.lossy.append(last_lost(path))
 
 
-def _say(sentences: list[str], sentence: str) -> None:
+def last_lost(path: str) -> str:
+    """What is told of an info that only some episodes have after their last step too."""
+    return f"{path}: its value after the last step is lost; not all episodes have one"
+
+
+def say(sentences: list[str], sentence: str) -> None:
     if sentence not in sentences:
         sentences.append(sentence)

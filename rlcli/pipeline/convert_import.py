@@ -17,6 +17,7 @@ from rlcli.format.writer import Writer
 from rlcli.pipeline import convert_check, convert_files, convert_parts
 from rlcli.pipeline.convert_job import Job, description, lineage_of, origin
 from rlcli.pipeline.convert_rows import check_not_empty, check_space, segment_rows, selected, write
+from rlcli.pipeline.convert_workers import Crew
 from rlcli.pipeline.outputs import publish, unfinished
 
 
@@ -70,29 +71,29 @@ def _fill(
     job: Job, out: Path, temporary: Path, *, jobs: int, resume: bool, stop: console.Stop
 ) -> tuple[dict[str, Any], convert_files.Fingerprint]:
     """Make the dataset `temporary`; the report, and what the source files were. Raises `LayoutMismatch`."""
-    with job.opened() as source:
+
+    def check() -> None:
+        stop.raise_if_requested(f"{job.path}: conversion stopped, nothing was written")
+
+    with Crew() as crew, job.opened(crew.look(job, jobs, check)) as source:
         if job.selection.is_whole:
             check_space(out, source.pieces, source.schema)
         groups = convert_parts.groups_of(source.pieces, job.selection)
         if resume or len(groups) > 1:
             report, parents, files = convert_parts.convert(
-                job, source, groups, out, temporary, jobs=jobs, resume=resume, stop=stop
+                job, source, groups, out, temporary, crew, jobs=jobs, resume=resume, stop=stop
             )
         else:
-            report, parents, files = _at_once(job, source, temporary, stop)
+            report, parents, files = _at_once(job, source, temporary, check)
         report.add(source.report)
         check_not_empty(job.path, report, job.selection)
         return {"source": origin(job.path, parents), **report.to_json()}, files
 
 
 def _at_once(
-    job: Job, source: Source, temporary: Path, stop: console.Stop
+    job: Job, source: Source, temporary: Path, check: Callable[[], None]
 ) -> tuple[Report, list[dict[str, Any]], convert_files.Fingerprint]:
     """One dataset, written from the first row to the last."""
-    stopped = f"{job.path}: conversion stopped, nothing was written"
-
-    def check() -> None:
-        stop.raise_if_requested(stopped)
 
     def advance(count: int) -> None:
         check()

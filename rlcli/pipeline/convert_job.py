@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlcli.config import from_dict, to_dict
 from rlcli.datasets import registry
-from rlcli.datasets.contract import LayoutMismatch, NoOptions, Request, Source
+from rlcli.datasets.contract import LayoutMismatch, NoOptions, Request, Shared, Source
 from rlcli.datasets.stacked import StackMismatch, unstacked
 from rlcli.pipeline import provenance
 from rlcli.pipeline.convert_rows import Selection
@@ -35,6 +35,23 @@ class Job:
         with registry.load(self.format).open_source(self.path, request, self.options) as source:
             source.spec, source.record = _finite(source.spec), _finite(source.record)
             yield unstacked(source) if request.derive and request.unstack else source
+
+    def shares(self) -> int:
+        """Into how many shares the first look through the source is worth cutting."""
+        module = registry.load(self.format)
+        return module.shares(self.path, self.request, self.options) if isinstance(module, Shared) else 1
+
+    def look(self, share: int, shares: int) -> Any:
+        """One of these shares, JSON."""
+        return self._shared.look(self.path, self.request, self.options, share, shares)
+
+    def plan(self, looks: Sequence[Any]) -> Mapping[str, Any]:
+        """The plan of the source by the looks of all shares, in order."""
+        return self._shared.plan(looks)
+
+    @property
+    def _shared(self) -> Shared:
+        return cast(Shared, registry.load(self.format))
 
     def after(self, mismatch: LayoutMismatch) -> Job:
         """The same with what does not hold stored in every row: stacks of frames, or next observations."""

@@ -80,6 +80,7 @@ def convert(
     groups: Sequence[Group],
     out: Path,
     temporary: Path,
+    crew: Crew,
     *,
     jobs: int,
     resume: bool,
@@ -103,7 +104,7 @@ def convert(
         convert_files.hashing(job.path, source.files, check) as hashes,
     ):
         try:
-            reports = _make_all(job, source, groups, folder, finished, jobs, check)
+            reports = _make_all(job, source, groups, folder, finished, crew, jobs, check)
             report = Report()
             for part in reports:
                 report.add(part)
@@ -149,6 +150,7 @@ def _make_all(
     groups: Sequence[Group],
     folder: Path,
     finished: dict[int, Report],
+    crew: Crew,
     jobs: int,
     check: Callable[[], None],
 ) -> list[Report]:
@@ -165,9 +167,8 @@ def _make_all(
             bar.advance(count)
 
         advance(sum(groups[n].num_bytes for n in finished))
-        with Crew() as crew:
-            crew.grow(min(jobs, len(tasks)) - 1)
-            crew.make(tasks, source, advance, check)
+        crew.grow(min(jobs, len(tasks)) - 1)
+        crew.make(tasks, source, advance, check)
     return [
         Report.from_json(json.loads((folder / f"{_name(n)}.json").read_text())) for n in range(len(groups))
     ]

@@ -1,8 +1,8 @@
-"""Parts of a conversion: how one is made, here or by a process of its own.
+"""Parts of a conversion, and shares of a long first look: how each is made, here or by a process of its own.
 
-A worker is `python -m rlcli.pipeline.convert_workers`: it reads tasks from standard input, JSON on a line
-each, and writes one JSON object per line to standard output: bytes done, and for each task `done`, `mismatch`
-or an error. It opens the source once, and ends with its input or with an error.
+A worker is `python -m rlcli.pipeline.convert_workers`: it reads errands from standard input, JSON on a line
+each, and writes one JSON object per line to standard output: bytes done, and for each errand `done`,
+`mismatch` or an error. It opens the source once for all parts, and ends with its input or with an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlcli import errors
 from rlcli.datasets.contract import Advance, LayoutMismatch, Report, Source
@@ -28,6 +28,8 @@ from rlcli.errors import ResourceError, RLError
 from rlcli.format.writer import Writer
 from rlcli.pipeline.convert_job import Job
 from rlcli.pipeline.convert_rows import Selection, segment_rows, selected, write
+
+E = TypeVar("E", bound="Task | Look")
 
 _TELL_BYTES = 4 << 20  # a worker tells its progress this often
 
@@ -42,6 +44,10 @@ class Task:
     stop: int
     selection: Selection
     path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +65,31 @@ class Task:
         start, stop = value["pieces"]
         path = Path(value["path"])
         return Task(Job.from_json(value["job"]), value["plan"], start, stop, selection, path)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A share of the first look through a source; see `contract.Shared`."""
+
+    job: Job
+    share: int
+    shares: int
+
+    @property
+    def name(self) -> str:
+        return f"share {self.share} of {self.shares}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"job": self.job.to_json(), "share": self.share, "shares": self.shares}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Look:
+        """The look that `to_json` told."""
+        return Look(Job.from_json(value["job"]), value["share"], value["shares"])
+
+    def take(self) -> Any:
+        """What there is to see, JSON."""
+        return self.job.look(self.share, self.shares)
 
 
 def make_part(task: Task, source: Source, advance: Advance, check: Callable[[], None]) -> None:
@@ -102,43 +133,61 @@ class Crew:
         """`count` processes, if there are not as many yet. They import what they need from now on."""
         self._workers += [_Worker(self._told) for _ in range(count - len(self._workers))]
 
+    def look(self, job: Job, jobs: int, check: Callable[[], None]) -> Mapping[str, Any] | None:
+        """The plan of a source whose first look is worth sharing among `jobs`; None if it is not."""
+        if jobs < 2 or (shares := job.shares()) < 2:
+            return None
+        self.grow(min(jobs, shares) - 1)
+        looks = [Look(job, share, shares) for share in range(shares)]
+        return job.plan(self._all(looks, lambda look, _: look.take(), lambda count: None, check))
+
     def make(
         self, tasks: Sequence[Task], source: Source, advance: Advance, check: Callable[[], None]
     ) -> None:
-        """Makes all parts, this process and the others each as many as it can, of the opened source here.
+        """Makes all parts, this process those that it can of the source as it is opened here."""
+        self._all(tasks, lambda task, check: make_part(task, source, advance, check), advance, check)
+
+    def _all(
+        self,
+        errands: Sequence[E],
+        here: Callable[[E, Callable[[], None]], Any],
+        advance: Advance,
+        check: Callable[[], None],
+    ) -> list[Any]:
+        """What is told of each errand, in order. This process does with `here`, given a check, what it can.
 
         The first error stops all and is raised here.
         """
-        waiting = deque(tasks)
+        waiting = deque(enumerate(errands))
+        told: dict[int, Any] = {}
         working = set(self._workers)
         for worker in working:
             worker.begin(waiting)
 
         def heed(seconds: float = 0.0) -> None:
             """What others have told meanwhile, waiting so long for a first word."""
+            check()
             with suppress(queue.Empty):
                 while True:
-                    worker, count = self._told.get(seconds > 0, seconds)
+                    worker, message = self._told.get(seconds > 0, seconds)
                     seconds = 0.0
-                    if count is None:
+                    if message is None:
                         working.discard(worker)
                         worker.check()
+                    elif "bytes" in message:
+                        advance(message["bytes"])
                     else:
-                        advance(count)
+                        told[message["number"]] = message["done"]
 
-        def advance_all(count: int) -> None:
-            heed()
-            advance(count)
-
-        while (task := _next(waiting)) is not None:
-            make_part(task, source, advance_all, check)
+        while (errand := _next(waiting)) is not None:
+            told[errand[0]] = here(errand[1], heed)
         while working:
-            advance(0)  # may raise: a signal came
             heed(0.1)
+        return [told[number] for number in range(len(errands))]
 
 
-def _next(waiting: deque[Task]) -> Task | None:
-    """The first of the tasks, which is nobody else's from now on; None if there is none left."""
+def _next(waiting: deque[tuple[int, E]]) -> tuple[int, E] | None:
+    """The first of the errands, which is nobody else's from now on; None if there is none left."""
     try:
         return waiting.popleft()
     except IndexError:
@@ -146,11 +195,11 @@ def _next(waiting: deque[Task]) -> Task | None:
 
 
 class _Worker:
-    """A process at work on one task after the other; a thread of ours gives them and hears what is told."""
+    """A process at work on one errand after the other; a thread of ours gives them and hears what is told."""
 
     def __init__(self, told: _Told) -> None:
         self._told = told
-        self._task: Task | None = None
+        self._errand: Task | Look | None = None
         self._outcome: dict[str, Any] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rlcli.pipeline.convert_workers"],
@@ -162,37 +211,38 @@ class _Worker:
         )
         self._thread: threading.Thread | None = None
 
-    def begin(self, waiting: deque[Task]) -> None:
-        """From now on it takes tasks; bytes done arrive in the queue, None when it does nothing any more."""
+    def begin(self, waiting: deque[tuple[int, E]]) -> None:
+        """From now on it takes errands; what it tells comes to the queue, None when it takes no more."""
         self._thread = threading.Thread(target=self._work, args=(waiting,), daemon=True)
         self._thread.start()
 
-    def _work(self, waiting: deque[Task]) -> None:
+    def _work(self, waiting: deque[tuple[int, Task | Look]]) -> None:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         try:
-            with suppress(BrokenPipeError), stdin:  # where it was killed, `check` says so
-                while (task := _next(waiting)) is not None:
-                    self._task = task
-                    stdin.write(json.dumps(task.to_json()) + "\n")
+            with suppress(BrokenPipeError):  # where it was killed, `check` says so
+                while (errand := _next(waiting)) is not None:
+                    number, self._errand = errand
+                    kind = "look" if isinstance(self._errand, Look) else "part"
+                    stdin.write(json.dumps({kind: self._errand.to_json()}) + "\n")
                     stdin.flush()
-                    if not any(self._is_done(json.loads(line)) for line in stdout):
+                    if not any(self._is_done(number, json.loads(line)) for line in stdout):
                         return
-                    self._task = None
+                    self._errand = None
         finally:
             self._told.put((self, None))
 
-    def _is_done(self, message: dict[str, Any]) -> bool:
-        """Keeps what the process says of its task; whether that was the last word."""
-        if "bytes" in message:
-            self._told.put((self, message["bytes"]))
-        elif "done" not in message:
+    def _is_done(self, number: int, message: dict[str, Any]) -> bool:
+        """Keeps or hands on what the process says of its errand; whether that was the last word."""
+        if "bytes" in message or "done" in message:
+            self._told.put((self, {"number": number, **message}))
+        else:
             self._outcome = message
         return "done" in message
 
     def check(self) -> None:
-        """Raises what the process raised, `ResourceError` if something killed it in the midst of a task."""
+        """Raises what the process raised, `ResourceError` if something killed it amidst an errand."""
         if "error" in self._outcome:
             error = self._outcome["error"]
             kind = getattr(errors, error["kind"], RLError)
@@ -203,8 +253,9 @@ class _Worker:
             raise OSError(*self._outcome["system"])
         if "mismatch" in self._outcome:
             raise StackMismatch if self._outcome["mismatch"] == StackMismatch.__name__ else LayoutMismatch
-        if self._task is not None:
-            name, code = self._task.path.name, self._process.wait()
+        if self._errand is not None:
+            self._close()  # it ends with its input, if it is not at its end
+            name, code = self._errand.name, self._process.wait()
             if code < 0:
                 raise ResourceError(f"the process that made {name} was killed by signal {-code}")
             raise RuntimeError(f"the process that made {name} ended with code {code}")
@@ -215,13 +266,16 @@ class _Worker:
         self._process.wait()
         if self._thread is not None:
             self._thread.join()
+        self._close()
+
+    def _close(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with suppress(BrokenPipeError):
                 stream.close()
 
 
-_Told = queue.SimpleQueue[tuple[_Worker, int | None]]
+_Told = queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]
 
 
 def main() -> None:
@@ -245,13 +299,17 @@ def main() -> None:
         with ExitStack() as stack:
             source: Source | None = None
             for line in sys.stdin:
-                task = Task.from_json(json.loads(line))
+                asked = json.loads(line)
+                if "look" in asked:
+                    tell({"done": Look.from_json(asked["look"]).take()})
+                    continue
+                task = Task.from_json(asked["part"])
                 if source is None:
                     source = stack.enter_context(task.job.opened(task.plan))
                 make_part(task, source, advance, lambda: None)
                 tell({"bytes": pending})
                 pending = 0
-                tell({"done": True})
+                tell({"done": None})
     except LayoutMismatch as mismatch:
         tell({"mismatch": type(mismatch).__name__})
     except MemoryError:
