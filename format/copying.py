@@ -17,6 +17,7 @@ from rlcli.format.episode_table import Episodes
 from rlcli.format.keys import Key
 from rlcli.format.layout import FIRST_ROWS, MAX_BYTES
 from rlcli.format.schema import Schema
+from rlcli.format.values import as_rewards
 from rlcli.format.writer import Writer
 
 Array = np.ndarray[Any, Any]
@@ -85,7 +86,8 @@ def _number_at(dataset: Dataset, row: int, table: Episodes, mine: Rows) -> int:
 def _return_of(dataset: Dataset, start: int, stop: int) -> float:
     if REWARD not in dataset.schema.by_key:
         return 0.0
-    return float(np.add.accumulate(dataset.read(REWARD, start, stop).astype(np.float64).reshape(-1))[-1])
+    rewards = as_rewards(dataset.schema.column(REWARD), dataset.read(REWARD, start, stop))
+    return float(np.add.accumulate(rewards.reshape(-1))[-1])
 
 
 def pieces(table: Episodes, chosen: Rows, rows: int) -> Iterator[Piece]:

@@ -26,7 +26,7 @@ from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.mapping import MappedSegment, StreamMap
 from rlcli.format.segment import SegmentWriter
-from rlcli.format.values import add_in_order
+from rlcli.format.values import add_in_order, as_rewards
 
 Array = np.ndarray[Any, Any]
 REWARD = ("next", "reward")
@@ -398,7 +398,7 @@ class _StreamState:
     def _sum_rewards(self, start: int, stop: int) -> float:
         total = 0.0
         for _, values in self._column(REWARD, start, stop):
-            total = add_in_order(total, values.astype(np.float64))
+            total = add_in_order(total, as_rewards(self.schema.by_key[REWARD], values))
         return total
 
     def _episode_number(self, row: int) -> int:

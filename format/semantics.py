@@ -193,7 +193,7 @@ class _Returns:
         self.sums = np.zeros(len(spans.start))
 
     def add(self, chunk: Chunk) -> None:
-        rewards = chunk.read(REWARD).reshape(len(chunk), -1).astype(np.float64)
+        rewards = chunk.read(REWARD).reshape(len(chunk), -1).real.astype(np.float64)
         first = int(chunk.span[0]) if len(chunk) else 0
         spans = np.repeat(chunk.span - first, rewards.shape[1])
         # bincount adds in order; what an earlier chunk summed goes first: chunking does not change the bits

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
+from rlcli.format.values import as_numbers
 
 CHUNK_BYTES = 8 << 20
 MAX_CHUNK_ROWS = 1 << 17
@@ -141,10 +142,3 @@ def chunks(dataset: Dataset, columns: Iterable[Column] | None = None) -> Iterato
     rows = min(max(1, CHUNK_BYTES // max(1, row_bytes)), MAX_CHUNK_ROWS)
     for start in range(0, dataset.num_rows, rows):
         yield start, min(start + rows, dataset.num_rows)
-
-
-def as_numbers(column: Column, values: Array) -> Array:
-    """Stored values as numbers NumPy can reckon with: bfloat16, which comes as its bits, becomes float32."""
-    if column.dtype == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from rlcli import _native
 from rlcli.format.recover import Unfinished
+from rlcli.format.schema import Column
 from rlcli.format.segment import SegmentWriter
+from rlcli.format.values import as_rewards
 
 Array = np.ndarray[Any, Any]
 
@@ -16,10 +19,10 @@ Array = np.ndarray[Any, Any]
 class Stream:
     """What the writer knows of one stream: its open segments and its unfinished episode.
 
-    `rewards_per_row` is 0 where there is no reward.
+    `reward` is its column, None where there is none.
     """
 
-    def __init__(self, number: int, rewards_per_row: int) -> None:
+    def __init__(self, number: int, reward: Column | None) -> None:
         self.number = number
         self.segments: list[SegmentWriter] = []  # the first may be published; all but the last are full
         self.rows = 0
@@ -27,7 +30,8 @@ class Stream:
         self.episode_start = 0
         self.unfinished: Unfinished | None = None  # what the stream was resumed with
         self.rewards = _native.RewardSum()  # of the unfinished episode
-        self._rewards_per_row = rewards_per_row
+        self._reward = reward
+        self._rewards_per_row = 0 if reward is None else math.prod(reward.shape)
 
     @property
     def committed(self) -> int:
@@ -45,8 +49,10 @@ class Stream:
 
     def add_rewards(self, rewards: Array) -> None:
         """Rewards of the rows just written, `[rows, …]`."""
-        is_float = rewards.dtype in (np.float32, np.float64)
-        self.rewards.add(rewards if is_float else rewards.astype(np.float64))
+        if rewards.dtype not in (np.float32, np.float64):
+            assert self._reward is not None
+            rewards = as_rewards(self._reward, rewards)
+        self.rewards.add(rewards)
 
     def take_return(self, at: int) -> float:
         """The return of the episode that ends before row `at`, which lies in or after the last write."""

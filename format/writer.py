@@ -7,7 +7,6 @@ convenient layer on top; `creation`, `recover` and `publishing` are what stands 
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import time
@@ -73,8 +72,8 @@ class Writer:
         self._quick = _quick_rows(self.schema, self._reward_index)
         self._next_number = 0
         numbers = range(len(newest.streams)) if streams is None else streams
-        rewards = 0 if self._reward_index is None else math.prod(self.schema.by_key[REWARD].shape)
-        self.streams = [Stream(number, rewards) for number in numbers]
+        reward = None if self._reward_index is None else self.schema.given[self._reward_index]
+        self.streams = [Stream(number, reward) for number in numbers]
         by_number = {stream.number: stream for stream in self.streams}
         for segment in newest.segments:
             stream = by_number.get(segment.stream)

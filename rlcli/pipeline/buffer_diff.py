@@ -14,7 +14,8 @@ from rlcli.errors import ConditionFalse, UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location
 from rlcli.format.schema import Column
-from rlcli.format.spans import CHUNK_BYTES, MAX_CHUNK_ROWS, Spans, as_numbers
+from rlcli.format.spans import CHUNK_BYTES, MAX_CHUNK_ROWS, Spans
+from rlcli.format.values import as_numbers
 
 Array = NDArray[Any]
 

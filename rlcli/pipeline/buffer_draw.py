@@ -17,8 +17,8 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.nested import nest
 from rlcli.format.schema import Column
-from rlcli.format.spans import as_numbers
 from rlcli.format.specs import spec_from_json
+from rlcli.format.values import as_numbers
 from rlcli.pipeline.map_block import Array, Rows
 from rlcli.replay.block import Block
 from rlcli.replay.choice import make_sampler

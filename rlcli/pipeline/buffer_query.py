@@ -24,7 +24,8 @@ from rlcli import console
 from rlcli.errors import MissingExtraError, ResourceError, RLError, UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location
-from rlcli.format.spans import Spans, as_numbers
+from rlcli.format.spans import Spans
+from rlcli.format.values import as_numbers
 from rlcli.pipeline.buffer_cat import episode_columns
 from rlcli.pipeline.row_formats import Batch, Format, arrow_array, write_batches, write_record_batches
 

@@ -15,7 +15,8 @@ from rlcli.errors import UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.location import Location
-from rlcli.format.spans import EPISODE, Chunk, Spans, as_numbers, chunks
+from rlcli.format.spans import EPISODE, Chunk, Spans, chunks
+from rlcli.format.values import as_numbers
 from rlcli.pipeline.expressions import Expression
 
 Array = NDArray[Any]

@@ -16,7 +16,7 @@ from rlcli.format.heap import decode
 from rlcli.format.keys import Key
 from rlcli.format.location import Location
 from rlcli.format.schema import Column, Schema
-from rlcli.format.spans import as_numbers
+from rlcli.format.values import as_numbers
 from rlcli.format.writer import Writer
 from rlcli.pipeline.buffer_draw import Draw, Drawn
 from rlcli.pipeline.buffer_rows import choose_columns, choose_keys

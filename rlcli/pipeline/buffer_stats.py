@@ -16,7 +16,7 @@ from rlcli.format.episode_table import Episodes
 from rlcli.format.location import Location
 from rlcli.format.schema import Column
 from rlcli.format.semantic_rules import spec_leaves
-from rlcli.format.spans import as_numbers
+from rlcli.format.values import as_numbers
 from rlcli.pipeline.coverage import coverage_of
 from rlcli.pipeline.heap_stats import heap_facts, heap_text
 from rlcli.pipeline.moments import Moments

@@ -14,8 +14,8 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.location import Location
 from rlcli.format.schema import Column
-from rlcli.format.spans import as_numbers
 from rlcli.format.specs import Bound, Box
+from rlcli.format.values import as_numbers
 from rlcli.pipeline.map_block import Array, Block, Layout
 from rlcli.pipeline.moments import Moments
 

@@ -14,7 +14,8 @@ from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
-from rlcli.format.spans import Chunk, Spans, as_numbers
+from rlcli.format.spans import Chunk, Spans
+from rlcli.format.values import as_numbers
 from rlcli.pipeline.expressions import Expression
 from rlcli.pipeline.map_block import Block, Layout, Mask
 from rlcli.pipeline.map_columns import Step, cast
