@@ -11,9 +11,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,7 @@ _ROWS = ("rewards", "terminations", "truncations")
 Kind = Literal["numbers", "text", "bytes", "other"]
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """Values of an episode: what they are, the shape of one, how many; `rows` is None for a single one."""
 
     kind: Kind

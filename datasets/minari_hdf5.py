@@ -25,23 +25,27 @@ from rlcli.errors import InputError
 _EPISODE = re.compile(r"episode_(\d{1,15})")
 _WHOLE_BYTES = 16 << 20  # values of one dataset that are read at once and kept while its episode is read
 _UNPROVEN_BYTES = 1 << 30  # declared bytes that need no proof that the file can hold them
+_NAMES = {"text": "", "bytes": "uint8"}  # of dtypes, where the kind tells
 
 
 class _Type(NamedTuple):
-    """A type in the file, the native-endian dtype of it, and that as HDF5 has it."""
+    """A type in the file, the native-endian dtype of it, its name, and that as HDF5 has it."""
 
     stored: h5py.h5t.TypeID
     dtype: np.dtype[Any]
+    name: str
+    kind: Kind
     native: h5py.h5t.TypeID | None  # of numbers only
 
     @staticmethod
     def of(stored: h5py.h5t.TypeID, dtype: np.dtype[Any]) -> _Type:
         dtype = dtype if dtype.isnative else dtype.newbyteorder("=")
         is_plain = dtype.kind in "biufc" and dtype.metadata is None
-        return _Type(stored, dtype, h5py.h5t.py_create(dtype) if is_plain else None)
+        native = h5py.h5t.py_create(dtype) if is_plain else None
+        return _Type(stored, dtype, str(dtype), _kind(dtype), native)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Array:
     """An open dataset; `whole` has its values once they were read at once."""
 
@@ -60,7 +64,7 @@ class _Array:
         if self.shape is None:
             return Field("other", "", (), None)
         rows = self.shape[0] if self.shape else None
-        name = {"text": "", "bytes": "uint8"}.get(self.kind, str(self.dtype))
+        name = _NAMES.get(self.kind, self.type.name)
         return Field(self.kind, name, self.shape[1:], rows)
 
 
@@ -186,16 +190,18 @@ class HDF5Storage(Storage):
         shape: tuple[int, ...] | None = id_.shape
         if shape == () and id_.get_space().get_simple_extent_type() == h5py.h5s.NULL:
             shape = None
-        return _Array(id_, shape, known, _kind(known.dtype, shape))
+        kind = known.kind
+        has_place = shape is not None and (
+            kind == "numbers" or len(shape) == 1 or (kind == "text" and not shape)
+        )
+        return _Array(id_, shape, known, kind if has_place else "other")
 
 
-def _kind(dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Kind:
-    if shape is None:
-        return "other"
+def _kind(dtype: np.dtype[Any]) -> Kind:
     if h5py.check_string_dtype(dtype) is not None:
-        return "text" if len(shape) < 2 else "other"
+        return "text"
     if h5py.check_vlen_dtype(dtype) == np.uint8:
-        return "bytes" if len(shape) == 1 else "other"
+        return "bytes"
     return "numbers" if dtype.kind in "biufc" and dtype.names is None else "other"
 
 
