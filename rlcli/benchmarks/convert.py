@@ -1,350 +1,301 @@
-"""`rl bench convert`: whole conversions of foreign files: read, decoded, written, hashed, sealed.
+"""`rl bench convert`: whole conversions of foreign files: read, decoded, written, hashed, sealed, synced.
 
-Files and datasets lie in memory where the system has a file system there; `convert/disk` ends on the disk.
-The goal is 80% of the slowest of three things that a conversion does, each alone: reading the file with its
-usual library, the SHA-256 of the file that goes to the lineage, and `write()` of as many bytes as the rows
-have. Peak memory and processor time are those of a process that only converts.
+The goal is 80% of the slower of decode and disk. *Decode* is the library that people read the format with
+(h5py, NumPy, PyArrow, zarr, minari, TFDS, lerobot), which reads the same file in one process as its
+documentation does; *disk* is `write()` and `fsync()` of as many bytes as the rows have, to where the dataset
+goes. Pictures that stay as they are encoded have another goal: five times TFDS.
+
+Stricter than the goal, and shown as limits: what a lighter reader takes for the same file (h5py for Minari,
+PyArrow for LeRobot's rows, our own parser for RLDS, JPEG or video decoding alone on all cores), the SHA-256
+of the source that goes to the lineage, and the slowest of everything alone, which only a conversion that does
+all of it side by side on cores of its own would reach.
+
+Sources lie in memory where the system has a file system there, and are as large as gives a second or so:
+a conversion's fixed cost, which `convert/small` shows, should not decide. Memory and processor time are
+those of a process that only converts: what is over the interpreter with its imports is to stay within 64 MiB,
+or an episode if that is larger.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
 from rlcli import console
-from rlcli.benchmarks import Setting
-from rlcli.benchmarks.convert_sources import write_pictures
-from rlcli.benchmarks.rows import EPISODE, SCHEMA, write_dataset
-from rlcli.datasets import example, rlds_images
-from rlcli.datasets.tfrecord import read_records
+from rlcli.benchmarks import Setting, convert_jobs
+from rlcli.benchmarks.convert_arms import (
+    DISK,
+    Written,
+    decode_videos,
+    decoder_of,
+    hash_files,
+    read_examples,
+    read_hdf5,
+    read_minari,
+    read_npz,
+    read_parquet,
+    read_zarr,
+)
+from rlcli.benchmarks.convert_process import Conversion
+from rlcli.benchmarks.convert_sources import memory_folder, write_pictures, write_transitions, write_videos
+from rlcli.benchmarks.rows import EPISODE, SCHEMA
 from rlcli.errors import UsageError, nearest
-from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Role, Slowest
+from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Slowest
 from rlcli.pipeline.convert import convert
 
-TITLE = "foreign files of 500,000 transitions, and of pictures, become datasets"
+TITLE = "foreign files of transitions, pictures and videos become datasets"
 SHARE = 0.8  # of the slower of decode and disk
 TFDS = 5.0  # times as fast as it
-_MEMORY = Path("/dev/shm")
-_ROOM = 2 << 30  # bytes that must be free there
+_STEPS = 50  # of an episode with pictures
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an item works: sources in memory, datasets in `setting.folder`; `stack` ends with the item."""
+
+    setting: Setting
+    sources: Path
+    stack: ExitStack
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to convert: bytes of its rows and of an episode's, who reads it, alone and as people do.
+
+    `decode` names the arm of the goal, a reader here or a peer's; the other readers are stricter limits.
+    """
+
+    path: Path
+    num_bytes: int
+    episode_bytes: int
+    decode: str
+    readers: Mapping[str, Callable[[], object]]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A format that transitions are exported to; `decode` is "" where the reader is what people use."""
+
+    to: str
+    file: str
+    reader: str
+    read: Callable[[Path], object]
+    episodes: int  # of 1,000 transitions
+    package: str = ""
+    decode: str = ""
+    sets: tuple[str, ...] = ()
+
+
+_TABLES = {
+    "d4rl": Table("d4rl", "rows.hdf5", "h5py, reading alone", read_hdf5, 700),
+    "minari": Table(
+        "minari", "minari", "h5py, reading alone", read_minari, 700, decode="minari, episode by episode"
+    ),
+    "rlds": Table(
+        "rlds", "rlds", "Examples, parsing alone", read_examples, 1700, decode="TFDS, batches of 256"
+    ),
+    "lerobot": Table(
+        "lerobot",
+        "lerobot",
+        "PyArrow, reading alone",
+        read_parquet,
+        700,
+        package="pyarrow",
+        decode="lerobot, frame by frame",
+    ),
+    "npz": Table("npz", "rows.npz", "NumPy, reading alone", read_npz, 1000),
+    "hdf5": Table("hdf5", "plain.h5", "h5py, reading alone", read_hdf5, 700),
+    "parquet": Table("parquet", "rows.parquet", "PyArrow, reading alone", read_parquet, 700, "pyarrow"),
+    "zarr": Table("zarr", "rows.zarr", "zarr, reading alone", read_zarr, 1700, "zarr"),
+    "disk": Table(
+        "npz", "rows.npz", "NumPy, reading alone", read_npz, 4400, sets=("compress=false",)
+    ),  # twice what the others write, and nothing to decode
+}
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """`convert/small`; `d4rl`, `minari`, `rlds`, `npz`, `hdf5`, `parquet`, `zarr`; `pictures-…`, which stay
-    encoded, and `pixels-…`, which they become; `jobs`, `jobs-groups`; `disk`.
+    """`convert/small`; transitions in each format; `pictures-…`, which stay encoded, and `pixels-…`, which
+    they become; `lerobot-video`; `jobs`, `jobs-groups`; `disk`.
     """
     known = _makers()
     if setting.wanted and setting.wanted not in known:
         name = setting.wanted
         raise UsageError(f"there is no item convert/{name}; {nearest(name, known)}")
     for name in [setting.wanted] if setting.wanted else known:
-        place = setting.folder if name == "disk" else _fast_folder(setting.folder)
-        with tempfile.TemporaryDirectory(prefix="rl-bench-", dir=place) as folder:
-            yield known[name](replace(setting, folder=Path(folder)))
+        with ExitStack() as stack:
+            memory = memory_folder(setting.folder)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rl-bench-", dir=memory))
+            yield known[name](Place(setting, Path(folder), stack))
 
 
-def _makers() -> dict[str, Callable[[Setting], Item]]:
-    """How each item is made, without those whose packages are not installed."""
-    makers: dict[str, Callable[[Setting], Item]] = {}
-    for name, to, file, package, read in _FORMATS:
-        if package is not None and importlib.util.find_spec(package) is None:
-            console.warn(f"convert/{name} is left out: {package} is not installed")
-            continue
-        makers[name] = partial(_plain, name=name, to=to, file=file, read=read)
-    if importlib.util.find_spec("PIL") is not None:
-        for height, width, steps in ((256, 256, 300), (512, 640, 50)):
+def _makers() -> dict[str, Callable[[Place], Item]]:
+    """How each item is made, without those whose packages are not installed or that need more cores."""
+    makers: dict[str, Callable[[Place], Item]] = {"small": _small}
+    for name, table in _TABLES.items():
+        if _have(name, table.package):
+            makers[name] = partial(_table, name=name, table=table)
+    if _have("pictures-256", "PIL"):
+        for height, width, kept, decoded in ((256, 256, 100, 20), (512, 640, 20, 4)):
             sized = partial(_pictures, height=height, width=width)
-            kept, decoded = f"pictures-{width}", f"pixels-{width}"
-            makers[kept] = partial(sized, name=kept, steps=5 * steps, images="keep")
-            makers[decoded] = partial(sized, name=decoded, steps=steps, images="decode")
-        makers["jobs"] = partial(_jobs, name="jobs")
-    makers["jobs-groups"] = partial(_jobs, name="jobs-groups")
-    makers["disk"] = partial(_plain, name="disk", to="npz", file="rows.npz", read=_read_npz, synced=True)
+            makers[f"pictures-{width}"] = partial(sized, episodes=kept, images="keep")
+            makers[f"pixels-{width}"] = partial(sized, episodes=decoded, images="decode")
+        if _have("lerobot-video", "av"):
+            makers["lerobot-video"] = _videos
+    if len(os.sched_getaffinity(0)) < 2:
+        console.warn("convert/jobs and convert/jobs-groups are left out: they need two cores")
+    else:
+        if "pictures-256" in makers:
+            makers["jobs"] = _jobs_of_shards
+        makers["jobs-groups"] = _jobs_of_groups
+    makers["disk"] = makers.pop("disk")
     return makers
 
 
-def _fast_folder(folder: Path) -> Path:
-    """Where files are in memory, `folder` if there is no such place with room."""
-    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
-        return _MEMORY
-    return folder
+def _have(name: str, package: str) -> bool:
+    if not package or importlib.util.find_spec(package) is not None:
+        return True
+    console.warn(f"convert/{name} is left out: {package} is not installed")
+    return False
 
 
-def _plain(
-    setting: Setting, *, name: str, to: str, file: str, read: Callable[[Path], object], synced: bool = False
-) -> Item:
-    """Transitions that our own export wrote; a whole conversion ends on the disk if it is `synced`."""
-    episodes = 20 if name == "small" else setting.pick(small=2, full=500)
-    source = _exported(setting, to, file, episodes, *(["compress=false"] if synced else []))
-    reader = LocalArm(f"{_LIBRARY[to]}, reading alone", "reference", lambda: read(source))
-    limit = _written(setting, EPISODE * episodes * SCHEMA.row_bytes, synced=synced)
-    return _item(setting, name, source, reader, limit)
-
-
-def _exported(setting: Setting, to: str, file: str, episodes: int, *sets: str) -> Path:
-    write_dataset(setting.folder / "rows", EPISODE * episodes)
-    convert(setting.folder / "rows", setting.folder / file, to=to, sets=sets)
-    shutil.rmtree(setting.folder / "rows")
-    return setting.folder / file
-
-
-def _pictures(setting: Setting, *, name: str, steps: int, height: int, width: int, images: str) -> Item:
-    """RLDS with pictures, episodes of 50 steps."""
-    source, steps = setting.folder / name, setting.pick(small=4, full=steps)
-    length = min(50, steps)
-    pictures = write_pictures(source, steps // length, length, height, width)
-    if images == "keep":
-        reader = LocalArm("Examples, parsing alone", "reference", lambda: _read_records(source))
-        num_bytes = sum(map(len, pictures))
-        goals = (Goal("TFDS, steps as NumPy", TFDS), Goal("TFDS, pictures left encoded", TFDS))
-        return _item(setting, name, source, reader, _written(setting, num_bytes), *goals, images=images)
-    reader = LocalArm("JPEG, decoding alone on all cores", "reference", lambda: _decode_all(pictures, width))
-    limit = _written(setting, steps * height * width * 3)
-    return _item(setting, name, source, reader, limit, images=images)
-
-
-def _jobs(setting: Setting, *, name: str) -> Item:
-    """A process on a core, and two on two: pictures in four shards, or episodes in groups of an HDF5 file.
-
-    One process on two cores shows what is left to gain there: it reads, hashes and writes side by side.
-    """
-    options: dict[str, Any] = {}
-    if name == "jobs":
-        source, length = setting.folder / name, setting.pick(small=4, full=50)
-        episodes = setting.pick(small=1, full=8)
-        steps = len(write_pictures(source, episodes, length, 256, 256, shards=4))
-        num_bytes, options = steps * 256 * 256 * 3, {"images": "decode"}
-    else:
-        episodes = setting.pick(small=2, full=2000)
-        source = _exported(setting, "minari", "minari", episodes)
-        num_bytes = EPISODE * episodes * SCHEMA.row_bytes
-    arms: list[Arm] = []
-    remarks: list[str] = []
-    cores = len(os.sched_getaffinity(0))
-    for jobs, share in ((2, 2), (1, 1), (1, 2)):
-        one = _Conversion(setting.folder / "converted", source, {"jobs": jobs, **options})
-        role: Role = "ours" if jobs == 2 else "reference"
-        told = f"rl --jobs {jobs} on {'one core' if share == 1 else 'two cores'}"
-        pinned = partial(_on_cores, min(share, cores))
-        arms.append(LocalArm(told, role, one.call, num_bytes / 1e6, one.prepare, pinned))
-        if setting.size == "full" and share == jobs:
-            with pinned():
-                remarks.append(f"--jobs {jobs}: {one.told()}, all processes together")
-
-    def check() -> str:
-        digests = set()
-        for jobs in (1, 2):
-            one.prepare()
-            digests.add(convert(source, one.path, yes=True, jobs=jobs, **options)["digest"])
-        assert len(digests) == 1
-        return "one process and two make datasets of one digest"
-
-    arms.append(_written(setting, num_bytes))
-    goals = (Goal("rl --jobs 1 on one core", 1.6),)
-    return Item(f"convert/{name}", "MB/s", arms, goals, check, tuple(remarks))
-
-
-@contextmanager
-def _on_cores(count: int) -> Iterator[None]:
-    """This thread, and what it starts, on `count` of the cores it may use."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:count])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _item(
-    setting: Setting,
-    name: str,
-    source: Path,
-    reader: LocalArm,
-    limit: LocalArm,
-    *goals: Goal,
-    **options: Any,
-) -> Item:
-    """The arms of every format: ours, reading alone, writing alone, the slower of both, and peers."""
-    units = limit.units
-    ours = _Conversion(setting.folder / "converted", source, options)
-
-    def check() -> str:
-        ours.prepare()
-        assert convert(source, ours.path, yes=True, check=True, **options)["check"]["equal"]
-        return "every row equals the source, both read again"
-
-    reader.units = units
-    hashing = LocalArm("SHA-256 alone", "reference", lambda: _hash(source), units)
-    arms: list[Arm] = [
-        LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare),
-        reader,
-        hashing,
-        limit,
-    ]
-    slowest = Slowest("the slowest of these", (reader.name, hashing.name, limit.name))
-    goals = goals or (Goal(slowest.name, SHARE),)
-    item = Item(f"convert/{name}", "MB/s", arms, goals, check, slowest=slowest)
-    if setting.size == "full":
-        item.remarks = (ours.told(),)
-    if setting.peer is not None:
-        found = setting.peer.arms(item.name, setting.size, setting.folder / "peers")
-        for arm in found:
-            arm.units *= units  # of a peer that reads a part of it, that part
-        item.arms += found
+def _table(place: Place, *, name: str, table: Table) -> Item:
+    """Transitions that our own export wrote."""
+    episodes = place.setting.pick(small=2, full=table.episodes)
+    path = write_transitions(place.sources / table.file, table.to, episodes, table.sets)
+    readers = {table.reader: partial(table.read, path)}
+    size = EPISODE * SCHEMA.row_bytes
+    source = Source(path, size * episodes, size, table.decode or table.reader, readers, {})
+    item = _item(place, name, source)
+    if name == "disk" and place.setting.size == "full":
+        item.remarks += (_disk_told(place.setting.folder, source.num_bytes),)
     return item
 
 
-def _written(setting: Setting, num_bytes: int, *, synced: bool = False) -> LocalArm:
-    """As many bytes to a fresh file, and to the disk if they shall be `synced`."""
-    block = np.random.default_rng(0).bytes(min(num_bytes, 8 << 20))
-
-    def write() -> None:
-        file = os.open(setting.folder / "written", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for start in range(0, num_bytes, len(block)):
-            os.write(file, block[: num_bytes - start])
-        if synced:
-            os.fsync(file)
-        os.close(file)
-
-    def prepare() -> None:
-        (setting.folder / "written").unlink(missing_ok=True)
-
-    name = f"write(){' and fsync()' if synced else ''} of the same bytes"
-    return LocalArm(name, "limit", write, num_bytes / 1e6, prepare)
+def _disk_told(folder: Path, num_bytes: int) -> str:
+    """Whether the disk bounds: what it takes at once may only have come as far as a cache."""
+    small = 32 << 20
+    rates = {size: Written(folder, size).rate() for size in (small, num_bytes)}
+    told = [f"{size / 1e6:.0f} MB at {rate:.0f} MB/s" for size, rate in rates.items()]
+    return f"written and synced once before: {' and '.join(told)}"
 
 
-@dataclass
-class _Conversion:
-    """A conversion to a place that `prepare` makes free."""
+def _pictures(place: Place, *, episodes: int, height: int, width: int, images: str) -> Item:
+    """RLDS with pictures that stay encoded, or become pixels."""
+    name = f"{'pictures' if images == 'keep' else 'pixels'}-{width}"
+    path, length = place.sources / name, place.setting.pick(small=2, full=_STEPS)
+    episodes = place.setting.pick(small=2, full=episodes)
+    pictures = write_pictures(path, episodes, length, height, width)
+    options = {"images": images}
+    if images == "keep":
+        readers = {"Examples, parsing alone": partial(read_examples, path)}
+        num_bytes = sum(map(len, pictures))
+        source = Source(path, num_bytes, num_bytes // episodes, "", readers, options)
+        ways = ("steps as NumPy", "batches of 256", "pictures left encoded")
+        return _item(place, name, source, *(Goal(f"TFDS, {way}", TFDS) for way in ways))
+    alone = {"JPEG alone, on all cores": decoder_of(pictures, width)}
+    size = length * height * width * 3
+    return _item(place, name, Source(path, size * episodes, size, "TFDS, batches of 256", alone, options))
 
-    path: Path
-    source: Path
-    options: dict[str, Any]
 
-    def prepare(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+def _videos(place: Place) -> Item:
+    """LeRobot with a camera whose frames are a video, which become pixels."""
+    episodes, length = place.setting.pick(small=1, full=4), place.setting.pick(small=4, full=150)
+    path = write_videos(place.sources / "lerobot", episodes, length, 256, 256)
+    size = length * 256 * 256 * 3
+    readers = {"PyAV alone, on all cores": partial(decode_videos, path)}
+    source = Source(path, size * episodes, size, "lerobot, frame by frame", readers, {})
+    return _item(place, "lerobot-video", source)
 
-    def call(self) -> None:
-        convert(self.source, self.path, yes=True, **self.options)
 
-    def told(self) -> str:
-        """The largest resident memory of a process that does it, and its processor time."""
-        self.prepare()
-        told = [f"--{name}={value}" for name, value in self.options.items()]
-        command = [sys.executable, "-m", "rlcli", "convert", str(self.source), str(self.path), "--yes", *told]
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _USAGE, *command], capture_output=True, check=True, text=True
+def _small(place: Place) -> Item:
+    """What a conversion costs however little there is: milliseconds. No goal."""
+    folder, size = place.setting.folder, EPISODE * SCHEMA.row_bytes
+    episodes = place.setting.pick(small=2, full=20)
+    many = write_transitions(place.sources / "many.hdf5", "d4rl", episodes)
+    one = write_transitions(place.sources / "one.hdf5", "d4rl", 1)
+    ours, single = Conversion(many, folder / "many"), Conversion(one, folder / "one")
+    written = Written(folder, size)
+    arms: list[Arm] = [
+        LocalArm(f"rl, {episodes} episodes", "ours", ours.call, 1, ours.prepare),
+        LocalArm("rl, 1 episode", "reference", single.call, 1, single.prepare),
+        LocalArm("h5py, 1 episode", "reference", partial(read_hdf5, one)),
+        LocalArm(f"{DISK}, 1 episode", "limit", written.call, 1, written.prepare),
+    ]
+    if place.setting.size == "full":
+        arms.insert(
+            2, LocalArm("rl, 1 episode, as a command", "reference", single.command, 1, single.prepare)
         )
-        kilobytes, seconds = done.stdout.split()
-        return f"a process that converts it: at most {int(kilobytes) / 1024:.0f} MiB, {seconds} CPU s"
+    remark = "no goal: a conversion of one episode is nearly all fixed cost, a command also starts Python"
+    return Item("convert/small", "conversions/s", arms, (), partial(_check, ours), (remark,))
 
 
-#: Runs a command from a small process: the peak that is told of one includes that of whoever started it.
-_USAGE = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(usage.ru_maxrss, round(usage.ru_utime + usage.ru_stime, 2))
-"""
+def _jobs_of_shards(place: Place) -> Item:
+    """Pictures in four shards become pixels."""
+    path, length = place.sources / "pictures", place.setting.pick(small=2, full=_STEPS)
+    pictures = write_pictures(path, place.setting.pick(small=1, full=8), length, 256, 256, shards=4)
+    size = 256 * 256 * 3
+    return _jobs(place, "jobs", path, len(pictures) * size, length * size, {"images": "decode"})
 
 
-def _hash(path: Path) -> None:
-    for file in [path] if path.is_file() else path.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as stream:
-                hashlib.file_digest(stream, "sha256")
+def _jobs_of_groups(place: Place) -> Item:
+    """Episodes in groups of an HDF5 file."""
+    episodes, size = place.setting.pick(small=2, full=2000), EPISODE * SCHEMA.row_bytes
+    path = write_transitions(place.sources / "minari", "minari", episodes)
+    return _jobs(place, "jobs-groups", path, episodes * size, size, {})
 
 
-def _read_hdf5(path: Path) -> None:
-    def take(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
-            node[()]
-
-    with h5py.File(path) as file:
-        file.visititems(take)
-
-
-def _read_minari(path: Path) -> None:
-    _read_hdf5(path / "data" / "main_data.hdf5")
+def _jobs(
+    place: Place, name: str, path: Path, num_bytes: int, episode_bytes: int, options: Mapping[str, Any]
+) -> Item:
+    one = Conversion(path, place.sources / "converted", options)
+    full = place.setting.size == "full"
+    return convert_jobs.item(one, name, num_bytes, episode_bytes, full, place.stack)
 
 
-def _read_records(path: Path) -> None:
-    for shard in path.glob("*.tfrecord*"):
-        for _, record in read_records(shard):
-            example.decode(record)
+def _item(place: Place, name: str, source: Source, *goals: Goal) -> Item:
+    """The arms of every format: ours, readers alone, SHA-256 alone, the disk alone, peers; the slowest."""
+    folder, units = place.setting.folder, source.num_bytes / 1e6
+    ours, written = (
+        Conversion(source.path, folder / "converted", source.options),
+        Written(folder, source.num_bytes),
+    )
+    arms: list[Arm] = [LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare)]
+    for reader, read in source.readers.items():
+        arms.append(LocalArm(reader, "reference" if reader == source.decode else "limit", read, units))
+    arms.append(LocalArm("SHA-256 alone", "limit", partial(hash_files, source.path), units))
+    arms.append(LocalArm(DISK, "limit", written.call, units, written.prepare))
+    alone = Slowest("the slowest of these alone", tuple(arm.name for arm in arms[1:]), "limit")
+    item = Item(f"convert/{name}", "MB/s", arms, goals, partial(_check, ours), slowest=(alone,))
+    if place.setting.size == "full":
+        item.memory = (ours.memory(source.episode_bytes),)
+    if place.setting.peer is not None:
+        found = place.setting.peer.arms(item.name, place.setting.size, place.sources / "peers")
+        for arm in found:
+            arm.units *= units  # of a peer that reads a part of it, that part
+        arms += found
+    if goals:
+        return item
+    library = source.decode.partition(",")[0]
+    if not any(arm.name == source.decode for arm in arms):
+        item.remarks += (f"the goal is not measured: no Python that was named has {library}",)
+        return item
+    slower = Slowest(f"the slower of {library} and disk", (source.decode, DISK))
+    item.slowest = (slower, alone)
+    item.goals = (Goal(slower.name, SHARE),)
+    return item
 
 
-def _read_npz(path: Path) -> None:
-    with np.load(path) as archive:
-        for name in archive.files:
-            archive[name]
-
-
-def _read_parquet(path: Path) -> None:
-    import pyarrow.parquet
-
-    for column in pyarrow.parquet.read_table(path).columns:
-        for chunk in column.chunks:
-            (chunk.flatten() if hasattr(chunk, "flatten") else chunk).to_numpy(zero_copy_only=False)
-
-
-def _read_zarr(path: Path) -> None:
-    import zarr
-
-    def take(group: Any) -> None:
-        for _, array in group.arrays():
-            array[...]
-        for _, child in group.groups():
-            take(child)
-
-    take(zarr.open_group(path, mode="r"))
-
-
-def _decode_all(pictures: list[bytes], width: int) -> None:
-    found = rlds_images.look("", pictures[0])
-    out = threading.local()
-
-    def one(picture: bytes) -> None:
-        if not hasattr(out, "pixels"):
-            out.pixels = np.empty((found.height, width, 3), np.uint8)
-        rlds_images.decode("", picture, out.pixels, "accurate")
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(one, pictures))
-
-
-_LIBRARY = {
-    "d4rl": "h5py",
-    "minari": "h5py",
-    "rlds": "Examples",
-    "npz": "numpy",
-    "hdf5": "h5py",
-    "parquet": "pyarrow",
-    "zarr": "zarr",
-}
-#: Item, format, where it lies, the package that reads it, the reader.
-_FORMATS: tuple[tuple[str, str, str, str | None, Callable[[Path], object]], ...] = (
-    ("small", "d4rl", "rows.hdf5", None, _read_hdf5),
-    ("d4rl", "d4rl", "rows.hdf5", None, _read_hdf5),
-    ("minari", "minari", "minari", None, _read_minari),
-    ("rlds", "rlds", "rlds", None, _read_records),
-    ("npz", "npz", "rows.npz", None, _read_npz),
-    ("hdf5", "hdf5", "plain.h5", None, _read_hdf5),
-    ("parquet", "parquet", "rows.parquet", "pyarrow", _read_parquet),
-    ("zarr", "zarr", "rows.zarr", "zarr", _read_zarr),
-)
+def _check(ours: Conversion) -> str:
+    """Converts once more, source and result read again independently and compared."""
+    ours.prepare()
+    report = convert(ours.source, ours.path, yes=True, check=True, **ours.options)
+    assert report["check"]["equal"]
+    return "every row equals the source, both read again"

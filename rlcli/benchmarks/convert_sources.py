@@ -1,19 +1,56 @@
-"""RLDS files with pictures, for `rl bench convert`: an episode is a record, its pictures are JPEG."""
+"""Files for `rl bench convert`: transitions that our own export wrote, RLDS with JPEG, LeRobot with videos.
+
+They lie in memory where there is a file system for it, so that reading them waits for no disk.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.benchmarks.rows import EPISODE, write_dataset
 from rlcli.datasets.example import encode
 from rlcli.datasets.tfrecord import RecordWriter
+from rlcli.pipeline.convert import convert
 
 _CORE = "tensorflow_datasets.core.features."
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 << 30  # bytes that must be free there
+
+
+def memory_folder(otherwise: Path) -> Path:
+    """Where files are in memory, `otherwise` if there is no such place with room."""
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
+        return _MEMORY
+    return otherwise
+
+
+def write_transitions(path: Path, to: str, episodes: int, sets: Sequence[str] = ()) -> Path:
+    """`path` as the format `to`, episodes of 1,000 made-up transitions."""
+    rows = path.with_name("rows")
+    write_dataset(rows, EPISODE * episodes)
+    convert(rows, path, to=to, sets=sets)
+    shutil.rmtree(rows)
+    return path
+
+
+def write_videos(folder: Path, episodes: int, steps: int, height: int, width: int) -> Path:
+    """A LeRobot v3.0 dataset with a camera `[height, width, 3]` whose frames are an AV1 video."""
+    pictures, rows = folder.with_name("pictures"), folder.with_name("rows")
+    write_pictures(pictures, episodes, steps, height, width)
+    convert(pictures, rows)
+    convert(rows, folder, to="lerobot", sets=["cameras=video", "codec=av1", "fps=30"])
+    shutil.rmtree(pictures)
+    shutil.rmtree(rows)
+    return folder
 
 
 def write_pictures(

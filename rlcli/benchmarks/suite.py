@@ -55,7 +55,7 @@ def run_cases(
             for item in load(case).items(Setting(size, folder, threads, peers, chosen)):
                 seen.append(item.name)
                 if chosen in ("", item.name.partition("/")[2]):
-                    console.log(f"{item.name}: {', '.join(arm.name for arm in item.arms)}")
+                    console.log(f"{item.name}: {console.count_text(len(item.arms), 'arm')}")
                     item.processes += () if peers is None else peers.pids
                     report["items"].append(benchmark.run_item(item, rounds=rounds, seconds=seconds))
                 shutil.rmtree(folder, ignore_errors=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -85,6 +86,7 @@ def bench(
 
     before = None if baseline is None else benchmark.read_report(baseline)
     from rlcli.benchmarks.suite import run_cases
+    from rlcli.commands.bench_text import text
 
     report = run_cases(
         wanted, rounds=rounds, seconds=seconds, size=size, threads=threads, peer_python=pythons
@@ -93,7 +95,7 @@ def bench(
         report["baseline"] = benchmark.compare(report, before)
     if out is not None:
         benchmark.write_report(report, out)
-    console.result("bench", report, text(report))
+    console.result("bench", report, text(report, shutil.get_terminal_size().columns))
     slower = [row for row in report.get("baseline", []) if allowed is not None and row["slower_by"] > allowed]
     if slower:
         named = ", ".join(f"{row['name']} by {row['slower_by']:.1%}" for row in slower)
@@ -109,43 +111,3 @@ def share(value: str) -> float:
     if not 0 <= number < 1:
         raise UsageError(f"--fail-if-slower must be from 0% to below 100%, got {value}")
     return number
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"
-
-
-def text(report: dict[str, Any]) -> str:
-    """The report for a person: a table per item and what was found."""
-    machine = report["machine"]
-    parts = [f"{machine['processor']}, {machine['cores']} cores; {report['threads']} thread(s) per arm"]
-    for item in report["items"]:
-        count = item["rounds"]
-        lines = [
-            f"{item['name']}  ({item['unit']}, median of {count['kept']} rounds, {count['quiet']} quiet)"
-        ]
-        rows = [
-            [
-                f"{arm['name']}" + (" [limit]" if arm["role"] == "limit" else ""),
-                f"{arm['rate']:,.4g}" if arm["rate"] < 1000 else f"{arm['rate']:,.0f}",
-                " to ".join(
-                    f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in arm["quartiles"]
-                ),
-                f"{arm['microseconds']:,.4g}",
-                _times(arm["ours_is_times"]),
-            ]
-            for arm in item["arms"]
-        ]
-        lines.append(console.table(["arm", "rate", "quartiles", "µs", "rl is"], rows))
-        for goal in item["goals"]:
-            verdict = "reached" if goal["met"] else "MISSED"
-            lines.append(f"goal: {goal['at_least']:g}x {goal['arm']}: {goal['measured']:.2f}x, {verdict}")
-        lines += [f"note: {remark}" for remark in [*item["remarks"], item["checked"]] if remark]
-        if count["quiet"] < count["kept"]:
-            busy = f"{count['other_cores']:.1f} cores"
-            lines.append(f"note: other processes used {busy} meanwhile; trust the ratios, not the rates")
-        parts.append("\n".join(lines))
-    if "baseline" in report:
-        rows = [[r["name"], r["before"], r["now"], f"{r['slower_by']:+.1%}"] for r in report["baseline"]]
-        parts.append(console.table(["against the limit", "baseline", "now", "slower by"], rows))
-    return "\n\n".join(parts)

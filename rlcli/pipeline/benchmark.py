@@ -25,6 +25,7 @@ from rlcli.pipeline.machine import OtherLoad
 Role = Literal["ours", "reference", "peer", "limit"]
 QUIET_CORES = 0.15  # a round in which others used more is not quiet
 MIN_QUIET_ROUNDS = 5
+_LONG = 5  # times the seconds of an arm and round
 
 
 class Arm(Protocol):
@@ -83,6 +84,32 @@ class Slowest:
     role: Role = "reference"
 
 
+@dataclass(frozen=True)
+class Memory:
+    """The largest resident memory of a process that does the work of an item once, in bytes.
+
+    `imports` is that of a process which only imports the same modules; the work may take `allowed` over that.
+    """
+
+    name: str
+    peak: int
+    imports: int
+    allowed: int
+    cpu_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        over = max(0, self.peak - self.imports)
+        return {
+            "name": self.name,
+            "peak_bytes": self.peak,
+            "imports_bytes": self.imports,
+            "over_bytes": over,
+            "allowed_bytes": self.allowed,
+            "met": over <= self.allowed,
+            "cpu_seconds": self.cpu_seconds,
+        }
+
+
 @dataclass
 class Item:
     """Arms that do the same work. The first arm of role `ours` is the one that is compared.
@@ -96,7 +123,8 @@ class Item:
     goals: tuple[Goal, ...] = ()
     check: Callable[[], str] | None = None
     remarks: tuple[str, ...] = ()
-    slowest: Slowest | None = None
+    slowest: tuple[Slowest, ...] = ()
+    memory: tuple[Memory, ...] = ()
     processes: tuple[int, ...] = field(default_factory=lambda: (os.getpid(),))
 
 
@@ -118,8 +146,7 @@ def run_item(item: Item, *, rounds: int, seconds: float) -> dict[str, Any]:
             shift = index % len(arms)
             times = {arm.name: arm.measure(repeats[arm.name]) for arm in arms[shift:] + arms[:shift]}
             rates.append({arm.name: arm.units * repeats[arm.name] / times[arm.name] for arm in arms})
-            if item.slowest is not None:
-                rates[-1][item.slowest.name] = min(rates[-1][name] for name in item.slowest.of)
+            rates[-1] |= {slow.name: min(rates[-1][name] for name in slow.of) for slow in item.slowest}
             loads.append(other.cores() or 0.0)
             bar.advance()
             quiet = sum(load <= QUIET_CORES for load in loads)
@@ -132,8 +159,12 @@ def run_item(item: Item, *, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def _warm_up(arm: Arm, seconds: float) -> int:
-    """Calls that take about `seconds`, found by doubling; caches and compilers are warm after it."""
-    arm.measure(1)
+    """Calls that take about `seconds`, found by doubling; caches and compilers are warm after it.
+
+    A first call that takes many times as long is warm-up enough.
+    """
+    if arm.measure(1) > _LONG * seconds:
+        return 1
     repeats = 1
     while True:
         taken = arm.measure(repeats)
@@ -158,7 +189,7 @@ def _summary(
 ) -> dict[str, Any]:
     ours = next(arm.name for arm in item.arms if arm.role == "ours")
     rows: list[dict[str, Any]] = []
-    shown: list[Arm | Slowest] = [*item.arms, *([] if item.slowest is None else [item.slowest])]
+    shown: list[Arm | Slowest] = [*item.arms, *item.slowest]
     for arm in shown:
         values = [rate[arm.name] for rate in rates]
         low, middle, high = _quartiles(values)
@@ -188,6 +219,7 @@ def _summary(
             for goal in item.goals
             if goal.arm in ratios
         ],
+        "memory": [memory.to_json() for memory in item.memory],
         "checked": proved,
         "remarks": list(item.remarks),
         "rounds": {
