@@ -24,7 +24,7 @@ _HELP = f"""{BENCH_HELP}
 
 Cases: {", ".join(CASES)}; `update/dqn` names one item of a case, no name means all.
 All arms of an item take turns on one machine; shown are medians, quartiles, and the median over rounds of how
-many times as fast rl is. Peers are measured in processes of their own: an arm runs in the first --peer-python
+many times as fast rl is. Peers are measured in processes of their own: an arm runs in the first Python given
 that can import its package, and this Python is asked last.
 """
 
