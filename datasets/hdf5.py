@@ -11,8 +11,9 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,21 +182,24 @@ class Rows:
 def read_columns(columns: Mapping[str, Rows], start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Rows `start … stop - 1` of several columns; gzip chunks are decompressed on all cores."""
     arrays = {name: np.empty((stop - start, *column.shape), column.dtype) for name, column in columns.items()}
+    where: Callable[[], AbstractContextManager[None]]
+    coming: list[tuple[Callable[[], AbstractContextManager[None]], list[Future[None]]]] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for name, column in columns.items():
             for number, low, high, first in column.pieces(start, stop):
                 part, chunks = column.parts[number], column.gzip[number]
                 out = arrays[name][first : first + high - low]
-                with damage(Path(part.file.filename), f"{part.name} rows {low}..{high - 1}:"):
-                    if chunks is not None:
-                        list(pool.map(_call, chunks.tasks(low, high, out)))
-                    else:
-                        part.read_direct(out, np.s_[low:high])
+                where = partial(damage, Path(part.file.filename), f"{part.name} rows {low}..{high - 1}:")
+                if chunks is not None:  # of all columns before any is waited for: many have a chunk or two
+                    coming.append((where, [pool.submit(task) for task in chunks.tasks(low, high, out)]))
+                    continue
+                with where():
+                    part.read_direct(out, np.s_[low:high])
+        for where, tasks in coming:
+            with where():
+                for task in tasks:
+                    task.result()
     return arrays
-
-
-def _call(task: Callable[[], None]) -> None:
-    task()
 
 
 def slice_rows(columns: Collection[Rows]) -> int:

@@ -52,7 +52,7 @@ def groups_of(pieces: Sequence[Piece], selection: Selection) -> list[Group]:
     if selection.limit is not None or (selection.episodes is not None and len(known) < len(counts)):
         return [Group(0, len(pieces), total, selection)]
     count = 1
-    if total >= _GROUP_BYTES:  # a multiple of 4, which 2 or 4 processes share evenly
+    if total >= 2 * _GROUP_BYTES:  # a multiple of 4, which 2 or 4 processes share evenly
         count = min(4 * -(-total // (4 * _GROUP_BYTES)), _MAX_GROUPS)
     first, end = selection.episodes or (0, None)
     groups: list[Group] = []

@@ -88,7 +88,7 @@ def write(
     waiting = 0  # bytes of heap values that were not written yet
     with (
         ToDisk(writer.path) as disk,
-        EpisodeWriter(writer, chunk_rows=_chunk_rows(writer.schema)) as episodes,
+        EpisodeWriter(writer, chunk_rows=_chunk_rows(writer)) as episodes,
     ):
         for part in counted(parts, writer.schema, report):
             check()
@@ -291,5 +291,6 @@ def _size(value: Any) -> int:
     return int(value.nbytes) if isinstance(value, np.ndarray) else len(value)
 
 
-def _chunk_rows(schema: Schema) -> int:
-    return max(1, min(65_536, _CHUNK_BYTES // schema.row_bytes))
+def _chunk_rows(writer: Writer) -> int:
+    """Rows that are gathered before a write: at most those of a segment, which may be all there are."""
+    return max(1, min(65_536, _CHUNK_BYTES // writer.schema.row_bytes, writer.segment_rows or 65_536))

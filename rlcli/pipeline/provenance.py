@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -30,13 +31,18 @@ def command_line() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of rl, Python and the installed packages that shape results. Imports none of them."""
-    found = {"rl": __version__, "python": platform.python_version()}
+    return {"rl": __version__, "python": platform.python_version(), **dict(_installed())}
+
+
+@functools.cache  # each is a search of the path and a file parsed
+def _installed() -> tuple[tuple[str, str], ...]:
+    found = []
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            found.append((package, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return tuple(found)
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:

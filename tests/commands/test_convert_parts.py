@@ -68,12 +68,12 @@ WHOLE = [float(10 * e + r) for e in range(EPISODES) for r in range(LENGTH)]
 @pytest.mark.parametrize(
     ("sizes", "groups"),
     [
-        ([1] * 63, [63]),  # MiB: less than a group
-        ([1] * 64, [16] * 4),
+        ([1] * 127, [127]),  # MiB: less than two groups
+        ([1] * 128, [32] * 4),
         ([1] * 220, [55] * 4),
         ([1] * 264, [33] * 8),
         ([75] * 4, [75] * 4),  # a piece is never cut
-        ([0, 100, 0, 0], [100, 0]),
+        ([0, 200, 0, 0], [200, 0]),
         ([0], [0]),
         ([64] * 1024, [512] * 128),
     ],
