@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlcli.datasets.zarr_rows import BLOSC_HEADER, check_blosc
 from rlcli.errors import CorruptError
 
 _NOT_CHUNKS = (".zarray", ".zattrs", "zarr.json")
-_BLOSC_HEADER = 16  # version, flags, …, bytes 4-8 decoded size, bytes 12-16 encoded size
 
 
 def missing_chunks(path: Path, name: str, array: Any) -> int:
@@ -32,8 +32,11 @@ def missing_chunks(path: Path, name: str, array: Any) -> int:
     stored = 0
     for chunk, size, head in _stored(path, name, with_head=is_blosc):
         stored += size > 0
-        if is_blosc and not _is_whole(head, size, chunk_bytes):
-            raise CorruptError(f"{path}: {name}: chunk {chunk} is damaged: {size:,} bytes", path=path)
+        if is_blosc:
+            try:
+                check_blosc(head, size, chunk_bytes)
+            except ValueError as err:
+                raise CorruptError(f"{path}: {name}: chunk {chunk} is damaged: {err}", path=path) from err
     return max(0, expected - stored)
 
 
@@ -45,11 +48,6 @@ def _is_blosc(array: Any) -> bool:
     return codecs[-1:] in (["Blosc"], ["BloscCodec"])
 
 
-def _is_whole(head: bytes, size: int, chunk_bytes: int) -> bool:
-    decoded, encoded = int.from_bytes(head[4:8], "little"), int.from_bytes(head[12:16], "little")
-    return len(head) == _BLOSC_HEADER and encoded == size and decoded == (chunk_bytes or decoded)
-
-
 def _stored(path: Path, name: str, *, with_head: bool) -> Iterator[tuple[str, int, bytes]]:
     """`(chunk, bytes, first bytes)` of every stored chunk of an array."""
     if path.is_dir():
@@ -59,7 +57,7 @@ def _stored(path: Path, name: str, *, with_head: bool) -> Iterator[tuple[str, in
                 head = b""
                 if with_head:
                     with open(file, "rb") as stream:
-                        head = stream.read(_BLOSC_HEADER)
+                        head = stream.read(BLOSC_HEADER)
                 yield str(file.relative_to(folder)), file.stat().st_size, head
         return
     with zipfile.ZipFile(path) as archive:
@@ -69,5 +67,5 @@ def _stored(path: Path, name: str, *, with_head: bool) -> Iterator[tuple[str, in
                 head = b""
                 if with_head:
                     with archive.open(info) as member:
-                        head = member.read(_BLOSC_HEADER)
+                        head = member.read(BLOSC_HEADER)
                 yield place, info.file_size, head

@@ -29,6 +29,7 @@ from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import check_folder
 from rlcli.datasets.zarr_chunks import missing_chunks
+from rlcli.datasets.zarr_rows import Chunks, Read, reading
 from rlcli.errors import CorruptError, IncompatibleError, InputError, MissingExtraError
 from rlcli.format.dataset import Dataset
 
@@ -74,16 +75,17 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
         importlib.import_module("imagecodecs.numcodecs").register_codecs(verbose=False)
     if path.is_dir():
         check_folder(path)
-        store: Any = zarr.storage.LocalStore(path, read_only=True)
-    else:
-        with zip_archives.opened(path):
+    with reading(path) as read:
+        if path.is_dir():
+            store: Any = zarr.storage.LocalStore(path, read_only=True)
+        else:
             store = zarr.storage.ZipStore(path, mode="r")
-    try:
-        with _damage(path):
-            table = ZarrTable(path, zarr.open_group(store, mode="r"))
-        yield PlainSource(table, request)
-    finally:
-        store.close()
+        try:
+            with _damage(path):
+                table = ZarrTable(path, zarr.open_group(store, mode="r"), read)
+            yield PlainSource(table, request)
+        finally:
+            store.close()
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
@@ -127,10 +129,11 @@ class ZarrTable(Table):
 
     can_seek = True
 
-    def __init__(self, path: Path, root: Any) -> None:
+    def __init__(self, path: Path, root: Any, read: Read) -> None:
         super().__init__(path)
         self._arrays: dict[str, Any] = {}
-        self._chunks: dict[str, tuple[int, Any]] = {}  # of each array the last one, if rows of it are left
+        self._chunks: dict[str, Chunks | None] = {}
+        self._decoded: dict[str, tuple[int, Any]] = {}  # of each array the last chunk, if rows of it are left
         self.layout = f"zarr-{root.metadata.zarr_format}"
         self.metadata = _metadata(root)
         with warnings.catch_warnings(record=True) as told:
@@ -144,6 +147,7 @@ class ZarrTable(Table):
                 self.others[name] = f"{array.dtype}{list(array.shape)}"
                 continue
             self._arrays[name] = array
+            self._chunks[name] = Chunks.of(read, name, array)
             self.fields[name] = Field(_dtype(array), tuple(array.shape[1:]), array.shape[0])
         self.replay_buffer = "meta/episode_ends" in self.fields and any(
             name.startswith("data/") for name in self.fields
@@ -179,14 +183,22 @@ class ZarrTable(Table):
         out = np.empty((stop - start, *field.shape), field.dtype)
         for number in range(start // rows, -(-stop // rows)):
             first = number * rows
-            known, chunk = self._chunks.pop(name, (-1, None))
+            known, chunk = self._decoded.pop(name, (-1, None))
             if known != number:
-                chunk = _native(array[first : min(first + rows, int(array.shape[0]))], field.dtype)
+                chunk = self._chunk(name, number, rows)
             low, high = max(start, first), min(stop, first + len(chunk))
             out[low - start : high - start] = chunk[low - first : high - first]
             if high < first + len(chunk):
-                self._chunks[name] = number, chunk
+                self._decoded[name] = number, chunk
         return out
+
+    def _chunk(self, name: str, number: int, rows: int) -> NDArray[Any]:
+        """The rows of a chunk of `rows` rows, fewer at the array's end."""
+        array, chunks = self._arrays[name], self._chunks[name]
+        first, stop = number * rows, min((number + 1) * rows, int(array.shape[0]))
+        if chunks is not None and (found := chunks.get(number)) is not None:
+            return found[: stop - first]
+        return _native(array[first:stop], self.fields[name].dtype)
 
     def _check(self, name: str, array: Any) -> None:
         """Refuses shapes and chunks that no file of ours would have, and codecs that run code."""

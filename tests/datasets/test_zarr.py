@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from numcodecs import Blosc, Delta
+from numcodecs import Blosc, Delta, GZip, Zstd
+from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 from rlcli.datasets.zarr_groups import ZarrTable
-from rlcli.errors import ExitCode, IncompatibleError, InputError, MissingExtraError
+from rlcli.datasets.zarr_rows import Chunks, reading
+from rlcli.errors import CorruptError, ExitCode, IncompatibleError, InputError, MissingExtraError
 from rlcli.format.dataset import Dataset
 from rlcli.main import run
 from rlcli.pipeline.convert import convert
@@ -153,10 +156,61 @@ def test_rows_in_any_order_are_those_of_the_chunks(tmp_path):
     root = zarr.open_group(tmp_path / "z", mode="w")
     for name, chunk in (("a", 4), ("b", 23), ("c", 1)):
         root.create_array(name, data=values, chunks=(chunk, 2))
-    table = ZarrTable(tmp_path / "z", root)
-    for start, stop in ((0, 3), (3, 10), (10, 11), (11, 23), (5, 9), (2, 20), (20, 23), (0, 23)):
-        for found in table.read(["a", "b", "c"], start, stop).values():
-            np.testing.assert_array_equal(found, values[start:stop])
+    with reading(tmp_path / "z") as read:
+        table = ZarrTable(tmp_path / "z", root, read)
+        for start, stop in ((0, 3), (3, 10), (10, 11), (11, 23), (5, 9), (2, 20), (20, 23), (0, 23)):
+            for found in table.read(["a", "b", "c"], start, stop).values():
+                np.testing.assert_array_equal(found, values[start:stop])
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_what_we_decode_ourselves_is_what_zarr_reads(version, as_zip, tmp_path):
+    path = tmp_path / "z"
+    root = zarr.open_group(path, mode="w", zarr_format=version)
+    values = np.arange(-33, 36).reshape(23, 3)
+    blosc, zstd = (Blosc(), Zstd()) if version == 2 else (BloscCodec(), ZstdCodec())
+    ours = {"blosc": {"compressors": blosc}, "zstd": {"compressors": zstd}, "none": {"compressors": None}}
+    zarrs = {"gzip": {"compressors": GZip() if version == 2 else GzipCodec()}}
+    if version == 2:
+        zarrs["fortran"] = {"order": "F"}
+        zarrs["delta"] = {"filters": [Delta("<f4")]}
+    else:
+        ours["key"] = {"chunk_key_encoding": {"name": "v2", "separator": "."}}
+        zarrs["shards"] = {"shards": (8, 3)}
+        zarrs["turned"] = {"filters": [TransposeCodec(order=(1, 0))]}
+    names = []
+    for name, how in {**ours, **zarrs}.items():
+        for dtype in ("<f4", ">f4", "i1", "bool", ">i8", "<c8"):
+            if name == "delta" and dtype != "<f4":
+                continue
+            names.append(f"{name}/x{len(names)}")
+            array = root.create_array(names[-1], shape=(23, 3), chunks=(4, 3), dtype=dtype, **how)
+            array[:20] = values[:20].astype(dtype)  # the last chunk is not stored
+            array[20:] = 0
+    if as_zip:
+        shutil.make_archive(str(path), "zip", path)
+        path = path.with_suffix(".zip")
+    store = zarr.storage.ZipStore(path, mode="r") if as_zip else path
+    with reading(path) as read:
+        root = zarr.open_group(store, mode="r")
+        left = {name for name in names if Chunks.of(read, name, root[name]) is None}
+        assert left == {name for name in names if name.split("/")[0] in zarrs}
+        table = ZarrTable(path, root, read)
+        for name in names:
+            found = table.read([name], 1, 22)[name]
+            assert found.dtype.isnative
+            np.testing.assert_array_equal(found, root[name][1:22])
+
+
+@pytest.mark.parametrize("compressor", [None, Zstd(), Blosc()])
+def test_a_chunk_of_another_length_is_corrupt(compressor, tmp_path):
+    root = zarr.open_group(tmp_path / "z", mode="w", zarr_format=2)
+    root.create_array("a", data=np.ones((8, 2)), chunks=(4, 2), compressors=compressor)
+    short = np.ones(7)
+    (tmp_path / "z/a/1.0").write_bytes(short.tobytes() if compressor is None else compressor.encode(short))
+    with reading(tmp_path / "z") as read, pytest.raises(CorruptError, match=r"a rows 0..7|a: chunk 1.0"):
+        ZarrTable(tmp_path / "z", root, read).read(["a"], 0, 8)
 
 
 @pytest.mark.parametrize("name", ["data/state/0.0", "data/action/.zarray", ".zgroup"])

@@ -1,0 +1,129 @@
+"""Chunks of zarr arrays that hold whole rows of plain numbers, decoded without zarr's event loop and copies.
+
+zarr reads any array; this reads those that nearly all are: chunks along the first axis, each one a buffer of
+values that is stored as it is, or went through blosc or zstd. For any other `Chunks.of` is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcli.datasets import zip_archives
+
+BLOSC_HEADER = 16  # version, flags, …, bytes 4-8 decoded size, bytes 12-16 encoded size
+
+Read = Callable[[str], bytes | None]
+Decode = Callable[[bytes], bytes]
+
+
+class Chunks:
+    """The chunks of one array by number; rows are those of the array's own `[first:stop]`.
+
+    `read` gives the stored bytes of a key, None if there are none.
+    """
+
+    def __init__(self, read: Read, name: str, array: Any, dtype: np.dtype[Any], kinds: list[str]) -> None:
+        self._read, self._name, self._array = read, name, array
+        self._dtype = dtype  # as stored
+        self._shape = tuple(int(size) for size in array.chunks)
+        self._bytes = math.prod(self._shape) * dtype.itemsize
+        self._decode = _DECODERS[kinds[0]]() if kinds else None
+        self._is_blosc = kinds == ["Blosc"]
+
+    @staticmethod
+    def of(read: Read, name: str, array: Any) -> Chunks | None:
+        """The chunks of `array`, whose keys begin with `name`; None if zarr has to read it."""
+        dtype = _stored_dtype(array)
+        kinds = [type(codec).__name__.removesuffix("Codec") for codec in array.compressors]
+        is_whole_rows = tuple(array.chunks[1:]) == tuple(array.shape[1:]) and not array.filters
+        if dtype is None or not is_whole_rows or getattr(array, "shards", None):
+            return None
+        return Chunks(read, name, array, dtype, kinds) if kinds in ([], *([k] for k in _DECODERS)) else None
+
+    def get(self, number: int) -> NDArray[Any] | None:
+        """Rows of a chunk, also those beyond the array's end; None if it is not stored.
+
+        Raises `ValueError` or `RuntimeError` for damage, and what `read` raises.
+        """
+        key = self._array.metadata.encode_chunk_key((number, *[0] * (len(self._shape) - 1)))
+        data = self._read(f"{self._name}/{key}")
+        if data is None:
+            return None
+        if self._is_blosc:
+            check_blosc(data, len(data), self._bytes)
+        if self._decode is not None:
+            data = self._decode(data)
+        if len(data) != self._bytes:
+            raise ValueError(f"a chunk of {len(data):,} bytes, expected {self._bytes:,}")
+        return np.frombuffer(data, self._dtype).reshape(self._shape)
+
+
+def check_blosc(head: bytes, size: int, decoded_bytes: int) -> None:
+    """Raises `ValueError` if a blosc buffer of `size` bytes that begins with `head` has other sizes in it.
+
+    Blosc itself would read beyond the end of a short one. `decoded_bytes` 0 is any.
+    """
+    decoded, encoded = int.from_bytes(head[4:8], "little"), int.from_bytes(head[12:16], "little")
+    if len(head) < BLOSC_HEADER or encoded != size or decoded != (decoded_bytes or decoded):
+        raise ValueError(f"{size:,} bytes")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Read]:
+    """What reads the keys of a group in a folder or a zip file."""
+
+    def of_folder(key: str) -> bytes | None:
+        try:
+            with open(path / key, "rb", buffering=0) as stream:
+                return stream.readall()
+        except FileNotFoundError:
+            return None
+
+    if path.is_dir():
+        yield of_folder
+        return
+    with zip_archives.opened(path) as archive:
+
+        def of_archive(key: str) -> bytes | None:
+            try:
+                member = archive.getinfo(key)
+            except KeyError:
+                return None
+            return archive.read(member)
+
+        yield of_archive
+
+
+def _stored_dtype(array: Any) -> np.dtype[Any] | None:
+    """The dtype of a chunk's values in their bytes; None where they are not plain numbers in C order."""
+    dtype: np.dtype[Any] = array.dtype
+    if dtype.kind not in "biufc" or dtype.names is not None or array.ndim == 0:
+        return None
+    if array.metadata.zarr_format == 2:
+        return dtype if array.ndim == 1 or array.order == "C" else None
+    if type(array.serializer).__name__ != "BytesCodec":
+        return None
+    endian = array.serializer.endian
+    return dtype if endian is None else dtype.newbyteorder("<" if endian.value == "little" else ">")
+
+
+def _blosc() -> Decode:
+    from numcodecs.blosc import decompress
+
+    return decompress  # type: ignore[no-any-return]
+
+
+def _zstd() -> Decode:
+    from numcodecs.zstd import decompress
+
+    return decompress  # type: ignore[no-any-return]
+
+
+_DECODERS: dict[str, Callable[[], Decode]] = {"Blosc": _blosc, "Zstd": _zstd}
