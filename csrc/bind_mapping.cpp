@@ -2,6 +2,7 @@
 #include "bus_error.hpp"
 #include "json_limits.hpp"
 #include "mapping.hpp"
+#include "small_files.hpp"
 #include "stored_file.hpp"
 
 #include <pybind11/stl.h>
@@ -36,6 +37,15 @@ std::size_t map_files(rl::AddressRange &self, const std::string &folder, const N
   return names.size();
 }
 
+// The first `size` bytes of a file; None if they cannot be read.
+py::object bytes_of(const rl::RegularFile &file, std::size_t size) {
+  PyObject *data = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
+  if (data == nullptr) throw py::error_already_set();
+  auto bytes = py::reinterpret_steal<py::bytes>(data);
+  if (!file.read(PyBytes_AS_STRING(data), size)) return py::none();
+  return std::move(bytes);
+}
+
 // The bytes of files of exactly these sizes, up to the first that is not so.
 py::list read_files(const std::string &folder, const Names &names, const Sizes &sizes) {
   check_lengths(names, sizes);
@@ -43,35 +53,59 @@ py::list read_files(const std::string &folder, const Names &names, const Sizes &
   for (std::size_t k = 0; k < names.size(); ++k) {
     const rl::ExactFile file(folder + '/' + names[k], sizes[k]);
     if (!file.fits()) break;
-    PyObject *data = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(sizes[k]));
-    if (data == nullptr) throw py::error_already_set();
-    auto bytes = py::reinterpret_steal<py::bytes>(data);
-    if (!file.read(PyBytes_AS_STRING(data), sizes[k])) break;
-    found.append(std::move(bytes));
+    py::object data = bytes_of(file, sizes[k]);
+    if (data.is_none()) break;
+    found.append(std::move(data));
   }
   return found;
 }
 
-// Fills each array from an offset of a file of exactly its size. False if a file is not so.
-bool read_parts(const std::string &folder, const Names &names, const Sizes &sizes, const Sizes &offsets,
-                const std::vector<py::array> &out) {
-  check_lengths(names, sizes), check_lengths(names, offsets);
-  if (out.size() != names.size()) throw std::invalid_argument("one array per file");
-  std::vector<char *> targets;
-  std::vector<std::size_t> lengths;
-  for (const py::array &array : out) {
-    if (!(array.flags() & py::array::c_style) || !array.writeable())
-      throw std::invalid_argument("arrays must be contiguous and writable");
-    targets.push_back(static_cast<char *>(const_cast<void *>(array.data())));
-    lengths.push_back(static_cast<std::size_t>(array.nbytes()));
+// The bytes of files of at most `limit` bytes each, up to the first that is not there or is larger.
+py::list read_whole(const std::string &folder, const Names &names, std::size_t limit) {
+  py::list found;
+  for (const std::string &name : names) {
+    const rl::RegularFile file(folder + '/' + name);
+    if (!file.is_there() || file.size() > limit) break;
+    py::object data = bytes_of(file, file.size());
+    if (data.is_none()) break;
+    found.append(std::move(data));
   }
-  py::gil_scoped_release nogil;
-  for (std::size_t k = 0; k < names.size(); ++k) {
-    const rl::ExactFile file(folder + '/' + names[k], sizes[k]);
-    if (!file.fits() || !file.read(targets[k], lengths[k], offsets[k])) return false;
-  }
-  return true;
+  return found;
 }
+
+// Files of known sizes and hashes, one of each block of 1 MiB, file after file.
+class HashedFiles {
+public:
+  HashedFiles(Names names, Sizes sizes, std::vector<std::uint64_t> hashes)
+      : names_(std::move(names)), sizes_(std::move(sizes)), hashes_(std::move(hashes)) {
+    check_lengths(names_, sizes_);
+    std::size_t blocks = 0;
+    for (std::size_t size : sizes_)
+      blocks += rl::num_blocks(size);
+    if (blocks != hashes_.size()) throw std::invalid_argument("one hash per block");
+  }
+
+  const Names &names() const { return names_; }
+
+  // Their bytes, up to the first that has not its size and hashes.
+  py::list read(const std::string &folder) const {
+    py::list found;
+    const std::uint64_t *expected = hashes_.data();
+    for (std::size_t k = 0; k < names_.size(); expected += rl::num_blocks(sizes_[k++])) {
+      const rl::ExactFile file(folder + '/' + names_[k], sizes_[k]);
+      if (!file.fits()) break;
+      py::object data = bytes_of(file, sizes_[k]);
+      if (data.is_none() || !rl::has_hashes(PyBytes_AS_STRING(data.ptr()), sizes_[k], expected)) break;
+      found.append(std::move(data));
+    }
+    return found;
+  }
+
+private:
+  Names names_;
+  Sizes sizes_;
+  std::vector<std::uint64_t> hashes_;
+};
 
 // Descriptors of new files of these sizes, their space reserved, up to the first that cannot be made.
 std::vector<int> create_files(const std::string &folder, const Names &names, const Sizes &sizes) {
@@ -154,8 +188,11 @@ void bind_mapping(py::module_ &module) {
         return py::make_tuple(found.depth, found.digits, found.exponent);
       },
       py::arg("text"));
-  module.def("read_parts", &read_parts, py::arg("folder"), py::arg("names"), py::arg("sizes"), py::arg("offsets"),
-             py::arg("out"));
+  py::class_<HashedFiles>(module, "HashedFiles")
+      .def(py::init<Names, Sizes, std::vector<std::uint64_t>>(), py::arg("names"), py::arg("sizes"), py::arg("hashes"))
+      .def("read", &HashedFiles::read, py::arg("folder"))
+      .def_property_readonly("names", &HashedFiles::names);
+  module.def("read_whole", &read_whole, py::arg("folder"), py::arg("names"), py::arg("limit"));
   module.def("read_files", &read_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("create_files", &create_files, py::arg("folder"), py::arg("names"), py::arg("sizes"));
   module.def("write_files", &write_files, py::arg("folder"), py::arg("files"));

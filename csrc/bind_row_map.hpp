@@ -3,14 +3,19 @@
 
 #include "bind.hpp"
 #include "row_map.hpp"
+#include "sealed_rows.hpp"
 
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -35,12 +40,22 @@ struct Table {
   rl::RowMap rows;
   rl::Workers workers;  // that share large copies
   std::size_t threads = 1;
+  std::vector<rl::SealedColumn> files;  // of the columns, in segments and in finals
   std::vector<py::dtype> dtypes;
   std::vector<std::vector<py::ssize_t>> shapes;  // with a place for the number of rows in front
 
   static constexpr std::size_t kMostBytes = std::size_t{1} << 40;  // of a row
 
-  std::size_t add_plain(const py::dtype &dtype, const std::vector<py::ssize_t> &shape) {
+  // One of the same columns, without streams.
+  std::unique_ptr<Table> empty() const {
+    auto found = std::make_unique<Table>();
+    for (const rl::SealedColumn &column : files)
+      column.values.derived ? found->rows.add_shift(column.values.of) : found->rows.add_plain(column.values.row_bytes);
+    found->files = files, found->dtypes = dtypes, found->shapes = shapes;
+    return found;
+  }
+
+  std::size_t add_plain(const py::dtype &dtype, const std::vector<py::ssize_t> &shape, std::string file) {
     if (dtype.attr("hasobject").cast<bool>()) throw std::invalid_argument("objects are no values of a column");
     std::size_t row_bytes = static_cast<std::size_t>(dtype.itemsize());
     std::vector<py::ssize_t> full{0};
@@ -51,24 +66,35 @@ struct Table {
       full.push_back(n);
     }
     const std::size_t column = rows.add_plain(row_bytes);
+    files.push_back({rows.column(column), std::move(file)});
     dtypes.push_back(dtype);
     shapes.push_back(full);
     return column;
   }
 
-  std::size_t add_shift(std::size_t of) {
+  std::size_t add_shift(std::size_t of, std::string file) {
     const std::size_t column = rows.add_shift(of);
+    files.push_back({rows.column(column), std::move(file)});
     dtypes.push_back(dtypes[of]);
     shapes.push_back(shapes[of]);
     return column;
   }
 
-  void add_segments(std::size_t stream, const py::sequence &listed) {
+  // Lists segments in one range of addresses: `bases` are those of the stored columns, and a segment is (first row,
+  // rows, room, row of the range at which it begins).
+  void add_segments(std::size_t stream, const std::vector<std::uintptr_t> &bases, const py::sequence &listed) {
     std::vector<rl::RowMap::Listed> segments;
     for (py::handle entry : listed) {
-      using Entry = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::vector<std::uintptr_t>>;
-      auto [first, count, room, bases] = entry.cast<Entry>();
+      using Entry = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::uintptr_t>;
+      const auto [first, count, room, at] = entry.cast<Entry>();
       segments.push_back({first, count, room, pointers(bases)});
+      segments.back().bases.resize(rows.num_columns());
+      for (std::size_t c = 0; c < bases.size() && c < rows.num_columns(); ++c) {
+        const std::size_t row_bytes = rows.column(c).row_bytes;
+        if (at > (std::numeric_limits<std::uintptr_t>::max() - bases[c]) / row_bytes)
+          throw std::invalid_argument("a column is nowhere in memory");
+        segments.back().bases[c] += at * row_bytes;
+      }
     }
     rows.add_segments(stream, std::move(segments));
   }
@@ -104,7 +130,7 @@ struct Table {
   // A list of arrays of `count` rows, one per column, fresh unless `out` gives them; `copy` fills their memory. None if
   // rows of a segment that was not filled in are among them.
   template <typename Copy>
-  py::object arrays(std::size_t count, const py::tuple &columns, const py::object &out, Copy copy) {
+  py::object arrays(std::size_t count, const py::tuple &columns, const py::object &out, Copy copy) const {
     py::list found(columns.size());
     std::vector<std::size_t> chosen(columns.size());
     std::vector<std::uint8_t *> targets(columns.size());
@@ -194,6 +220,38 @@ struct Table {
                             std::to_string(rows.num_rows()));
     return arrays(static_cast<std::size_t>(stop - start), columns, out,
                   [&](const auto &chosen, const auto &targets) { return rows.read(start, stop, chosen, targets); });
+  }
+
+  // Stream rows [low, high) of a sealed segment from its files, where it is not to be mapped for them. `goes_on` says
+  // that the stream has a row `high`. All the segment's episodes end in the stream rows `ends`. With a `journal` the
+  // rows are compared with the commits that brought them. None where that would read more than `most_bytes`, or
+  // something is not as it must be.
+  py::object read_sealed(const rl::SealedSegment &segment, std::int64_t low, std::int64_t high, bool goes_on,
+                         const Rows &ends, const Array<bool> &has_final, const py::tuple &columns,
+                         const std::optional<py::bytes> &journal, std::size_t most_bytes) const {
+    if (ends.ndim() != 1 || has_final.ndim() != 1 || ends.shape(0) != has_final.shape(0))
+      throw std::invalid_argument("ends and has_final must be [E]");
+    if (low < segment.first || high <= low || high - segment.first > segment.rows)
+      throw std::invalid_argument("rows outside the segment");
+    std::size_t row_bytes = 0;
+    bool derived = false;
+    for (py::handle column : columns) {
+      const rl::RowPlaces::Column &values = rows.column(column.cast<std::size_t>());
+      row_bytes += values.row_bytes, derived |= values.derived;
+    }
+    rl::FewRows few{low - segment.first, high - segment.first, 0, {}, {}, 0};
+    if (derived) {
+      few.find_ends(segment.first, ends.data(), has_final.data(), static_cast<std::size_t>(ends.size()));
+      few.behind = goes_on && (few.ends.empty() || few.ends.back() != few.high - 1);
+    }
+    const auto count = static_cast<std::size_t>(few.count());
+    if (few.high + few.behind > segment.rows || (row_bytes && count > most_bytes / row_bytes)) return py::none();
+    const auto records = journal ? static_cast<std::string_view>(*journal) : std::string_view();
+    const auto *data = journal ? reinterpret_cast<const std::uint8_t *>(records.data()) : nullptr;
+    return arrays(count, columns, py::none(), [&](const auto &chosen, const auto &targets) {
+      const bool done = rl::read_sealed(segment, files, few, chosen, targets, data, records.size(), most_bytes);
+      return done ? rl::Outcome::done : rl::Outcome::untouched;
+    });
   }
 };
 

@@ -17,22 +17,23 @@
 
 namespace rl {
 
-// A regular file that is no link and exactly `size` bytes long, open for reading while the object lives.
-class ExactFile {
+// A regular file that is no link, open for reading while the object lives.
+class RegularFile {
 public:
-  ExactFile(const std::string &path, std::size_t size)
+  explicit RegularFile(const std::string &path)
       : fd_(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)) {
     struct stat found;
-    fits_ = fd_ >= 0 && ::fstat(fd_, &found) == 0 && S_ISREG(found.st_mode) &&
-            static_cast<std::size_t>(found.st_size) == size;
+    is_there_ = fd_ >= 0 && ::fstat(fd_, &found) == 0 && S_ISREG(found.st_mode);
+    if (is_there_) size_ = static_cast<std::size_t>(found.st_size);
   }
-  ExactFile(const ExactFile &) = delete;
-  ExactFile &operator=(const ExactFile &) = delete;
-  ~ExactFile() {
+  RegularFile(const RegularFile &) = delete;
+  RegularFile &operator=(const RegularFile &) = delete;
+  ~RegularFile() {
     if (fd_ >= 0) ::close(fd_);
   }
 
-  bool fits() const noexcept { return fits_; }
+  bool is_there() const noexcept { return is_there_; }
+  std::size_t size() const noexcept { return size_; }
   int descriptor() const noexcept { return fd_; }
 
   // Reads `size` bytes from `offset` on. False if the file ends early or the device fails.
@@ -48,7 +49,19 @@ public:
 
 private:
   int fd_;
-  bool fits_ = false;
+  bool is_there_;
+  std::size_t size_ = 0;
+};
+
+// One that is exactly `size` bytes long.
+class ExactFile : public RegularFile {
+public:
+  ExactFile(const std::string &path, std::size_t size) : RegularFile(path), fits_(is_there() && this->size() == size) {}
+
+  bool fits() const noexcept { return fits_; }
+
+private:
+  bool fits_;
 };
 
 // Owns [address(), address() + size()). Nothing in it is readable until a file is mapped there;

@@ -15,6 +15,13 @@ namespace rl {
 // changing may happen in different threads.
 class RowPlaces {
 public:
+  struct Column {
+    std::size_t row_bytes;
+    bool derived;
+    std::size_t of;     // column number, for derived ones
+    std::size_t order;  // which derived column
+  };
+
   // Returns the number of the new stored column. Columns come before streams.
   std::size_t add_plain(std::size_t row_bytes) {
     if (row_bytes < 1) throw std::invalid_argument("a row of a column has no bytes");
@@ -30,7 +37,7 @@ public:
   }
 
   std::size_t num_columns() const noexcept { return columns_.size(); }
-  std::size_t row_bytes(std::size_t column) const { return columns_.at(column).row_bytes; }
+  const Column &column(std::size_t number) const { return columns_.at(number); }
 
   void add_stream(std::int64_t start) {
     std::unique_lock lock(mutex_);
@@ -144,12 +151,6 @@ public:
   }
 
 protected:
-  struct Column {
-    std::size_t row_bytes;
-    bool derived;
-    std::size_t of;     // column number, for derived ones
-    std::size_t order;  // which derived column
-  };
   struct Span {  // retained rows that lie side by side, in logical order
     const Stream *stream;
     std::int64_t first;  // row in the stream, where the bases point

@@ -6,7 +6,9 @@ Where a file is not as it should be, or a test's layer stands in for the system,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +31,22 @@ def read(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[bytes
             raise CorruptError(f"{path}: ended early", path=path)
         found.append(data)
     return found
+
+
+def read_whole(folder: Path, names: Sequence[str]) -> list[bytes]:
+    """The bytes of files of any size. Raises `CorruptError` naming one that is missing, not a file or larger
+    than 64 MiB.
+    """
+    found = _native.read_whole(str(folder), names, files.MOST_BYTES) if layer.current().is_direct else []
+    return [*found, *(files.read(folder / name) for name in names[len(found) :])]
+
+
+def names(folder: Path, name: str) -> list[str]:
+    """`files.names` of a folder in it."""
+    if layer.current().is_direct:
+        with suppress(OSError):
+            return sorted(os.listdir(f"{folder}/{name}"))
+    return files.names(folder / name)
 
 
 def create(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[int]:

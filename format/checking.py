@@ -5,23 +5,24 @@ SPEC.md 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from rlcli import _native
 from rlcli.errors import CorruptError
 from rlcli.format import bulk, sums
-from rlcli.format.episode_table import LATE_FILES
-from rlcli.format.fetching import Fetcher, Wanted, is_large
+from rlcli.format.fetching import Fetcher, Wanted
 from rlcli.format.heap_file import heap_name
 from rlcli.format.journal import Commit
 from rlcli.format.keys import Key, path_of
 from rlcli.format.mapping import MappedSegment
+from rlcli.format.row_plan import table_of
 from rlcli.format.schema import Column, Schema
-from rlcli.format.sums import BLOCK, FileSum
+from rlcli.format.sums import BLOCK, FileSum, Sums
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -91,7 +92,7 @@ Waiting = list[tuple[_Part, list[int]]]
 class _Checks:
     """What was compared of one sealed segment."""
 
-    def __init__(self, found: Mapping[str, FileSum]) -> None:
+    def __init__(self, found: Sums) -> None:
         self.sums = found
         self.parts: dict[tuple[str, Key], _Part] = {}
         self.whole: set[Key] = set()  # columns that were compared wholly
@@ -107,9 +108,7 @@ class Checker:
     def __init__(self, schema: Schema, fetcher: Fetcher | None = None) -> None:
         self._schema = schema
         self._fetcher = fetcher
-        self._position = {column.key: n for n, column in enumerate(schema.plain)}
-        self._final_position = {column.key: n for n, column in enumerate(schema.derived)}
-        self._heap_position = {column.key: n for n, column in enumerate(schema.heaps)}
+        self.num_compared = 0  # how often something was compared
         self._checks: dict[str, _Checks] = {}
         self._commits: dict[str, list[Commit]] = {}  # not compared yet
 
@@ -139,12 +138,11 @@ class Checker:
         """
         self.begin([mapped])
         found = sums.load(mapped.paths.root, mapped.entry)
-        if self._fetcher is None:
-            late = {f"episodes/{mapped.entry.name}/{file}" for file in LATE_FILES}
-            names = [name for name in found if name not in late and not is_large(name)]
-        else:  # the others are there when somebody needs everything
-            names = [name for name in found if name.startswith("episodes/") and name.endswith(".memmap")]
-        data = self._compared(mapped.paths.root, names, found)
+        names, reader = found.first, found.first_reader
+        if self._fetcher is not None:  # the others are there when somebody needs everything
+            names = tuple(name for name in found if name.startswith("episodes/") and name.endswith(".memmap"))
+            reader = found.reader(names)
+        data = self._compared(mapped.paths.root, names, found, reader)
         self._checks[mapped.entry.name] = _Checks(found)
         return dict(zip(names, data, strict=True))
 
@@ -153,7 +151,12 @@ class Checker:
         return self._compared(mapped.paths.root, names, self._checks[mapped.entry.name].sums)
 
     @staticmethod
-    def _compared(root: Path, names: Sequence[str], expected: Mapping[str, FileSum]) -> list[bytes]:
+    def _compared(
+        root: Path, names: Sequence[str], expected: Sums, reader: _native.HashedFiles | None = None
+    ) -> list[bytes]:
+        """The files' bytes. Where a quick `reader` of them stops short, what is wrong is looked for."""
+        if reader is not None and len(found := reader.read(str(root))) == len(names):
+            return found
         if absent := [name for name in names if name not in expected]:
             raise CorruptError(f"{root / absent[0]}: its sums do not name it", path=root / absent[0])
         data = bulk.read(root, names, [expected[name].bytes for name in names])
@@ -227,6 +230,7 @@ class Checker:
 
     def _compare(self, part: _Part, blocks: range, waiting: Waiting | None = None) -> None:
         """Compares neighbouring blocks, now or together with what else is waiting to be fetched."""
+        self.num_compared += 1
         if self._fetcher is None:
             part.compare(blocks)
         elif missing := list(part.wrong(blocks)):
@@ -252,10 +256,14 @@ class Checker:
         if part.left:
             row_bytes = column.row_bytes
             self._compare(part, range(low * row_bytes // BLOCK, (high * row_bytes - 1) // BLOCK + 1), waiting)
+        left = part.left
         if column.of is not None and mapped.entry.finals:
             part = checks.parts.get(("finals", column.key)) or self._part(mapped, "finals", column.key)
             if part.left:
                 self._compare(part, range(len(part.expected)), waiting)
+            left += part.left
+        if not left:
+            checks.whole.add(column.key)
 
     def everything(self, mapped: MappedSegment) -> None:
         """Compares every column and final of a segment; all its files are there then."""
@@ -296,11 +304,11 @@ class Checker:
     def _part(self, mapped: MappedSegment, tree: str, key: Key) -> _Part:
         checks = self._checks[mapped.entry.name]
         if tree == "segments":
-            array = mapped.column(self._position[key])
+            array = mapped.column(table_of(self._schema)[1][key])
         elif tree == "finals":
-            array = mapped.final(self._final_position[key])
+            array = mapped.final(table_of(self._schema)[1][key] - len(self._schema.plain))
         else:
-            array = mapped.heap(self._heap_position[key])
+            array = mapped.heap(self._schema.heaps.index(self._schema.column(key)))
         file = heap_name(key) if tree == "heaps" else path_of(key)
         name = f"{tree}/{mapped.entry.name}/{file}"
         expected = checks.sums.get(name)

@@ -9,9 +9,9 @@ from pathlib import Path
 from rlcli.errors import CorruptError
 from rlcli.format import files, manifest
 from rlcli.format.layout import SegmentPaths
-from rlcli.format.manifest import Manifest, Segment
+from rlcli.format.manifest import Manifest, Segment, name_of
 from rlcli.format.origin import Missing, Origin, Short
-from rlcli.format.remote import RemoteSource, name_of
+from rlcli.format.remote import RemoteSource
 from rlcli.format.segment_files import expected_files, load_sums, optional_files
 
 _REQUEST_BYTES = 4 << 20

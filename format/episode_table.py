@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from rlcli import _native
 from rlcli.errors import CorruptError
 from rlcli.format import bulk
 from rlcli.format.journal import HAS_FINAL, Episode
 from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Segment
-from rlcli.format.sums import EPISODE_COLUMNS
+from rlcli.format.sums import EPISODE_COLUMNS, SPANS
 
 Array = np.ndarray[Any, Any]
-_SPANS = ("start", "length", "has_final")
-_DTYPES = dict(EPISODE_COLUMNS)
-LATE_FILES = tuple(path_of((name,)) for name in _DTYPES if name not in _SPANS)  # what is read when asked for
+_DTYPES = {name: np.dtype(dtype) for name, dtype in EPISODE_COLUMNS}
+_FILES = {name: path_of((name,)) for name in _DTYPES}
 Read = Callable[[Sequence[str], Sequence[int]], list[bytes]]  # the bytes of files of these names and sizes
 _FLAGS = ("terminated", "truncated", "cut", "has_final")  # bit 0, 1, …
 
@@ -149,14 +149,16 @@ class SegmentEpisodes:
     @property
     def ends(self) -> Array:
         """Their last stream rows."""
-        return self.column("start") + self.column("length") - 1
+        if "end" not in self._arrays:
+            self._arrays["end"] = self.column("start") + self.column("length") - 1
+        return self._arrays["end"]
 
     def arrays(self) -> dict[str, Array]:
         return {name: self.column(name) for name, _ in EPISODE_COLUMNS}
 
     def _load(self, name: str) -> None:
         if "start" not in self._arrays:
-            spans = _columns(self._paths, self._entry, _SPANS, self._read)
+            spans = _columns(self._paths, self._entry, SPANS, self._read)
             _check_spans(self._paths, self._entry, spans)
             if self._ended is not None:
                 count = int(np.searchsorted(spans["start"] + spans["length"], self._ended, side="right"))
@@ -183,8 +185,8 @@ def _columns(
     if not entry.episodes:
         empty = episode_arrays([])
         return {name: empty[name] for name in names}
-    dtypes = [np.dtype(_DTYPES[name]) for name in names]
-    files = [f"episodes/{entry.name}/{path_of((name,))}" for name in names]
+    dtypes = [_DTYPES[name] for name in names]
+    files = [f"episodes/{entry.name}/{_FILES[name]}" for name in names]
     sizes = [entry.episodes * dtype.itemsize for dtype in dtypes]
     data = bulk.read(paths.root, files, sizes) if read is None else read(files, sizes)
     found = {}
@@ -196,14 +198,8 @@ def _columns(
 
 
 def _check_spans(paths: SegmentPaths, entry: Segment, arrays: Mapping[str, Array]) -> None:
-    start, length = arrays["start"], arrays["length"]
-    ends = start + length
-    inside = (start >= 0) & (length > 0) & (ends > entry.first) & (ends <= entry.first + entry.rows)
-    if (
-        not inside.all()
-        or (start[1:] < ends[:-1]).any()
-        or np.count_nonzero(arrays["has_final"]) != entry.finals
-    ):
+    start, length, has_final = (arrays[name] for name in SPANS)
+    if _native.count_finals(start, length, has_final, entry.first, entry.rows) != entry.finals:
         raise CorruptError(
             f"{paths.episodes}: episodes overlap or lie outside the segment", path=paths.episodes
         )

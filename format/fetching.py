@@ -22,10 +22,9 @@ from rlcli.format.manifest import Segment
 from rlcli.format.origin import Origin
 from rlcli.format.schema import Schema
 from rlcli.format.segment_files import load_sums
-from rlcli.format.sums import BLOCK, FileSum
+from rlcli.format.sums import BLOCK, FileSum, is_large
 
 _REQUEST_BLOCKS = 4  # of one request at most: enough for a long way, few enough for threads to share
-_LARGE = ("segments/", "finals/", "heaps/")
 
 Item = TypeVar("Item")
 
@@ -45,11 +44,6 @@ class _Request:
     wanted: Wanted
     first: int
     stop: int  # blocks
-
-
-def is_large(name: str) -> bool:
-    """A column, finals or a heap: fetched by blocks. Other files are fetched whole."""
-    return name.startswith(_LARGE) and name.endswith((".memmap", ".heap"))
 
 
 class Fetcher:

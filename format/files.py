@@ -18,6 +18,7 @@ from typing import Any
 from rlcli.errors import CorruptError, ResourceError, RLError
 from rlcli.format import layer
 
+MOST_BYTES = 1 << 26  # of a file that is read whole
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -132,7 +133,7 @@ def wrong_size(path: Path, found: int, expected: object) -> CorruptError:
     return CorruptError(f"{path}: {found} bytes, expected {expected}", path=path)
 
 
-def read(path: Path, *, limit: int = 1 << 26) -> bytes:
+def read(path: Path, *, limit: int = MOST_BYTES) -> bytes:
     """The whole file. Raises `CorruptError` if it is missing or longer than `limit` bytes."""
     fd, size = _open_regular(path)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
 from rlcli.errors import UsageError
@@ -36,6 +36,16 @@ class URL:
 
     def __truediv__(self, name: str) -> URL:
         return URL(f"{self.full}/{name}")
+
+
+class Inside(NamedTuple):
+    """A file in a folder, whose path is built when it is told."""
+
+    folder: Path
+    name: str
+
+    def __str__(self) -> str:
+        return str(self.folder / self.name)
 
 
 Location = Path | URL

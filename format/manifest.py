@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError, IncompatibleError, InputError, ResourceError
-from rlcli.format import files, strictjson
+from rlcli.format import bulk, files, parsed, strictjson
+from rlcli.format.location import Inside
 from rlcli.format.schema import Schema
 
 FORMAT = [1, 0]
 FEATURES = frozenset({"derived", "heap", "window"})
 CHAIN = 64
-_NUMBER = re.compile(r"([0-9]{20})\.json")
+_NUMBERS = re.compile(r"(?:\A|/)([0-9]{20})\.json(?=/|\Z)")  # of names with a / between them
 _STREAM = re.compile(r"w([0-9]{2,5})")
 _SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -182,8 +183,13 @@ def stream_of(segment: str) -> int:
     return int(segment.partition("-")[0][1:])
 
 
+def name_of(generation: int) -> str:
+    """Where a generation is inside its dataset."""
+    return f"manifests/{generation:020d}.json"
+
+
 def path_of(root: Path, generation: int) -> Path:
-    return root / f"manifests/{generation:020d}.json"
+    return root / name_of(generation)
 
 
 class GenerationTaken(CorruptError):
@@ -249,10 +255,11 @@ def _too_large(root: Path, what: str) -> ResourceError:
 
 def load_identity(root: Path) -> dict[str, Any]:
     """`dataset.json`. Raises `InputError` if `root` is no dataset, `CorruptError` if it is damaged."""
-    path = root / "dataset.json"
     try:
-        return dict(parse_identity(files.read(path), path))
+        [data] = bulk.read_whole(root, ["dataset.json"])
+        return parse_identity(data, Inside(root, "dataset.json"))
     except CorruptError:
+        path = root / "dataset.json"
         if not files.exists(root):
             raise InputError(f"{root}: no such dataset", path=root) from None
         if not files.exists(path) and not (root / "manifests").is_dir():
@@ -260,9 +267,13 @@ def load_identity(root: Path) -> dict[str, Any]:
         raise
 
 
-@lru_cache(maxsize=8)
 def parse_identity(data: bytes, path: object) -> dict[str, Any]:
-    """`dataset.json` from its bytes; `path` is for messages. Not to be changed."""
+    """`dataset.json` from its bytes; `path` is for messages."""
+    return dict(_identity(hashlib.sha256(data).hexdigest(), data, path))
+
+
+@parsed.once
+def _identity(sha256: str, data: bytes, path: object) -> dict[str, Any]:
     value = strictjson.checked(data, path, "rl-dataset")
     _check_format(value, path)
     if value.get("byteorder") != "little" or not re.fullmatch("[0-9a-f]{32}", str(value.get("uuid"))):
@@ -272,14 +283,7 @@ def parse_identity(data: bytes, path: object) -> dict[str, Any]:
 
 def generations(root: Path) -> list[int]:
     """The published generations, ascending."""
-    found = (_NUMBER.fullmatch(name) for name in files.names(root / "manifests"))
-    return [int(match.group(1)) for match in found if match]
-
-
-@lru_cache(maxsize=8)
-def _sha256(data: bytes) -> str:
-    """Of a manifest's file. Who opens a dataset again and again finds equal bytes, and hashes them once."""
-    return hashlib.sha256(data).hexdigest()
+    return [int(number) for number in _NUMBERS.findall("/".join(bulk.names(root, "manifests")))]
 
 
 def check_without_gap(root: Path, numbers: list[int]) -> None:
@@ -310,11 +314,13 @@ def load(root: Path, dataset: str, generation: int) -> Manifest:
     return parse(files.read(path), path, dataset, generation)
 
 
-@lru_cache(maxsize=8)
 def parse(data: bytes, path: object, dataset: str, generation: int) -> Manifest:
-    """The manifest in the bytes of a file; `path` is for messages. Who opens a dataset again and again parses
-    equal bytes once.
-    """
+    """The manifest in the bytes of a file; `path` is for messages."""
+    return _parsed(hashlib.sha256(data).hexdigest(), data, path, dataset, generation)
+
+
+@parsed.once
+def _parsed(sha256: str, data: bytes, path: object, dataset: str, generation: int) -> Manifest:
     value = strictjson.checked(data, path, "rl-manifest")
     _check_format(value, path)
     try:
@@ -338,7 +344,7 @@ def parse(data: bytes, path: object, dataset: str, generation: int) -> Manifest:
             unknown={k: v for k, v in value.items() if k not in _OWN},
             ro_compat=tuple(value["features"]["ro_compat"]),
             compat=tuple(value["features"]["compat"]),
-            sha256=_sha256(data),
+            sha256=sha256,
             format=(value["format"][0], value["format"][1]),
         )
         _check_structure(manifest, value["features"]["incompat"])
@@ -355,17 +361,19 @@ def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
     if not numbers:
         raise CorruptError(f"{root / 'manifests'}: no manifest", path=root / "manifests")
     check_without_gap(root, numbers)
-    newest = load(root, dataset, numbers[-1])
+    names = [name_of(generation) for generation in numbers[:-3:-1]]
+    first, *further = bulk.read_whole(root, names)
+    newest = parse(first, Inside(root, names[0]), dataset, numbers[-1])
     parent = newest.parent
     for generation in numbers[-2 : -chain - 1 : -1]:
-        path = path_of(root, generation)
-        data = files.read(path)
-        if parent != {"generation": generation, "sha256": _sha256(data)}:
+        data = further.pop() if further else files.read(path_of(root, generation))
+        if parent != {"generation": generation, "sha256": hashlib.sha256(data).hexdigest()}:
+            path = path_of(root, generation)
             raise CorruptError(
                 f"{path}: SHA-256 differs from what generation {generation + 1} says", path=path
             )
         if generation > numbers[-1] - chain + 1 or generation == 1:
-            parent = strictjson.load(data, path).get("parent")
+            parent = strictjson.load(data, path_of(root, generation)).get("parent")
     if numbers[-1] <= chain and parent is not None:
         path = path_of(root, 1)
         raise CorruptError(f"{path}: the first generation has a parent", path=path)

@@ -48,7 +48,6 @@ class MappedSegment:
         self.entry = entry
         self.schema = streams.schema
         self._streams = streams
-        self.paths = SegmentPaths(streams.folder_of(entry), entry.name)
         self._names = streams.names
         self._row_bytes = streams.row_bytes
         self._range = place
@@ -60,10 +59,13 @@ class MappedSegment:
         self._heap_ends: dict[int, tuple[int, int, int]] = {}  # rows and finals looked at, and their end
 
     @property
-    def addresses(self) -> list[int]:
-        """Where each column begins once it is mapped."""
-        at = self._at
-        return [start + at * n for start, n in zip(self._range.addresses, self._row_bytes, strict=True)]
+    def place(self) -> tuple[list[int], int]:
+        """Addresses of the columns that it will be mapped to, and the row there at which it begins."""
+        return self._range.addresses, self._at
+
+    @cached_property
+    def paths(self) -> SegmentPaths:
+        return SegmentPaths(self._streams.folder_of(self.entry), self.entry.name)
 
     @cached_property
     def _offsets(self) -> list[int]:

@@ -19,7 +19,7 @@ from rlcli.format.cache import Cache, default_bytes, default_folder
 from rlcli.format.fetching import Fetcher
 from rlcli.format.journal import RECORD, Journal
 from rlcli.format.location import URL, Location
-from rlcli.format.manifest import Manifest
+from rlcli.format.manifest import Manifest, name_of
 from rlcli.format.origin import Missing, Origin
 from rlcli.format.view import Refreshed, View
 
@@ -92,7 +92,7 @@ class RemoteSource:
             data = self.origin.read("dataset.json")
         except Missing as err:
             raise InputError(f"{self.url}: not a dataset (no dataset.json)", path=self.url) from err
-        return dict(manifest.parse_identity(data, self.origin.path("dataset.json")))
+        return manifest.parse_identity(data, self.origin.path("dataset.json"))
 
     def fetcher(self, newest: Manifest) -> Fetcher:
         """What brings the files of its segments here."""
@@ -230,8 +230,3 @@ class RemoteView(View):
 
     def refresh(self) -> Refreshed:
         return Refreshed(self.generation)
-
-
-def name_of(generation: int) -> str:
-    """A manifest's name in its dataset."""
-    return f"manifests/{generation:020d}.json"

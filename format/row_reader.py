@@ -6,7 +6,7 @@ Where hashes are compared, they are before anything is handed out. SPEC.md secti
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,21 +17,12 @@ from rlcli.format.composed import Composer, rows_before, run_rows
 from rlcli.format.heap import Encoded
 from rlcli.format.keys import Key
 from rlcli.format.nested import nest, pick, put
-from rlcli.format.schema import Column, Schema
+from rlcli.format.row_plan import RowPlan, plan_of
+from rlcli.format.schema import Schema
 from rlcli.format.view import View
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class _Plan(NamedTuple):
-    """Columns to read, and their numbers in the row map."""
-
-    keys: tuple[Key, ...]
-    columns: tuple[Column, ...]
-    numbers: tuple[int, ...]
-    derived: bool
-    composed: tuple[Column, ...]  # these are made of others
 
 
 class RowReader:
@@ -39,7 +30,7 @@ class RowReader:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._plans: dict[tuple[Key, ...] | None, _Plan] = {}
+        self._plans: dict[tuple[Key, ...] | None, RowPlan] = {}
         self._reads_directly = True  # until segments are read again
 
     @property
@@ -93,7 +84,7 @@ class RowReader:
             self.schema, self._view.stream_set.streams, self._view.checker, self._gather, self._stack
         )
 
-    def _compose(self, nested: dict[str, Any], plan: _Plan, rows: Rows) -> None:
+    def _compose(self, nested: dict[str, Any], plan: RowPlan, rows: Rows) -> None:
         for column in plan.composed:
             put(nested, column.key, self._composer.values(column, rows))
 
@@ -103,7 +94,7 @@ class RowReader:
             raise IndexError(f"rows {start} to {stop} of {self.num_rows}")
         return start, stop
 
-    def _read(self, start: int, stop: int, plan: _Plan) -> list[Array]:
+    def _read(self, start: int, stop: int, plan: RowPlan) -> list[Array]:
         if self._view.checker is None:
             arrays = self._view.stream_set.table.read(start, stop, plan.numbers)
             if arrays is not None:
@@ -114,13 +105,13 @@ class RowReader:
     # What is called `…_steadily`, and what the composer calls, is called inside `reading`: which rows logical
     # ones are stays the same from the first look at them to the last.
 
-    def _read_steadily(self, start: int, stop: int, plan: _Plan) -> list[Array]:
+    def _read_steadily(self, start: int, stop: int, plan: RowPlan) -> list[Array]:
         table, checked = self._view.stream_set.table, self._view.checker is not None
         arrays = None
         if self._reads_directly:
             parts = list(self._view.stream_set.parts(start, stop))
             if len(parts) == 1:
-                arrays = direct.read(*parts[0], plan.columns, checked=checked)
+                arrays = direct.read(table, *parts[0], plan.numbers, derived=plan.derived, checked=checked)
             self._reads_directly = arrays is not None or not checked
         if arrays is None:
             self._prepare(start, stop, plan)
@@ -128,12 +119,16 @@ class RowReader:
         assert arrays is not None, "prepared rows can be read"
         return arrays
 
-    def _prepare(self, start: int, stop: int, plan: _Plan) -> None:
+    def _prepare(self, start: int, stop: int, plan: RowPlan) -> None:
         if not self._view.ready.issuperset(plan.keys):
             waiting: Waiting = []
+            checker = self._view.checker
+            before = 0 if checker is None else checker.num_compared
             for stream, low, high in self._view.stream_set.parts(start, stop):
                 stream.prepare(low, high, plan.columns, waiting)
             self._settle(waiting)
+            if checker is not None and checker.num_compared != before:
+                self._note_ready(plan)
 
     def _settle(self, waiting: Waiting) -> None:
         if waiting and self._view.checker is not None:
@@ -181,7 +176,7 @@ class RowReader:
         wanted = tuple(keys)
         return self._gather_steadily(rows, self._plans.get(wanted) or self._plan(wanted), out)
 
-    def _gather_plan(self, index: Rows, plan: _Plan, targets: Sequence[Array] | None) -> Sequence[Array]:
+    def _gather_plan(self, index: Rows, plan: RowPlan, targets: Sequence[Array] | None) -> Sequence[Array]:
         if self._view.checker is None:
             arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
             if arrays is not None:
@@ -189,7 +184,9 @@ class RowReader:
         with self._view.reading:
             return self._gather_steadily(index, plan, targets)
 
-    def _gather_steadily(self, index: Rows, plan: _Plan, targets: Sequence[Array] | None) -> Sequence[Array]:
+    def _gather_steadily(
+        self, index: Rows, plan: RowPlan, targets: Sequence[Array] | None
+    ) -> Sequence[Array]:
         if self._view.checker is not None:
             self._prepare_rows(index, plan)
         arrays = self._view.stream_set.table.gather(index, plan.numbers, targets)
@@ -260,7 +257,7 @@ class RowReader:
         """How many threads share the copying of a large batch (from 1 MiB on), 1 to 256; 1 by default."""
         self._view.stream_set.table.set_threads(count)
 
-    def _prepare_rows(self, index: Rows, plan: _Plan) -> None:
+    def _prepare_rows(self, index: Rows, plan: RowPlan) -> None:
         if self._view.ready.issuperset(plan.keys):
             return
         waiting: Waiting = []
@@ -272,15 +269,12 @@ class RowReader:
                 stream.prepare_rows(inside - at + stream.start, plan.keys, plan.derived, waiting)
             at += count
         self._settle(waiting)
+        self._note_ready(plan)
+
+    def _note_ready(self, plan: RowPlan) -> None:
         if all(stream.is_ready(plan.keys) for stream in self._view.stream_set.streams):
             self._view.ready.update(plan.keys)
 
-    def _plan(self, wanted: tuple[Key, ...] | None) -> _Plan:
-        chosen = self.schema.columns if wanted is None else tuple(self.schema.column(key) for key in wanted)
-        columns = tuple(column for column in chosen if column.key in self._view.stream_set.numbers)
-        composed = tuple(column for column in chosen if column.key not in self._view.stream_set.numbers)
-        keys = tuple(column.key for column in columns)
-        numbers = tuple(self._view.stream_set.numbers[key] for key in keys)
-        plan = _Plan(keys, columns, numbers, any(column.of for column in columns), composed)
-        self._plans[wanted] = plan
+    def _plan(self, wanted: tuple[Key, ...] | None) -> RowPlan:
+        plan = self._plans[wanted] = plan_of(self._view.schema, wanted)
         return plan

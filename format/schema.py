@@ -140,6 +140,13 @@ class Schema:
         handles = {c.key: c for c in (*self.plain, *self.derived)}
         object.__setattr__(self, "by_key", {**handles, **by_key})
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # of many columns it takes long
+        return hash(self.columns)
+
     @cached_property
     def encoded(self) -> strictjson.Encoded:
         """As it stands in manifests."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError, InputError
-from rlcli.format import files, layer, manifest
+from rlcli.format import bulk, files, layer, manifest
 from rlcli.format.journal import HEADER, RECORD, Journal
 from rlcli.format.layout import SegmentPaths, segment_of
 from rlcli.format.location import Location
@@ -195,7 +195,7 @@ def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) ->
     """
     named = {generation: path for path, generation in seals.items() if generation is not None}
     known = {f"{segment.name}.log" for segment in newest.segments}
-    for name in files.names(root / "journal"):
+    for name in bulk.names(root, "journal"):
         if name in known or name.startswith(".") or not name.endswith(".log"):
             continue
         generation = unlisted_generation(root / "journal" / name, newest)

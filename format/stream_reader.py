@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, groupby
 from threading import RLock
 from typing import Any
 
@@ -81,7 +81,6 @@ class StreamReader:
         self._checker = checker
         self._firsts: list[int] = []
         self._counts: list[int] | None = None  # episodes before each segment
-        self._no_bases = [0] * len(streams.schema.derived)
         self._lock = RLock()
         table.add_stream(start)
 
@@ -103,8 +102,10 @@ class StreamReader:
                 rows, ended = min(rows, self.limit[0] - entry.first), self.limit[1]
             self.segments.append(SegmentReader(mapped, rows, ended))
             self._firsts.append(entry.first)
-            found.append((entry.first, rows, entry.alloc, [*mapped.addresses, *self._no_bases]))
-        self._table.add_segments(self.number, found)
+            found.append((entry.first, rows, entry.alloc, *mapped.place))
+        for _, group in groupby(found, key=lambda listed: id(listed[3])):
+            listed = list(group)
+            self._table.add_segments(self.number, listed[0][3], [(*entry[:3], entry[4]) for entry in listed])
         self._counts = None
 
     def position(self, row: int) -> int:
@@ -168,12 +169,13 @@ class StreamReader:
         those that are `waiting` to be fetched.
         """
         derived = any(column.of for column in columns)
+        keys = [column.key for column in columns]
         if self._checker is not None:
             parts = self.segments[self.position(low) : self.position(high - 1) + 1]
             self._checker.begin([segment.mapped for segment in parts])
         for position in range(self.position(low), self.position(high - 1) + 1):
             segment = self.touch(position)
-            if self._checker is not None:
+            if self._checker is not None and not self._checker.is_whole(segment.mapped, keys):
                 first, stop = max(low, segment.first), min(high, segment.stop)
                 for column in columns:
                     further = 1 if column.of and stop < segment.stop else 0

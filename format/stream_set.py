@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from rlcli import _native
 from rlcli.format import snapshot
 from rlcli.format.checking import Checker
-from rlcli.format.keys import Key
 from rlcli.format.layout import MANY_ROWS
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.mapping import StreamMap
+from rlcli.format.row_plan import table_of
 from rlcli.format.schema import Schema
 from rlcli.format.snapshot import Limits, OpenJournal
 from rlcli.format.stream_reader import StreamReader
@@ -50,19 +49,15 @@ class StreamSet:
         limits: Limits | None,
         folder_of: Callable[[Segment], Path] | None = None,
     ) -> None:
-        self.table = _native.RowMap()
+        table, self.numbers = table_of(schema)
+        self.table = table.empty()
         self.streams: list[StreamReader] = []
-        self.numbers: dict[Key, int] = {}
         self._path = path
         self._schema = schema
         self._checker = checker
         self._single_range = single_range
         self._limits = limits
         self._folder_of = folder_of
-        for column in schema.plain:
-            self.numbers[column.key] = self.table.add_plain(column.numpy, column.shape)
-        for column in schema.derived:
-            self.numbers[column.key] = self.table.add_shift(self.numbers[column.of or ()])
 
     def close(self) -> None:
         """Closes the journals; maps live as long as the object."""

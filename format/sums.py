@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import xxhash
 
 from rlcli import _native
 from rlcli.errors import CorruptError
-from rlcli.format import files, strictjson
+from rlcli.format import bulk, files, parsed, strictjson
+from rlcli.format.keys import path_of
+from rlcli.format.location import Inside
 from rlcli.format.manifest import Segment
 
 BLOCK = 1 << 20
@@ -34,6 +35,10 @@ EPISODE_COLUMNS = (
     ("seed", "int64"),
     ("number", "int64"),
 )
+SPANS = ("start", "length", "has_final")  # what of the tree is read first
+_LATE = tuple(path_of((name,)) for name, _ in EPISODE_COLUMNS if name not in SPANS)
+_LARGE = ("segments/", "finals/", "heaps/")
+_DIGITS = 16  # of a hash
 
 
 class FileSum(NamedTuple):
@@ -42,6 +47,53 @@ class FileSum(NamedTuple):
     bytes: int
     blocks: tuple[str, ...]
     content: str = ""
+
+
+class Sums(Mapping[str, FileSum]):
+    """The sums of a segment's files by their names; not to be changed."""
+
+    def __init__(self, segment: str, found: dict[str, FileSum]) -> None:
+        self._segment = segment
+        self._files = found
+        self.bytes = sum(file.bytes for file in found.values())  # in all
+
+    def __getitem__(self, name: str) -> FileSum:
+        return self._files[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def reader(self, names: Iterable[str]) -> _native.HashedFiles | None:
+        """What reads these files and compares them; None if what is listed are no hashes."""
+        chosen = list(names)
+        blocks = [block for name in chosen for block in self._files[name].blocks]
+        try:
+            if not all(len(block) == _DIGITS and block == block.lower() for block in blocks):
+                return None
+            hashes = [int.from_bytes(bytes.fromhex(block), "big") for block in blocks]
+        except (AttributeError, TypeError, ValueError):
+            return None
+        return _native.HashedFiles(chosen, [self._files[name].bytes for name in chosen], hashes)
+
+    @cached_property
+    def first(self) -> tuple[str, ...]:
+        """What is compared when the segment is touched: all but what is large, and what of its episodes is
+        seldom asked for.
+        """
+        late = {f"episodes/{self._segment}/{file}" for file in _LATE}
+        return tuple(name for name in self._files if name not in late and not is_large(name))
+
+    @cached_property
+    def first_reader(self) -> _native.HashedFiles | None:
+        return self.reader(self.first)
+
+
+def is_large(name: str) -> bool:
+    """A column, finals or a heap: they are compared, and fetched, by blocks. Others are read whole."""
+    return name.startswith(_LARGE) and name.endswith((".memmap", ".heap"))
 
 
 def of_bytes(data: bytes) -> FileSum:
@@ -136,27 +188,22 @@ def dump(segment: str, sums: dict[str, FileSum]) -> bytes:
     )
 
 
-def load(root: Path, entry: Segment) -> Mapping[str, FileSum]:
+def load(root: Path, entry: Segment) -> Sums:
     """The sums of a sealed segment. Raises `CorruptError` unless the file is the one the manifest names."""
-    path = root / f"sums/{entry.name}.json"
-    data = files.read(path)
-    if _sha256(data) != entry.sums:
+    name = f"sums/{entry.name}.json"
+    [data] = bulk.read_whole(root, [name])
+    digest = hashlib.sha256(data).hexdigest()
+    path = Inside(root, name)
+    if digest != entry.sums:
         raise CorruptError(f"{path}: SHA-256 differs from the manifest's", path=path)
-    total, found = _parsed(data, entry.name, path)
-    if total != entry.bytes:
-        raise CorruptError(f"{path}: {total} bytes in all, the manifest says {entry.bytes}", path=path)
+    found = _parsed(digest, data, path, entry.name)
+    if found.bytes != entry.bytes:
+        raise CorruptError(f"{path}: {found.bytes} bytes in all, the manifest says {entry.bytes}", path=path)
     return found
 
 
-@lru_cache(maxsize=16)
-def _sha256(data: bytes) -> str:
-    """Of a sums file: a process that opens few segments many times finds equal bytes."""
-    return hashlib.sha256(data).hexdigest()
-
-
-@lru_cache(maxsize=16)
-def _parsed(data: bytes, segment: str, path: Path) -> tuple[int, Mapping[str, FileSum]]:
-    """What a sums file says, and how many bytes that are in all: a process opens few segments many times."""
+@parsed.once
+def _parsed(sha256: str, data: bytes, path: object, segment: str) -> Sums:
     value = strictjson.load(data, path)
     expected = ("rl-sums", segment, HASH, BLOCK)
     try:
@@ -169,8 +216,8 @@ def _parsed(data: bytes, segment: str, path: Path) -> tuple[int, Mapping[str, Fi
     for name, file in found.items():
         if names.fullmatch(name) is None:
             raise CorruptError(f"{path}: {name!r} is no file of the segment", path=path)
-        if len(file.blocks) != -(-file.bytes // BLOCK):
+        if file.bytes < 0 or len(file.blocks) != -(-file.bytes // BLOCK):
             raise CorruptError(
                 f"{path}: {name} has {len(file.blocks)} blocks for {file.bytes} bytes", path=path
             )
-    return sum(file.bytes for file in found.values()), MappingProxyType(found)
+    return Sums(segment, found)
