@@ -18,7 +18,7 @@ from rlcli.format import bulk, sums
 from rlcli.format.fetching import Fetcher, Wanted
 from rlcli.format.heap_file import heap_name
 from rlcli.format.journal import Commit
-from rlcli.format.keys import Key, path_of
+from rlcli.format.keys import Key
 from rlcli.format.mapping import MappedSegment
 from rlcli.format.row_plan import table_of
 from rlcli.format.schema import Column, Schema
@@ -309,7 +309,7 @@ class Checker:
             array = mapped.final(table_of(self._schema)[1][key] - len(self._schema.plain))
         else:
             array = mapped.heap(self._schema.heaps.index(self._schema.column(key)))
-        file = heap_name(key) if tree == "heaps" else path_of(key)
+        file = heap_name(key) if tree == "heaps" else self._schema.column(key).file
         name = f"{tree}/{mapped.entry.name}/{file}"
         expected = checks.sums.get(name)
         if expected is None or expected.bytes != array.nbytes:

@@ -6,7 +6,6 @@ from typing import Any
 
 from rlcli.errors import CorruptError
 from rlcli.format import files, trees
-from rlcli.format.keys import path_of
 from rlcli.format.mapping import MappedSegment
 
 
@@ -23,7 +22,7 @@ def load_segment(mapped: MappedSegment, rows: int) -> Any:
         if files.read(folder / relative) != expected:
             raise CorruptError(f"{folder / relative}: differs from the schema", path=folder / relative)
     for column in schema.plain:
-        files.close(files.open_read(folder / path_of(column.key), entry.alloc * column.row_bytes))
+        files.close(files.open_read(folder / column.file, entry.alloc * column.row_bytes))
 
     from tensordict import TensorDict
 

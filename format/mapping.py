@@ -19,7 +19,6 @@ from rlcli import _native
 from rlcli.errors import ResourceError
 from rlcli.format import bulk, files
 from rlcli.format.heap_file import heap_end, heap_name
-from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import MAX_SEGMENT_BYTES, Segment
 from rlcli.format.schema import Column, Schema
@@ -118,7 +117,7 @@ class MappedSegment:
         if not count:
             return
         for position, column in enumerate(self.schema.derived):
-            path = self.paths.finals / path_of(column.key)
+            path = self.paths.finals / column.file
             size = count * column.row_bytes
             if self.entry.sealed:
                 fd = files.open_read(path, size)

@@ -194,7 +194,7 @@ class Schema:
     @cached_property
     def files(self) -> tuple[str, ...]:
         """The paths of `plain` inside their tree."""
-        return tuple(path_of(column.key) for column in self.plain)
+        return tuple(column.file for column in self.plain)
 
     @cached_property
     def folders(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rlcli import _native
 from rlcli.format import bulk, digests, files, layer, sums, trees
 from rlcli.format.heap_file import HeapWriter, heap_name
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
-from rlcli.format.keys import Key, path_of
+from rlcli.format.keys import Key
 from rlcli.format.layout import MANY_AT_ONCE, SEGMENT_FOLDERS, SegmentPaths
 from rlcli.format.manifest import Segment
 from rlcli.format.mapping import MappedSegment
@@ -96,7 +96,7 @@ class SegmentWriter:
     def resume(cls, root: Path, entry: Segment, schema: Schema, journal: Journal) -> SegmentWriter:
         """A dead writer's published segment, cut after the commits of `journal`, ready to be sealed."""
         paths = SegmentPaths(root, entry.name)
-        fds = [files.open_write(paths.columns / path_of(c.key)) for c in schema.plain]
+        fds = [files.open_write(paths.columns / c.file) for c in schema.plain]
         journal_fd = files.open_write(paths.journal)
         self = cls(root, entry, schema, fds, journal_fd, packer_after(journal), rows=journal.rows)
         self._has_metas = False  # nobody synced them; a cut of power may have taken them
@@ -109,7 +109,7 @@ class SegmentWriter:
         self.finals = journal.finals
         self.episodes = list(journal.episodes)
         if self.finals:
-            self._final_fds = [files.open_write(paths.finals / path_of(c.key)) for c in schema.derived]
+            self._final_fds = [files.open_write(paths.finals / c.file) for c in schema.derived]
         for heap in self._heaps:
             heap.resume(*self._handles(heap))
         return self
@@ -209,7 +209,7 @@ class SegmentWriter:
     def _add_final(self, values: Sequence[Array]) -> None:
         if not self._final_fds:
             for column in self.schema.derived:
-                path = self.paths.finals / path_of(column.key)
+                path = self.paths.finals / column.file
                 files.make_folder(path.parent)
                 self._final_fds.append(files.create(path))
             self._has_new_names = True
@@ -382,7 +382,7 @@ class SegmentWriter:
             size = self.finals * column.row_bytes
             files.truncate(fd, size)
             entry = sums.of_file(fd, size, size)
-            seal.add(f"finals/{self.entry.name}/{path_of(column.key)}", entry)
+            seal.add(f"finals/{self.entry.name}/{column.file}", entry)
             contents.append(entry.content)
         leaves = [(c.key, c.dtype, c.shape) for c in derived]
         seal.put("finals", trees.meta_files(leaves, self.finals))

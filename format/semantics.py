@@ -15,7 +15,7 @@ import numpy as np
 
 from rlcli.format.dataset import Dataset
 from rlcli.format.heap_file import heap_name
-from rlcli.format.keys import Key, path_of
+from rlcli.format.keys import Key
 from rlcli.format.semantic_rules import REWARD, RULES, Breach, Rule, SpecLeaves, spec_leaves
 from rlcli.format.spans import Chunk, Rows, Spans, chunks
 from rlcli.format.sums import BLOCK
@@ -84,10 +84,10 @@ class Locator:
             return self.file(column.of, row)
         if column.of is None:
             block = (row - int(self.first[position])) * column.row_bytes // BLOCK
-            return f"segments/{name}/{path_of(key)}", block
+            return f"segments/{name}/{column.file}", block
         at = int(np.searchsorted(self.last_rows, row))
         if self.last_rows[at] == row:
-            return f"finals/{name}/{path_of(key)}", None
+            return f"finals/{name}/{column.file}", None
         return self.file(column.of, row + 1)
 
 

@@ -204,7 +204,7 @@ class _Verifier:
 
     def _column(self, entry: Segment, name: str) -> Column | None:
         """The plain column that a file of the segment holds."""
-        known = {f"segments/{entry.name}/{path_of(column.key)}": column for column in self.schema.plain}
+        known = {f"segments/{entry.name}/{column.file}": column for column in self.schema.plain}
         return known.get(name)
 
     def _check_contents(self, newest: Manifest, entry: Segment, episodes: dict[str, Array]) -> None:
