@@ -31,6 +31,7 @@ from rlcli.format.values import add_in_order, as_rewards
 Array = np.ndarray[Any, Any]
 REWARD = ("next", "reward")
 NUMBER, STEP = ("episode",), ("step",)
+_MOST_MISSING = 64
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Unfinished:
 
 @dataclass
 class RecoveryReport:
-    """What taking over did. `sealed`: segments a killed writer had left open; `rows`: how many were kept."""
+    """What taking over did. `sealed`: segments a killed writer had left open; `rows`: how many were kept;
+    `missing`: generations that journals name and that are not there.
+    """
 
     path: Path
     generation: int = 0
@@ -53,6 +56,7 @@ class RecoveryReport:
     cut_episodes: int = 0
     shortened: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     freed_bytes: int = 0
     unfinished: list[Unfinished | None] = field(default_factory=list)
@@ -62,15 +66,16 @@ class RecoveryReport:
     @property
     def is_clean(self) -> bool:
         """Nothing had to be done."""
-        return not (self.sealed or self.shortened or self.dropped or self.cut_episodes)
+        return not (self.sealed or self.shortened or self.dropped or self.cut_episodes or self.missing)
 
 
 def recover(path: str | Path) -> RecoveryReport:
     """Seals a dataset whose writer was killed, and releases it. A sound, sealed dataset stays as it is.
 
     Unlike a writer that appends, this also accepts an open journal with a damaged end, cut after its last
-    whole commit, and a newest manifest that is missing. Raises `BusyError` while a writer is at work,
-    `CorruptError` if committed rows are damaged: those are neither repaired nor sealed.
+    whole commit, and newest manifests that are missing: new ones take their numbers, and what only they
+    listed is garbage then. Raises `BusyError` while a writer is at work, `CorruptError` if committed rows are
+    damaged, which are neither repaired nor sealed, or more is missing than an interrupted copy explains.
     """
     root = Path(path)
     identity = manifest.load_identity(root)
@@ -78,9 +83,21 @@ def recover(path: str | Path) -> RecoveryReport:
     try:
         newest = manifest.load_newest(root, identity["uuid"])
         numbers = range(len(newest.streams))
-        if not any(is_left_open(newest, number) for number in numbers):
+        named = snapshot.unlisted_journals(root, newest)
+        missing = range(newest.generation + 1, max(named, default=newest.generation) + 1)
+        if len(missing) > _MOST_MISSING:
+            path = named[missing[-1]]
+            raise CorruptError(f"{path}: names generation {missing[-1]} of {newest.generation}", path=path)
+        if not missing and not any(is_left_open(newest, number) for number in numbers):
             return RecoveryReport(root, newest.generation, sum(s.rows for s in newest.segments))
-        return take_over(root, newest, lineage=[], owners=dict.fromkeys(numbers), accept_damage=True)[1]
+        owners = dict.fromkeys(numbers)
+        newest, report = take_over(
+            root, newest, lineage=[], owners=owners, accept_damage=True, missing=missing
+        )
+        while newest.generation < missing.stop - 1:
+            newest, last = take_over(root, newest, lineage=[], owners=owners, accept_damage=True)
+            report.generation = last.generation
+        return report
     finally:
         lock.close()
 
@@ -99,19 +116,20 @@ def take_over(
     owners: Mapping[int, dict[str, Any] | None],
     rewind: Sequence[int] | None = None,
     accept_damage: bool = False,
+    missing: Sequence[int] = (),
 ) -> tuple[Manifest, RecoveryReport]:
     """Publishes a generation in which the streams of `owners` have no open segments and these owners.
 
     The caller holds these streams, and is the only one who publishes. Streams that the manifest does not have
     yet are added. `rewind` is the number of rows each stream keeps; its unfinished episodes go on. Without it
-    they are cut.
+    they are cut. `missing` is for the report.
     """
     if newest.ro_compat:
         names = ", ".join(newest.ro_compat)
         raise IncompatibleError(
             f"{root}: writing it needs {names}, which this release does not know; upgrade rl"
         )
-    report = RecoveryReport(root)
+    report = RecoveryReport(root, missing=list(missing))
     for folder in FOLDERS:
         files.make_folder(root / folder)  # an empty one does not survive a clone
     if rewind is not None and len(rewind) != len(owners):
@@ -171,6 +189,7 @@ def _publish(
                 "sealed": report.sealed,
                 "shortened": report.shortened,
                 "dropped": report.dropped,
+                **({"missing": report.missing} if report.missing else {}),
             }
         ]
 

@@ -194,13 +194,7 @@ def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) ->
     `seals` are the open segments' journals and the generation their seal record names, if they have one.
     """
     named = {generation: path for path, generation in seals.items() if generation is not None}
-    known = {f"{segment.name}.log" for segment in newest.segments}
-    for name in bulk.names(root, "journal"):
-        if name in known or name.startswith(".") or not name.endswith(".log"):
-            continue
-        generation = unlisted_generation(root / "journal" / name, newest)
-        if generation is not None:
-            named[generation] = root / "journal" / name
+    named |= unlisted_journals(root, newest)
     for generation, path in named.items():
         if generation <= newest.generation:
             raise CorruptError(f"{path}: sealed by generation {generation}, which says it is open", path=path)
@@ -211,6 +205,19 @@ def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) ->
             missing = manifest.path_of(root, generation)
             raise CorruptError(f"{missing}: missing, {path.name} names it", path=missing)
     return True
+
+
+def unlisted_journals(root: Path, newest: Manifest) -> dict[int, Path]:
+    """The generations above the newest that journals with rows belong to which no manifest lists."""
+    known = {f"{segment.name}.log" for segment in newest.segments}
+    found = {}
+    for name in bulk.names(root, "journal"):
+        if name in known or name.startswith(".") or not name.endswith(".log"):
+            continue
+        generation = unlisted_generation(root / "journal" / name, newest)
+        if generation is not None:
+            found[generation] = root / "journal" / name
+    return found
 
 
 def unlisted_generation(path: Path, newest: Manifest) -> int | None:

@@ -30,6 +30,7 @@ def recover(path: Path) -> dict[str, Any]:
         "dropped": report.dropped,
         "removed": report.removed,
         "cut_episodes": report.cut_episodes,
+        "missing": report.missing,
     }
 
 
@@ -43,6 +44,9 @@ def recover_remarks(report: dict[str, Any]) -> list[str]:
         "empty [segment was|segments were] dropped": len(report["dropped"]),
         "unlisted [segment was|segments were] removed": len(report["removed"]),
         "unfinished [episode is|episodes are] marked cut": report["cut_episodes"],
+        "[generation is|generations are] missing, and what only it listed is garbage now": len(
+            report["missing"]
+        ),
     }
     return [
         console.counted(report["rows"], "[row is|rows are] there"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -102,7 +103,7 @@ def _elements(
     """A column per element, named `key[0]`, `key[1, 2]`; one element is just `key`."""
     if isinstance(values, list):
         return [(key, values, unknown)]
-    flat = values.reshape(len(values), -1) if values.ndim > 1 else values[:, None]
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     if flat.shape[1] == 1:
         return [(key, flat[:, 0], unknown)]
     names = (", ".join(map(str, index)) for index in np.ndindex(values.shape[1:]))

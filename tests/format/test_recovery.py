@@ -16,9 +16,10 @@ import killing
 import model as m
 
 from rlcli.errors import BusyError, CorruptError, UsageError
-from rlcli.format import files, recover
+from rlcli.format import files, manifest, recover
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.gc import collect_garbage
 from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
 
@@ -324,3 +325,34 @@ def test_a_reader_beside_a_running_writer_sees_only_whole_commits(tmp_path: Path
                 assert Dataset.open(path).num_rows >= dataset.num_rows
     finally:
         child.kill()
+
+
+def test_a_copy_that_was_cut_before_its_newest_manifests(tmp_path: Path) -> None:
+    """Its older manifests say everything is sealed; its newer segments say that something is missing."""
+    path = tmp_path / "ds"
+    model = m.small(path, num_streams=1)
+    before, rows = manifest.generations(path)[-1], Dataset.open(path).num_rows
+    for _ in range(2):
+        with Writer.append(path, lineage={}, durability="process") as writer:
+            more = m.Model(EpisodeWriter(writer), model.spec, model.rng)
+            m.fill(more, 20)
+            more.writer.flush()
+    for number in manifest.generations(path)[before:]:
+        manifest.path_of(path, number).unlink()
+    with pytest.raises(CorruptError, match="missing"):
+        Dataset.open(path)
+    with pytest.raises(CorruptError, match="missing"):
+        Writer.append(path, lineage={})
+    report = recover.recover(path)
+    assert not report.is_clean
+    assert report.missing[0] == before + 1
+    dataset = Dataset.open(path)
+    assert dataset.num_rows == rows == report.rows
+    assert dataset.generation == report.generation == report.missing[-1]
+    assert dataset.lineage[-1]["missing"] == report.missing
+    m.check(dataset, model, [rows])
+    assert verify(path, deep=True) == []
+    assert recover.recover(path).is_clean
+    assert collect_garbage(path, grace_seconds=-1).removed
+    Writer.append(path, lineage={}).close()
+    assert Dataset.open(path).num_rows == rows

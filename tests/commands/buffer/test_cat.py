@@ -239,3 +239,15 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_one_line(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 4, stderr
     assert stderr == f"error: {found} was cut short while it was read\n"
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv", "arrow"])
+@pytest.mark.parametrize("table", ["steps", "episodes"])
+def test_a_dataset_without_rows_is_written_without_rows(
+    rl: Callable[..., Any], tmp_path: Path, form: str, table: str
+) -> None:
+    schema = ted_schema(Box((2, 3), "float32"), Discrete(2))
+    Writer.create(tmp_path / "empty", schema, spec={}, lineage={}).close()
+    done = rl("cat", tmp_path / "empty", "--format", form, "--table", table, "-o", tmp_path / "out")
+    assert done.code == 0
+    assert (tmp_path / "out").read_bytes().count(b"\n") == (form == "csv") or form == "arrow"
