@@ -7,12 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace rl {
+#include "span.hpp"
 
-struct Span {
-  const std::uint8_t *data = nullptr, *end = nullptr;
-  std::size_t size() const { return static_cast<std::size_t>(end - data); }
-};
+namespace rl {
 
 enum class Kind { none, bytes, floats, integers };
 
@@ -50,24 +47,35 @@ inline bool alone(Span message, std::uint8_t tag, Span &payload) {
 
 }  // namespace example
 
-// How many varints there are; `values` (if any) takes them. False if one is cut or too long.
-inline bool integers(Span packed, std::size_t &count, std::int64_t *values) {
+// How many packed varints there are, and whether each is one byte; false if one is cut or longer than 10 bytes.
+inline bool count_integers(Span packed, std::size_t &count, bool &is_small) {
+  std::uint8_t all = 0;
+  for (const std::uint8_t *at = packed.data; at < packed.end; ++at)
+    all |= *at;
+  is_small = all < 0x80;
+  count = packed.size();
+  if (is_small) return true;
   count = 0;
-  if (values == nullptr) {
-    for (const std::uint8_t *at = packed.data; at < packed.end; ++at)
-      count += *at < 0x80;
-    return packed.size() == 0 || packed.end[-1] < 0x80;
+  std::size_t before = 0;  // bytes of the number that is not over yet
+  for (const std::uint8_t *at = packed.data; at < packed.end; ++at) {
+    before = *at < 0x80 ? 0 : before + 1;
+    if (before == 10) return false;
+    count += *at < 0x80;
   }
+  return before == 0;
+}
+
+// Writes packed varints that were counted.
+inline void read_integers(Span packed, std::int64_t *values) {
   while (packed.size()) {
     std::uint64_t value = *packed.data;
     if (value < 0x80) {
       ++packed.data;
-    } else if (!example::varint(packed, value)) {
-      return false;
+    } else {
+      example::varint(packed, value);
     }
-    values[count++] = static_cast<std::int64_t>(value);
+    *values++ = static_cast<std::int64_t>(value);
   }
-  return true;
 }
 
 // The byte strings of a list in order, each told to `take(Span)`; false if one runs past the list.

@@ -31,7 +31,8 @@ class Request:
     `mapping.py`), `confirmed` says that an inferred mapping is right. `offline` forbids the network,
     `trust_pickle` allows formats that run code. `derive=False` stores next observations in every row,
     `unstack=False` stacks of frames as they are (see `stacked.py`). `plan` is what an earlier `Source.plan`
-    of the same source said, so that it need not be found out again.
+    of the same source said, so that it need not be found out again. `again` says that the source is read a
+    second time, to be compared: a format with two ways of reading takes the slow one then.
     """
 
     env_id: str | None = None
@@ -43,6 +44,7 @@ class Request:
     derive: bool = True
     unstack: bool = True
     plan: Mapping[str, Any] | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)

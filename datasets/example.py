@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli._native import decode_example
+from rlcli._native import merge_examples
 from rlcli.errors import CorruptError, IncompatibleError
 
 #: Decoded: float32 `[n]`, int64 `[n]`, a list of byte strings, or None where the feature has no kind.
@@ -27,6 +27,7 @@ Values = NDArray[np.float32] | NDArray[np.int64] | list[bytes] | None
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EMPTY_FLOATS = np.empty(0, np.float32)
 _EMPTY_INTS = np.empty(0, np.int64)
+_START = np.zeros(1, np.int64)
 
 
 def decode(record: bytes) -> dict[str, Values]:
@@ -35,8 +36,8 @@ def decode(record: bytes) -> dict[str, Values]:
     Raises `CorruptError` that names the byte for what is not an Example, `IncompatibleError` for a
     `SequenceExample`.
     """
-    found: dict[str, Values] | None = decode_example(record)
-    return decode_any(record) if found is None else found
+    number, found, _ = merge_examples(record, _START, np.array([len(record)], np.int64))
+    return found if number else decode_any(record)
 
 
 def decode_any(record: bytes) -> dict[str, Values]:

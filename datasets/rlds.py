@@ -13,7 +13,7 @@ not follow from where records begin and end are kept as `("source", "is_last")` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from rlcli.config import opt
 from rlcli.datasets import openx
 from rlcli.datasets.ahead import grouped_ahead
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
-from rlcli.datasets.example import Values, decode
+from rlcli.datasets.example import decode_any
 from rlcli.datasets.features import Field, label_names, read_features
 from rlcli.datasets.opened import nest
 from rlcli.datasets.rlds_columns import REWARD, SPLIT, mapped_keys, plan_columns
@@ -33,8 +33,9 @@ from rlcli.datasets.rlds_directory import Directory, Shard, find_folder, read_di
 from rlcli.datasets.rlds_export import ExportOptions, export
 from rlcli.datasets.rlds_hints import Hints, read_hints
 from rlcli.datasets.rlds_images import Dct
-from rlcli.datasets.rlds_scan import Decode, Scan, at, flag, num_steps, scan
-from rlcli.datasets.rlds_values import count
+from rlcli.datasets.rlds_rows import Rows
+from rlcli.datasets.rlds_runs import Decode, Run, at, runs
+from rlcli.datasets.rlds_scan import Scan, scan
 from rlcli.datasets.slicing import slice_rows
 from rlcli.errors import CorruptError, InputError, RLError, UsageError
 
@@ -94,7 +95,7 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[RLDS
         raise InputError(f"{directory.folder}: its features.json has no steps", path=directory.folder)
     if options.dct == "fast" and request.images != "decode":
         raise UsageError("dct=fast is about decoded pictures; add --images decode")
-    yield RLDSSource(directory, tree, fields, request, options)
+    yield RLDSSource(directory, tree, fields, request, options, decode_any if request.again else None)
 
 
 class RLDSSource:
@@ -109,7 +110,7 @@ class RLDSSource:
         fields: tuple[Field, ...],
         request: Request,
         options: Options,
-        decode: Decode = decode,
+        decode: Decode | None = None,
     ) -> None:
         self.decode = decode
         self.directory = directory
@@ -135,6 +136,7 @@ class RLDSSource:
         )
         self.with_split = len(splits) > 1
         self.schema = self.columns.schema
+        self._followed = {column.of for column in self.schema.shifts}
         self.spec = self._spec(request, hints)
         self.report.lossy += self.columns.lossy
         self.report.remarks += [*self.columns.remarks, *openx.remarks(directory.name)]
@@ -229,54 +231,47 @@ class RLDSSource:
         advance(piece.num_bytes - told)
 
     def _parts(self, shard: Shard, report: Report) -> Iterator[Part]:
-        for position, record in shard.read():
-            with at(shard.path, position):
-                example = self.decode(record)
-                length = num_steps(example, self.fields)
-                last = flag(example, "is_last", length)
-            if not length:
+        stored = self.columns.stored
+        wanted = {name: item.takes_small(name) for item in stored for name in item.field.names}
+        wanted |= {"steps/is_last": True, "steps/is_terminal": True}
+        for run in runs(shard, self.fields, wanted, self.decode):
+            if run.num_steps:
+                yield from self._episodes(shard, run, report)
+            else:
                 report.count("records_without_steps")
-                continue
-            report.repaired += last is not None and not last[-1]
-            drops = self.drops and last is not None and bool(last[-1])
-            report.dropped += drops
-            if drops and length == 1:
-                report.count("episodes_of_an_observation_alone")
-            for item in self.columns.stored:
-                if not count(item.field, example):
-                    report.count(f"absent {item.field.name}")
-            yield from self._episode(shard, position, example, length, drops=drops)
 
-    def _episode(
-        self, shard: Shard, position: int, example: Mapping[str, Values], length: int, *, drops: bool
-    ) -> Iterator[Part]:
-        terminal = flag(example, "is_terminal", length)
-        terminated = terminal is not None and bool(terminal[-1])
-        rows = length - drops
+    def _episodes(self, shard: Shard, run: Run, report: Report) -> Iterator[Part]:
         step = slice_rows(self.schema.row_bytes)
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            with at(shard.path, position):
-                columns: dict[Any, Any] = {
-                    item.column.key: item.rows(example, start, stop, self.dct) for item in self.columns.stored
-                }
-                final = self._final(example, length - 1) if drops and stop == rows else None
-            columns.setdefault(REWARD, np.zeros((stop - start, 1), np.float32))
-            if self.with_split:
-                columns[SPLIT] = [shard.split] * (stop - start)
-            end = End(terminated, not terminated, final=final) if stop == rows else None
-            yield Part(columns, end)
+        rows = Rows(run, self.columns.stored, step, self.dct)
+        last, terminal = run.flag("is_last"), run.flag("is_terminal")
+        begin = 0
+        for record, behind in enumerate(run.ends.tolist()):
+            is_last = last is not None and bool(last[behind - 1])
+            terminated = terminal is not None and bool(terminal[behind - 1])
+            drops = self.drops and is_last
+            report.repaired += last is not None and not is_last
+            report.dropped += drops
+            if drops and behind - begin == 1:
+                report.count("episodes_of_an_observation_alone")
+            for name in rows.absent(record):
+                report.count(f"absent {name}")
+            stop = behind - drops
+            for start in range(begin, stop, step):
+                end = min(start + step, stop)
+                with at(shard.path, run.positions[record]):
+                    columns = rows.read(record, start, end)
+                    final = self._final(rows, record) if drops and end == stop else None
+                columns.setdefault(REWARD, np.zeros((end - start, 1), np.float32))
+                if self.with_split:
+                    columns[SPLIT] = [shard.split] * (end - start)
+                yield Part(columns, End(terminated, not terminated, final=final) if end == stop else None)
+            begin = behind
 
-    def _final(self, example: Mapping[str, Values], row: int) -> Any:
-        """The observation of one step, as `End.final` takes it."""
-        followed = {column.of for column in self.schema.shifts}
-        return nest(
-            {
-                item.column.key: item.rows(example, row, row + 1, self.dct)[0]
-                for item in self.columns.stored
-                if item.column.key in followed
-            }
-        )
+    def _final(self, rows: Rows, record: int) -> Any:
+        """The observation of a record's last step, as `End.final` takes it."""
+        last = int(rows.run.ends[record]) - 1
+        values = rows.read(record, last, last + 1)
+        return nest({key: values[key][0] for key in self._followed if key in values})
 
 
 def _has_steps(fields: tuple[Field, ...]) -> bool:

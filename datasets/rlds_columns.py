@@ -26,7 +26,8 @@ from rlcli.datasets.mapping import clash, keys_for, storable
 from rlcli.datasets.opened import nested_spec
 from rlcli.datasets.rlds_hints import Hints
 from rlcli.datasets.rlds_images import Dct, decode
-from rlcli.datasets.rlds_scan import FLAGS, Scan
+from rlcli.datasets.rlds_runs import FLAGS
+from rlcli.datasets.rlds_scan import Scan
 from rlcli.datasets.rlds_values import Ragged, count, read
 from rlcli.errors import CorruptError, IncompatibleError, UsageError
 from rlcli.format.heap import missing
@@ -36,6 +37,7 @@ from rlcli.format.specs import Box, Discrete, Spec
 
 REWARD: Key = ("next", "reward")
 _MAX_BYTES = 1 << 28  # one value of a heap whose size nobody tells
+_SMALL = ("bool", "uint8", "int8")
 #: First parts of keys that are ours; a feature of such a name goes below `info`.
 _OURS = {"next", "episode", "step", "is_init", "done", "terminated", "truncated", "source", "info"}
 
@@ -55,6 +57,10 @@ class Stored:
     @property
     def per_episode(self) -> bool:
         return not self.field.lengths or self.field.path[0] != "steps"
+
+    def takes_small(self, name: str) -> bool:
+        """Whether the values under that name of an Example may be uint8 where they fit."""
+        return name == self.field.name and self.form == "values" and self.field.dtype in _SMALL
 
     def rows(self, example: Mapping[str, Values], start: int, stop: int, dct: Dct) -> Any:
         """The column's values of the steps `start … stop - 1`; absent ones are zeros or empty."""

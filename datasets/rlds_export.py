@@ -26,7 +26,7 @@ from rlcli.datasets.features import Field, fields_of, tree_of
 from rlcli.datasets.rlds_columns import REWARD, SPLIT
 from rlcli.datasets.rlds_encode import Lists, encoded, is_rounded
 from rlcli.datasets.rlds_hints import FILE, Hints
-from rlcli.datasets.rlds_scan import FLAGS
+from rlcli.datasets.rlds_runs import FLAGS
 from rlcli.datasets.tfrecord import RecordWriter
 from rlcli.errors import IncompatibleError, ResourceError
 from rlcli.format.dataset import Dataset

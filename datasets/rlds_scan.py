@@ -7,23 +7,21 @@ found travels to the workers of a conversion as its plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli.datasets.example import Values, decode
+from rlcli.datasets.example import Values
 from rlcli.datasets.features import Field
 from rlcli.datasets.rlds_directory import Shard
 from rlcli.datasets.rlds_images import Picture, look
-from rlcli.datasets.rlds_values import Ragged, count, read
+from rlcli.datasets.rlds_runs import FLAGS, Decode, Run, at, runs
+from rlcli.datasets.rlds_values import Ragged, read
 from rlcli.errors import CorruptError, IncompatibleError
 
-FLAGS = ("is_first", "is_last", "is_terminal")
 _MAX_VARIANTS = 16  # different sizes of one feature that are told apart; more is "varies"
 
 
@@ -76,115 +74,120 @@ class Scan:
         )
 
 
-Decode = Callable[[bytes], dict[str, Values]]  # a record as the features of an RLDS episode
+def scan(shards: Sequence[Shard], fields: Sequence[Field], decode: Decode | None = None) -> Scan:
+    """Reads every record of `shards`. Raises `CorruptError` that names file, position and feature.
 
-
-def scan(shards: Sequence[Shard], fields: Sequence[Field], decode: Decode = decode) -> Scan:
-    """Reads every record of `shards`. Raises `CorruptError` that names file, position and feature."""
+    `decode` is for records that are no Examples of these features as they are; see `runs`.
+    """
     found = Scan()
     for shard in shards:
         records = episodes = steps = unpadded = 0
-        for position, record in shard.read():
-            records += 1
-            with at(shard.path, position):
-                example = decode(record)
-                length = num_steps(example, fields)
-                _note(found, example, fields, length)
-                last = flag(example, "is_last", length)
-            if length:
-                episodes += 1
-                steps += length
-                unpadded += length - 1 if last is not None and last[-1] else length
+        for run in runs(shard, fields, _wanted(fields), decode, views=True):
+            _note_run(found, run, fields)
+            records += len(run)
+            episodes += int(np.count_nonzero(run.lengths))
+            steps += run.num_steps
+            last = run.flag("is_last")
+            unpadded += run.num_steps - (0 if last is None else int(np.count_nonzero(_at_ends(run, last))))
         found.shards.append((records, episodes, steps, unpadded))
     return found
 
 
-@contextmanager
-def at(path: Path, position: int) -> Iterator[None]:
-    """Errors about a record name its file and where it begins."""
+def _wanted(fields: Sequence[Field]) -> dict[str, bool]:
+    """The features whose values say something; whether small integers may be uint8."""
+    wanted = {f"steps/{name}": True for name in (*FLAGS, "reward")}
+    for item in fields:
+        if not item.is_deep and (item.is_bytes or None in item.shape):
+            wanted |= dict.fromkeys(item.names, False)
+        elif item.path[:2] == ("steps", "action"):
+            wanted[item.name] = True
+    return wanted
+
+
+def _note_run(found: Scan, run: Run, fields: Sequence[Field]) -> None:
+    """What a run says. Of a picture that is damaged its record is told."""
     try:
-        yield
-    except CorruptError as err:
-        raise CorruptError(f"{path}: record at {position:,}: {err.message}", path=path) from err
-    except IncompatibleError as err:
-        raise IncompatibleError(f"{path}: record at {position:,}: {err.message}", path=path) from err
+        _note(found, run, fields)
+    except (CorruptError, IncompatibleError):
+        for one in run.alone():  # once more: what was noted is noted
+            with at(one.path, one.positions[0]):
+                _note(found, one, fields)
+        raise
 
 
-def num_steps(example: Mapping[str, Values], fields: Iterable[Field]) -> int:
-    """How many steps an episode has. Raises `CorruptError` unless all features that are there agree."""
-    agreed, by = 0, ""
+def _note(found: Scan, run: Run, fields: Sequence[Field]) -> None:
     for item in fields:
-        if item.path[0] == "steps":
-            number = count(item, example)
-            if agreed and number not in (0, agreed):
-                raise CorruptError(f"{by} has {agreed:,} steps, {item.name} has {number:,}")
-            if number and not agreed:
-                agreed, by = number, item.name
-    return agreed
-
-
-def flag(example: Mapping[str, Values], name: str, length: int) -> NDArray[np.bool_] | None:
-    """The flag `steps/<name>` of each step, None where it is absent."""
-    values = example.get(f"steps/{name}")
-    if not isinstance(values, np.ndarray) or len(values) != length:
-        return None
-    return np.asarray(values != 0)
-
-
-def _note(found: Scan, example: Mapping[str, Values], fields: Sequence[Field], length: int) -> None:
-    for item in fields:
-        number = count(item, example)
-        if not number:
+        numbers = run.numbers[item.name]
+        if not numbers.any():
             continue
         found.seen.add(item.name)
-        if item.is_deep:
+        if item.is_deep or not (item.is_bytes or None in item.shape):
             continue
-        if item.kind == "image":
-            known = found.pictures.setdefault(item.name, set())
-            for data in _strings(item, example, number):
-                if data and len(known) < _MAX_VARIANTS:
-                    known.add(look(item.name, data))
-        elif item.is_bytes and item.name not in found.binary:
-            previous = None
-            for data in _strings(item, example, number):
-                if data != previous and not _is_text(data):
-                    found.binary.add(item.name)
-                    break
-                previous = data
-        elif None in item.shape and not item.is_bytes and len(item.lengths) < 2:
-            shapes = found.shapes.setdefault(item.name, set())
-            if len(shapes) < _MAX_VARIANTS:
-                shapes.update(_shapes(read(item, example, 0, number)))
-    if length:
-        _note_flags(found, example, length)
-        _note_padding(found, example, fields, length)
+        if item.lengths and item.path[0] == "steps":
+            _note_values(found, item, run.example, int(numbers.sum()))
+            continue
+        for index, number in enumerate(numbers.tolist()):
+            if number:
+                _note_values(found, item, run.record(index), number)
+    if run.num_steps:
+        _note_flags(found, run)
+        _note_padding(found, run, fields)
 
 
-def _note_flags(found: Scan, example: Mapping[str, Values], length: int) -> None:
-    first, last, terminal = (flag(example, name, length) for name in FLAGS)
-    if first is not None and (not first[0] or first[1:].any()):
-        found.inexact.add("is_first")
-    if last is not None and (not last[-1] or last[:-1].any()):
+def _note_values(found: Scan, item: Field, example: Mapping[str, Values], number: int) -> None:
+    if item.kind == "image":
+        known = found.pictures.setdefault(item.name, set())
+        for data in _strings(item, example, number):
+            if len(data) and len(known) < _MAX_VARIANTS:
+                known.add(look(item.name, data))
+    elif item.is_bytes:
+        previous = None
+        for data in _strings(item, example, number) if item.name not in found.binary else ():
+            if data is not previous and not _is_text(data):
+                found.binary.add(item.name)
+                break
+            previous = data
+    elif len(item.lengths) < 2:
+        shapes = found.shapes.setdefault(item.name, set())
+        if len(shapes) < _MAX_VARIANTS:
+            shapes.update(_shapes(read(item, example, 0, number)))
+
+
+def _at_ends(run: Run, values: NDArray[Any]) -> NDArray[Any]:
+    """The values of the last steps, `[records, …]`; none of records without steps."""
+    return values[run.ends[run.lengths > 0] - 1]
+
+
+def _note_flags(found: Scan, run: Run) -> None:
+    first, last, terminal = (run.flag(name) for name in FLAGS)
+    if first is not None:
+        starts = first[run.ends - run.lengths]
+        if not starts.all() or np.count_nonzero(first) > len(run):
+            found.inexact.add("is_first")
+    if last is not None and (not _at_ends(run, last).all() or np.count_nonzero(last) > len(run)):
         found.inexact.add("is_last")
-    if terminal is not None and terminal[:-1].any():
+    if terminal is not None and np.count_nonzero(terminal) > np.count_nonzero(_at_ends(run, terminal)):
         found.inexact.add("is_terminal")
-    reward = example.get("steps/reward")
+    reward = run.example.get("steps/reward")
     if isinstance(reward, np.ndarray) and reward.dtype == np.int64:
         with np.errstate(over="ignore"):
             if (reward.astype(np.float32).astype(np.float64) != reward).any():
                 found.inexact.add("reward")
 
 
-def _note_padding(found: Scan, example: Mapping[str, Values], fields: Sequence[Field], length: int) -> None:
-    last = flag(example, "is_last", length)
-    found.all_padded &= last is not None and bool(last[-1])
+def _note_padding(found: Scan, run: Run, fields: Sequence[Field]) -> None:
+    last = run.flag("is_last")
+    found.all_padded &= last is not None and bool(_at_ends(run, last).all())
     for item in fields:
         is_action = item.path[:2] == ("steps", "action")
         if (is_action or item.path == ("steps", "reward")) and not item.is_bytes and item.encoding == "none":
-            values = example.get(item.name)
+            values = run.example.get(item.name)
             if isinstance(values, np.ndarray) and len(values):
-                found.all_padded &= not values[-(len(values) // length) :].any()
-                found.any_action |= is_action and bool(values.any())
+                if found.all_padded:
+                    width = len(values) // run.num_steps
+                    steps = values[: width * run.num_steps].reshape(run.num_steps, width)
+                    found.all_padded = not _at_ends(run, steps).any()
+                found.any_action = found.any_action or (is_action and bool(values.any()))
 
 
 def _strings(item: Field, example: Mapping[str, Values], number: int) -> list[bytes]:
@@ -201,7 +204,7 @@ def _shapes(values: Any) -> set[tuple[int, ...]]:
 
 def _is_text(data: bytes) -> bool:
     try:
-        data.decode()
+        str(data, "utf-8")
     except UnicodeDecodeError:
         return False
     return True

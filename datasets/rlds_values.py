@@ -44,18 +44,27 @@ def count(field: Field, example: Mapping[str, Values]) -> int:
 
     Raises `CorruptError` where that is not a whole number.
     """
-    if len(field.lengths) > 1:
-        lengths = example.get(f"{field.name}/ragged_row_lengths_0")
-        if lengths is not None:
-            return len(lengths)
-    values = _stored(field, example)
-    if values is None or not field.lengths:
-        return int(values is not None and len(values) > 0)
-    number, rest = divmod(len(values), field.elements_size)
-    if rest:
-        message = f"{len(values):,} values are not a multiple of {field.elements_size:,}"
+    sizes = {name: np.array([len(values)]) for name, values in example.items() if values is not None}
+    return int(counts(field, sizes, 1)[0])
+
+
+def counts(field: Field, sizes: Mapping[str, NDArray[np.int64]], number: int) -> NDArray[np.int64]:
+    """`count` of `number` Examples; `sizes` has how many values each has under each name, `[number]`."""
+    lengths = sizes.get(f"{field.name}/ragged_row_lengths_0") if len(field.lengths) > 1 else None
+    if lengths is not None:
+        return lengths
+    values = sizes.get(f"{field.name}/value" if field.is_dynamic else field.name)
+    if values is None:
+        return np.zeros(number, np.int64)
+    if not field.lengths:
+        return (values > 0).astype(np.int64)
+    if field.elements_size == 1:
+        return values
+    elements, rest = np.divmod(values, field.elements_size)
+    if rest.any():
+        message = f"{values[rest > 0][0]:,} values are not a multiple of {field.elements_size:,}"
         raise CorruptError(f"{field.name}: {message}")
-    return number
+    return elements
 
 
 def read(field: Field, example: Mapping[str, Values], start: int, stop: int) -> Decoded:
@@ -218,7 +227,7 @@ def _cast(name: str, values: NDArray[Any], dtype: str) -> NDArray[Any]:
         found = "floats" if values.dtype.kind == "f" else "integers"
         raise CorruptError(f"{name}: {found}, features.json says {dtype}")
     if dtype == "uint64":
-        return values.view(np.uint64)
+        return values.astype(np.int64, copy=False).view(np.uint64)
     with np.errstate(over="ignore", invalid="ignore"):
         cast = values.astype(target, copy=False)
     if target.kind in "iub" and target != values.dtype and (cast.astype(np.int64) != values).any():

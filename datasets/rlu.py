@@ -32,7 +32,7 @@ from rlcli.datasets.features import Field, tree_of
 from rlcli.datasets.rlds import Options as RLDSOptions
 from rlcli.datasets.rlds import RLDSSource
 from rlcli.datasets.rlds_directory import Directory, Shard
-from rlcli.datasets.rlds_scan import at
+from rlcli.datasets.rlds_runs import at
 from rlcli.errors import CorruptError, InputError
 
 Layout = Literal["dm_env", "atari", "dmlab"]

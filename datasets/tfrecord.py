@@ -10,22 +10,27 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
+from rlcli import _native
 from rlcli.datasets.regular import open_regular
-from rlcli.errors import CorruptError, InputError, ResourceError
+from rlcli.errors import CorruptError, InputError, ResourceError, RLError
 
 Compression = Literal["none", "gzip", "zlib"]
 
 MAX_RECORD_BYTES = (1 << 31) - 1  # protobuf's own limit: no message is larger
 _BLOCK = 1 << 20
 _SMALL_BLOCK = 32 << 10  # larger records are read past it, without a copy
+_ROOM = 2 << 20  # of records that are checked at once; a larger one is alone
+_ALONE = _ROOM // 8  # larger ones are not begun at the end of a block
 _HEADER = struct.Struct("<QI")
 _MASK = 0xA282EAD8
 _WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "zlib": 15}
@@ -70,22 +75,66 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
     file, a checksum that does not hold or a length that cannot be; `InputError` for what is no TFRecord file.
     """
     with _opened(path) as file:
-        head = file.read(_HEADER.size)
-        file.seek(0)
-        compression = _compression(head)
-        if compression is None and len(head) == _HEADER.size:
-            raise CorruptError(
-                f"{path}: byte 0: the checksum of the first record's length does not hold, "
-                "and the file is neither gzip nor zlib",
-                path=path,
-            )
-        if compression in (None, "none"):
-            yield from _plain(path, file)
+        compression = _compression_of(path, file)
+        if compression == "none":
+            yield from _plain(path, file, 0)
         else:
             try:
                 yield from _compressed(path, _Inflated(file, compression))
             except zlib.error as err:
                 raise _damaged(path, compression, err) from err
+
+
+class Block(NamedTuple):
+    """Records that are in memory together: the i-th is `data[starts[i] :][: sizes[i]]`.
+
+    `positions` are those of `read_records`.
+    """
+
+    data: memoryview
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    positions: Sequence[int] | NDArray[np.int64]
+
+    def record(self, index: int) -> bytes:
+        """A copy of one record."""
+        start = int(self.starts[index])
+        return bytes(self.data[start : start + int(self.sizes[index])])
+
+
+def read_blocks(path: Path) -> Iterator[Block]:
+    """The records of `read_records`, a few MiB or one record at a time; a block is valid until the next.
+
+    Raises what that raises, after the records before the damage.
+    """
+    with _opened(path) as file:
+        if _compression_of(path, file) == "none":
+            yield from _plain_blocks(path, file)
+            return
+    yield from gathered(read_records(path))
+
+
+def gathered(records: Iterator[tuple[int, bytes]]) -> Iterator[Block]:
+    """`records` in blocks. An error comes after the records before it."""
+    taken: list[tuple[int, bytes]] = []
+    room, error, is_over = _ROOM, None, False
+    while not is_over:
+        try:
+            taken.append(next(records))
+            room -= len(taken[-1][1])
+            if room > 0:
+                continue
+        except StopIteration:
+            is_over = True
+        except RLError as err:
+            error, is_over = err, True
+        if taken:
+            sizes = np.array([len(record) for _, record in taken], np.int64)
+            data = memoryview(b"".join([record for _, record in taken]))
+            yield Block(data, np.cumsum(sizes) - sizes, sizes, [position for position, _ in taken])
+        taken, room = [], _ROOM
+    if error is not None:
+        raise error
 
 
 class RecordWriter:
@@ -154,9 +203,43 @@ def _compression(head: bytes) -> Compression | None:
     return None
 
 
-def _plain(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+def _compression_of(path: Path, file: IO[bytes]) -> Compression:
+    """How a file, which is at its beginning then, is compressed. Raises `CorruptError` if it is none."""
+    head = file.read(_HEADER.size)
+    file.seek(0)
+    compression = _compression(head)
+    if compression is None and len(head) == _HEADER.size:
+        raise CorruptError(
+            f"{path}: byte 0: the checksum of the first record's length does not hold, "
+            "and the file is neither gzip nor zlib",
+            path=path,
+        )
+    return compression or "none"
+
+
+def _plain_blocks(path: Path, file: IO[bytes]) -> Iterator[Block]:
+    """Whatever is not a whole and right record is left to `_plain`, which says what it is."""
     size = os.fstat(file.fileno()).st_size
-    offset = 0
+    memory = np.empty(min(_ROOM, size), np.uint8).data
+    offset, wanted = 0, _ROOM
+    while offset < size:
+        wanted = min(wanted, size - offset)
+        if len(memory) < wanted:
+            memory = np.empty(wanted, np.uint8).data
+        data = memory[: os.preadv(file.fileno(), [memory[:wanted]], offset)]
+        starts, sizes, end, following = _native.whole_records(data)
+        if len(starts):
+            yield Block(data, starts, sizes, starts + (offset - _HEADER.size))
+        elif not wanted < following <= size - offset:
+            file.seek(offset)
+            yield from gathered(_plain(path, file, offset))
+            return
+        offset += end
+        wanted = following + _HEADER.size if following > _ALONE or not len(starts) else _ROOM
+
+
+def _plain(path: Path, file: IO[bytes], offset: int) -> Iterator[tuple[int, bytes]]:
+    size = os.fstat(file.fileno()).st_size
     while header := file.read(_HEADER.size):
         length = _length(path, offset, header)
         if offset + length + 16 > size:

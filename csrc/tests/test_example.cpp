@@ -78,13 +78,14 @@ void varints() {
   const std::string packed = "\x05\x80\x01" + std::string(9, '\xFF') + "\x01";
   std::size_t count = 0;
   std::int64_t values[3] = {};
-  expect(rl::integers(span(packed), count, nullptr) && count == 3, "three varints");
-  expect(rl::integers(span(packed), count, values) && count == 3, "three varints again");
+  bool is_small = true;
+  expect(rl::count_integers(span(packed), count, is_small) && count == 3 && !is_small, "three varints");
+  rl::read_integers(span(packed), values);
   expect(values[0] == 5 && values[1] == 128 && values[2] == -1, "their values");
-  expect(!rl::integers(span("\x80"), count, nullptr), "the last is cut");
-  const std::string longest = std::string(10, '\x80') + "\x01";
-  expect(rl::integers(span(longest), count, nullptr) && count == 1, "one by its end");
-  expect(!rl::integers(span(longest), count, values), "eleven bytes are none");
+  expect(!rl::count_integers(span("\x80"), count, is_small), "the last is cut");
+  expect(!rl::count_integers(span(std::string(10, '\x80') + "\x01"), count, is_small), "eleven bytes are none");
+  expect(rl::count_integers(span("\x7F\x01"), count, is_small) && count == 2 && is_small, "two of a byte each");
+  expect(rl::count_integers({}, count, is_small) && count == 0 && is_small, "none at all");
 }
 
 }  // namespace

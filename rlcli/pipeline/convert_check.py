@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,7 +33,7 @@ def of_import(
     def compare(advance: Advance) -> Comparison:
         if own is not None and selection.is_whole and (found := own(path, dataset, advance)) is not None:
             return cast(Comparison, found)
-        with module.open_source(path, request, options) as source:
+        with module.open_source(path, replace(request, again=True), options) as source:
             parts = selected(source, source.pieces, selection, Report(), lambda count: None)
             return compare_parts(parts, source.schema, dataset, advance, all_keys=True)
 
@@ -50,7 +51,8 @@ def of_output(
         if own is not None and (found := own(output, dataset, advance)) is not None:
             return cast(Comparison, found)
         options = getattr(module, "Options", NoOptions)()
-        request = Request(confirmed=True, derive=bool(dataset.schema.derived), images=_images(dataset))
+        derive, images = bool(dataset.schema.derived), _images(dataset)
+        request = Request(confirmed=True, derive=derive, images=images, again=True)
         with module.open_source(output, request, options) as source:
             parts = selected(source, source.pieces, Selection(), Report(), lambda count: None)
             return compare_parts(parts, source.schema, dataset, advance, all_keys=False)

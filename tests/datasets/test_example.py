@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcli._native import decode_example
+from rlcli._native import merge_examples
 from rlcli.datasets.example import decode, decode_any, encode
 from rlcli.errors import CorruptError, IncompatibleError, RLError
 
@@ -186,27 +186,101 @@ def test_mutated_records_decode_as_protobuf_does_or_end_in_a_clean_error(
         assert str(sorted(ours.items())) == str(sorted(theirs.items()))  # NaN equals NaN
 
 
+def merged(
+    records: list[bytes], wanted: dict[str, bool] | None = None, *, views: bool = False
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    sizes = np.array([len(record) for record in records], np.int64)
+    return merge_examples(b"".join(records), np.cumsum(sizes) - sizes, sizes, wanted, views)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    if not isinstance(theirs, np.ndarray):
+        return type(ours) is type(theirs) and bool(ours == theirs)
+    return (ours.dtype, ours.tobytes()) == (theirs.dtype, theirs.tobytes())
+
+
+def likeness(example: dict[str, Any]) -> dict[str, Any]:
+    """What has to be the same in records that are merged: names, kinds, and which are empty."""
+    return {
+        name: (str(values.dtype) if isinstance(values, np.ndarray) else type(values), bool(len(values)))
+        for name, values in example.items()
+    }
+
+
 @settings(max_examples=300, deadline=None)
 @given(FEATURES, st.randoms(use_true_random=False))
 def test_the_native_reader_agrees_with_the_general_one_or_leaves_the_record_to_it(
     features: dict[str, Any], rng: random.Random
 ) -> None:
     whole = encode(features)
-    assert decode_example(whole) is not None
+    assert merged([whole])[0] == 1
     record = bytearray(whole)
     for _ in range(rng.randint(0, 2)):
         if record:
             record[rng.randrange(len(record))] = rng.randrange(256)
-    found = decode_example(bytes(record))
-    if found is not None:
+    number, found, _ = merged([bytes(record)])
+    if number:
         expected = decode_any(bytes(record))
         assert found.keys() == expected.keys()
-        for name, values in expected.items():
-            assert type(found[name]) is type(values)
-            if isinstance(values, np.ndarray):
-                assert (found[name].dtype, found[name].tobytes()) == (values.dtype, values.tobytes())
-            else:
-                assert found[name] == values
+        assert all(same(found[name], values) for name, values in expected.items())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(FEATURES, min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_merged_records_are_each_record_in_turn(kinds: list[dict[str, Any]], rng: random.Random) -> None:
+    """Against the general reader of each record, over records whose features are or are not alike."""
+    records = []
+    for features in kinds * 2:
+        names = sorted(features)
+        rng.shuffle(names)
+        records.append(encode({name: features[name] for name in names}))
+    number, found, counts = merged(records)
+    assert number >= 1
+    each = [decode_any(record) for record in records[:number]]
+    for name, values in found.items():
+        parts: list[Any] = [example[name] for example in each]
+        if values is None:
+            assert parts == [None] * number
+            assert name not in counts
+            continue
+        assert counts[name].tolist() == [len(part) for part in parts]
+        is_array = isinstance(values, np.ndarray)
+        assert same(
+            values, np.concatenate(parts) if is_array else [value for part in parts for value in part]
+        )
+    if number < len(records):
+        assert likeness(each[0]) != likeness(decode_any(records[number]))
+
+
+def test_what_is_wanted_is_read_and_all_is_counted() -> None:
+    record = encode({"a": np.array([1, 0, 1]), "b": np.array([1, 300]), "t": [b"x", b"x", b"yz"]})
+    number, found, counts = merged([record, record], {"a": True, "b": True, "t": False}, views=True)
+    assert number == 2
+    assert {name: each.tolist() for name, each in counts.items()} == {
+        "a": [3, 3],
+        "b": [2, 2],
+        "t": [3, 3],
+    }
+    assert found["a"].dtype == np.uint8
+    assert found["a"].tolist() == [1, 0, 1] * 2
+    assert found["b"].dtype == np.int64
+    assert found["b"].tolist() == [1, 300] * 2
+    assert all(isinstance(value, memoryview) for value in found["t"])
+    assert [bytes(value) for value in found["t"]] == [b"x", b"x", b"yz"] * 2
+    assert found["t"][0] is found["t"][1]
+    assert found["t"][1] is not found["t"][2]
+    number, found, counts = merged([record], {"b": False, "nothing": False})
+    assert number == 1
+    assert found.keys() == {"b"}
+    assert counts.keys() == {"a", "b", "t"}
+
+
+@pytest.mark.parametrize(
+    ("start", "size"), [(-1, 1), (0, -1), (0, 6), (6, 0), (2**62, 2**62), (5, 2**63 - 1)]
+)
+def test_a_record_outside_of_its_data_is_refused(start: int, size: int) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        merge_examples(b"12345", np.array([start]), np.array([size]))
 
 
 def test_lists_of_one_kind_run_on_and_the_last_kind_wins() -> None:
