@@ -1,12 +1,13 @@
 # Everything from a bare Python 3.11+, a C++ compiler and make; a second run is quick.
 #   make demo    the main job end to end, with pictures      make test    the tests
 #   make dev     an editable install with the tools          make check   what a change must pass
-#   make bench-peers   a separate environment for `rl bench --peer-python`
+#   make test-peers    tests against TFDS, LeRobot, TorchRL, SB3, D4RL, in environments of their own
+#   make bench-peers   the same environments for `rl bench --peer-python`
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help dev test pytest ctest lint check demo slow soak bench-peers clean
+.PHONY: help dev test pytest ctest lint check demo slow soak test-peers bench-peers clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,6 +16,8 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 # PyPI's torch for Linux brings CUDA; set TORCH_INDEX to the address of PyTorch's CPU wheels to avoid that.
 TORCH_INDEX ?=
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+PEERS := tfds lerobot replay d4rl
+PEER := $(CURDIR)/build/peers
 BUILD_INPUTS := pyproject.toml constraints.txt $(wildcard csrc/*.hpp csrc/*.cpp csrc/CMakeLists.txt)
 
 # cmake, ctest and the linters come from the environment when it has them.
@@ -80,14 +83,21 @@ check: lint test
 demo: $(VENV)/.test
 	docs/demo.sh $(DEMO)
 
-bench-peers: build/peers/.ready
-	@echo "ready: rl bench --peer-python build/peers/bin/python"
+# Tests against other libraries, each in an environment of its own: four gigabytes, in which torch is the most.
+test-peers: $(VENV)/.test $(PEERS:%=build/peers/%/.ready)
+	RL_TFDS_PYTHON=$(PEER)/tfds/bin/python RL_LEROBOT_PYTHON=$(PEER)/lerobot/bin/python \
+	RL_TORCHRL_PYTHON=$(PEER)/replay/bin/python RL_SB3_PYTHON=$(PEER)/replay/bin/python \
+	RL_D4RL_PYTHON=$(PEER)/d4rl/bin/python $(BIN)/python -m pytest -n 2 -rs $$(grep -lE 'RL_[A-Z0-9]+_PYTHON' tests/datasets/*.py)
 
-build/peers/.ready: constraints.txt | $(BIN)/python
-	$(BIN)/python -m venv build/peers
-	build/peers/bin/python -m pip --quiet install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	build/peers/bin/python -m pip --quiet install torch==2.13.0 stable-baselines3==2.9.2 cpprb==11.0.0 \
-		torchrl==0.14.1 tensordict==0.14.3 gymnasium==1.4.0
+bench-peers: $(PEERS:%=build/peers/%/.ready)
+	@echo "ready: rl bench$(foreach peer,replay tfds lerobot, --peer-python build/peers/$(peer)/bin/python)"
+
+build/peers/%/.ready: tests/peers/%.txt constraints.txt | $(BIN)/python
+	$(BIN)/python -m venv build/peers/$*
+	if grep -q '^torch==' $<; then build/peers/$*/bin/python -m pip --quiet install \
+		-c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch; fi
+	build/peers/$*/bin/python -m pip --quiet install --no-deps -r $<
+	echo $(CURDIR)/tests/peers/$* >$$(echo build/peers/$*/lib/python3*/site-packages)/standins.pth
 	touch $@
 
 clean:
