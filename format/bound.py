@@ -17,7 +17,7 @@ class Bound:
 
     def __init__(self, view: View, keys: tuple[Key, ...], out: Sequence[np.ndarray[Any, Any]]) -> None:
         self._view = view
-        self._keys = keys
+        self._numbers = tuple(view.stream_set.numbers[key] for key in keys)
         self._out = out
         self._table: _native.RowMap | None = None
         self._target: _native.Target | None = None
@@ -29,11 +29,11 @@ class Bound:
         """
         view = self._view
         if self._seen != view.changes:
-            if view.checker is not None and not view.ready.issuperset(self._keys):
+            if view.checker is not None and not view.ready.issuperset(self._numbers):
                 return None
             streams = view.stream_set
             if self._table is not streams.table:
                 self._table = streams.table
-                self._target = self._table.bind(tuple(streams.numbers[key] for key in self._keys), self._out)
+                self._target = self._table.bind(self._numbers, self._out)
             self._seen = view.changes
         return self._target

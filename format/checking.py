@@ -44,7 +44,8 @@ class _Part:
         self.expected = expected.blocks
         self.data = array.reshape(-1).view(np.uint8)
         self.right = bytearray(len(expected.blocks))
-        self.left = len(expected.blocks)
+        self._used = -(-len(self.data) // BLOCK)
+        self.left = self._used  # blocks that somebody may read from and that were not compared
         self._next = 0  # the block behind those that were fetched last
         self._ahead = 0
 
@@ -57,7 +58,8 @@ class _Part:
                 yield block
                 continue
             self.right[block] = 1
-        self.left = self.right.count(0)  # counted: another thread may have compared the same blocks meanwhile
+        # Counted, for another thread may have compared the same blocks meanwhile.
+        self.left = self.right.count(0, 0, self._used)
 
     def _hash(self, block: int) -> str:
         start, stop = block * BLOCK, min((block + 1) * BLOCK, self.sums.bytes)

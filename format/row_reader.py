@@ -120,7 +120,7 @@ class RowReader:
         return arrays
 
     def _prepare(self, start: int, stop: int, plan: RowPlan) -> None:
-        if not self._view.ready.issuperset(plan.keys):
+        if not self._view.ready.issuperset(plan.numbers):
             waiting: Waiting = []
             checker = self._view.checker
             before = 0 if checker is None else checker.num_compared
@@ -248,7 +248,7 @@ class RowReader:
             if plan.composed:
                 self._composer.fill(keys, run_rows(starts, counts), run_rows(at, counts), out)
                 return
-            if not self._view.ready.issuperset(plan.keys):
+            if not self._view.ready.issuperset(plan.numbers):
                 self._prepare_rows(run_rows(starts, counts), plan)
             is_done = self._view.stream_set.table.read_runs(starts, counts, at, size, plan.numbers, out)
             assert is_done, "prepared rows can be read"
@@ -258,7 +258,7 @@ class RowReader:
         self._view.stream_set.table.set_threads(count)
 
     def _prepare_rows(self, index: Rows, plan: RowPlan) -> None:
-        if self._view.ready.issuperset(plan.keys):
+        if self._view.ready.issuperset(plan.numbers):
             return
         waiting: Waiting = []
         at = 0
@@ -273,7 +273,7 @@ class RowReader:
 
     def _note_ready(self, plan: RowPlan) -> None:
         if all(stream.is_ready(plan.keys) for stream in self._view.stream_set.streams):
-            self._view.ready.update(plan.keys)
+            self._view.ready.update(plan.numbers)
 
     def _plan(self, wanted: tuple[Key, ...] | None) -> RowPlan:
         plan = self._plans[wanted] = plan_of(self._view.schema, wanted)

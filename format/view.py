@@ -15,7 +15,6 @@ from rlcli.errors import CorruptError, InputError
 from rlcli.format import files, manifest, snapshot
 from rlcli.format.checking import Checker
 from rlcli.format.fetching import Fetcher
-from rlcli.format.keys import Key
 from rlcli.format.location import Location
 from rlcli.format.manifest import Manifest
 from rlcli.format.schema import Schema
@@ -57,7 +56,7 @@ class View:
         self.location = path
         self.path = path if isinstance(path, Path) else Path()  # nothing lies there then
         self.changes = 0  # how often other rows were seen
-        self.ready: set[Key] = set()  # columns of which every row was touched and compared
+        self.ready: set[int] = set()  # numbers of columns of which every row was touched and compared
         self.reading = Reading()  # which rows there are stays the same inside
         self._checked = checked
         self._single_range = single_range
