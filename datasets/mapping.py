@@ -142,6 +142,11 @@ def keys_for(
     return found
 
 
+def recognised(name: str) -> str | None:
+    """The meaning that the last part of a path has by its name alone, None if it has none."""
+    return _ROLE_OF.get(name.rsplit("/", 1)[-1].lower())
+
+
 def room_for(given: Mapping[str, Key | None], name: str, key: Key) -> Key:
     """`key`, below `info` if the user gave it, or one above or below it, to another name than `name`."""
     taken = (other for told, other in given.items() if told != name and other is not None)

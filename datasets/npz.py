@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets import zip_archives
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.mapping import LEFT_OUT, recognised
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.slicing import SLICE_BYTES
@@ -55,9 +56,21 @@ def detect(path: Path) -> Seen:
 
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
-    """The archive, looked through once. Raises `CorruptError` for damage, `IncompatibleError` for pickles."""
+    """The archive, looked through once. Nothing is unpickled: arrays of Python objects, and of records, are
+    left out, which the report says.
+
+    Raises `CorruptError` for damage, `IncompatibleError` where such an array has a meaning, rewards say.
+    """
     with zip_archives.opened(path) as archive, closing(NpzTable(path, archive)) as table:
-        yield PlainSource(table, request)
+        mapping = dict(request.mapping)
+        for name, reason in table.unreadable.items():
+            if mapping.pop(name, recognised(name) or LEFT_OUT) != LEFT_OUT:
+                raise IncompatibleError(
+                    f"{path}: {name} {reason}", hint=f"--map {name}={LEFT_OUT} leaves it out", path=path
+                )
+        source = PlainSource(table, replace(request, mapping=mapping))
+        source.report.lossy += [f"{name} {reason}; left out" for name, reason in table.unreadable.items()]
+        yield source
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
@@ -89,12 +102,13 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
 
 
 class NpzTable(Table):
-    """The arrays of an archive as rows. See `plain.Table`."""
+    """The arrays of an archive as rows. See `plain.Table`. `unreadable` tells why members are no fields."""
 
     layout = "npz"
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         super().__init__(path)
+        self.unreadable: dict[str, str] = {}
         self._members: dict[str, _Member] = {}
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if len(infos) > _MAX_MEMBERS:
@@ -102,9 +116,11 @@ class NpzTable(Table):
         for info in infos:
             name = info.filename.removesuffix(".npy")
             member = _Member(path, archive, info)
-            if name in self._members:
+            if name in self._members or name in self.unreadable:
                 raise CorruptError(f"{path}: {name} is there twice", path=path)
-            if name == METADATA:
+            if member.unreadable:
+                self.unreadable[name] = member.unreadable
+            elif name == METADATA:
                 self.metadata = _metadata(member)
             elif member.shape:
                 self._members[name] = member
@@ -130,7 +146,10 @@ class NpzTable(Table):
 
 
 class _Member:
-    """One array: its header, checked against the archive's directory, and a stream of its rows."""
+    """One array: its header, checked against the archive's directory, and a stream of its rows.
+
+    `unreadable` says why there are none, "" if there are.
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         self._path, self._archive, self._info = path, archive, info
@@ -140,13 +159,9 @@ class _Member:
         with self._damage(), archive.open(info) as stream:
             self.shape, fortran, self.dtype = _header(stream, f"{path}: {info.filename}")
             header = stream.tell()
-        if self.dtype.hasobject:
-            raise IncompatibleError(
-                f"{path}: {info.filename} holds Python objects, which only pickle can read; refused",
-                path=path,
-            )
-        if self.dtype.itemsize == 0 or self.dtype.kind == "V":
-            raise IncompatibleError(f"{path}: {info.filename} has values of type {self.dtype}", path=path)
+        self.unreadable = _why_unreadable(self.dtype)
+        if self.unreadable:
+            return
         count = 1
         for size in self.shape:
             count *= size  # Python's integers do not overflow
@@ -208,9 +223,12 @@ class _Member:
         self._at = first + count
         return np.frombuffer(data, self.dtype)
 
-    def _exactly(self, size: int) -> bytearray:
+    def _exactly(self, size: int) -> bytes | bytearray:
         assert self._stream is not None
-        data = bytearray()
+        first = self._stream.read(min(size, SLICE_BYTES))
+        if len(first) == size:
+            return first  # as it is: a copy costs as much as the reading
+        data = bytearray(first)
         while len(data) < size:
             block = self._stream.read(min(size - len(data), SLICE_BYTES))
             if not block:
@@ -239,6 +257,14 @@ class _Member:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def _why_unreadable(dtype: np.dtype[Any]) -> str:
+    if dtype.hasobject:
+        return "holds Python objects, which only pickle can read"
+    if dtype.itemsize == 0 or dtype.kind == "V":
+        return f"has values of type {dtype}, which cannot be stored"
+    return ""
 
 
 def _texts(values: NDArray[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -274,11 +275,42 @@ def eval_free(shape: str) -> str:
     return shape.replace("10**18", str(10**18)).replace("10**15", str(10**15)).replace("2**62", str(2**62))
 
 
-def test_a_pickle_in_an_npz_is_refused(tmp_path):
+def test_what_an_npz_pickles_or_keeps_as_records_is_left_out_and_said(tmp_path):
+    path, mark = tmp_path / "x.npz", tmp_path / "mark"
+    records = np.zeros(24, [("a", "<i4"), ("b", "<f8")])
+    np.savez(path, **arrays(), secret=np.array([Unpickled(mark)], object), whole=Unpickled(mark), r=records)
+    report = convert(path, tmp_path / "ds", check=True)
+    told = [sentence.split(" ", 1)[0] for sentence in report["lossy"] if "left out" in sentence]
+    assert sorted(told) == ["r", "secret", "whole"]
+    assert "Python objects" in str(report["lossy"])
+    assert not mark.exists()
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.num_rows == 24
+        assert not any(column.key[0] == "info" for column in dataset.schema.columns)
+
+
+class Unpickled:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["rewards", "observations"])
+@pytest.mark.parametrize("dtype", [object, [("a", "<f4")]])
+def test_an_npz_whose_pickles_or_records_have_a_meaning_is_refused(name, dtype, tmp_path):
     path = tmp_path / "x.npz"
-    np.savez(path, **arrays(), secret=np.array([{"a": 1}], object))
-    with pytest.raises(IncompatibleError, match="pickle"):
+    other = np.zeros(24, dtype)
+    np.savez(path, **{**arrays(), name: other})
+    with pytest.raises(IncompatibleError, match=name):
         convert(path, tmp_path / "ds")
+    np.savez(path, **arrays(), other=other)
+    with pytest.raises(IncompatibleError, match="other"):
+        convert(path, tmp_path / "ds", mapping={"other": "info/other"})
+    assert convert(path, tmp_path / "ds", mapping={"other": "-"})["rows"] == 24
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
