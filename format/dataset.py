@@ -18,7 +18,8 @@ from rlcli.format.episode_table import EpisodeRows, Episodes
 from rlcli.format.location import Location, is_folder, locate
 from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.row_reader import RowReader
-from rlcli.format.stream_reader import SegmentReader, StreamReader
+from rlcli.format.segment_reader import SegmentReader
+from rlcli.format.stream_reader import StreamReader
 from rlcli.format.view import Refreshed, View
 
 if TYPE_CHECKING:

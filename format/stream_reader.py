@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import accumulate, groupby
 from threading import RLock
 from typing import Any
@@ -16,44 +15,18 @@ import numpy as np
 
 from rlcli import _native
 from rlcli.errors import CorruptError
-from rlcli.format import files
 from rlcli.format.checking import Checker, Waiting
-from rlcli.format.episode_table import SegmentEpisodes, episode_arrays, select
+from rlcli.format.episode_table import episode_arrays, select
 from rlcli.format.journal import Journal
 from rlcli.format.keys import Key
 from rlcli.format.manifest import Segment
-from rlcli.format.mapping import MappedSegment, StreamMap
+from rlcli.format.mapping import StreamMap
 from rlcli.format.schema import Column
+from rlcli.format.segment_reader import SegmentReader
 from rlcli.format.snapshot import OpenJournal
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class SegmentReader:
-    """A listed segment: `rows` of it are visible. Its memory may be read once it is touched."""
-
-    def __init__(self, mapped: MappedSegment, rows: int, ended: int | None) -> None:
-        self.mapped = mapped
-        self.rows = rows
-        self.episodes = SegmentEpisodes(mapped.paths, mapped.entry, ended)
-        self.is_touched = False
-        self.is_inspected = False
-        self.is_kept = False
-        self.was_read = False  # without being mapped
-        self.records = b""  # the journal, once inspected and until it is mapped
-
-    @property
-    def first(self) -> int:
-        return self.mapped.entry.first
-
-    @property
-    def stop(self) -> int:
-        return self.first + self.rows
-
-    @property
-    def name(self) -> str:
-        return self.mapped.entry.name
 
 
 class StreamReader:
@@ -124,14 +97,7 @@ class StreamReader:
         with self._lock:
             self.inspect(segment)
             if not segment.is_touched:
-                mapped, entry = segment.mapped, segment.mapped.entry
-                mapped.map()
-                mapped.map_finals(entry.finals)
-                ends, has_final = segment.episodes.ends, segment.episodes.column("has_final")
-                self._table.fill(
-                    self.number, entry.first, segment.rows, ends, has_final, mapped.final_addresses
-                )
-                segment.is_touched, segment.records = True, b""
+                segment.fill(self._table, self.number)
         return segment
 
     def keep(self, position: int) -> None:
@@ -139,30 +105,14 @@ class StreamReader:
 
         Raises `CorruptError` if they have.
         """
-        segment = self.touch(position)
-        if segment.is_kept:
-            return
-        if segment.mapped.entry.sealed:
-            segment.episodes.arrays()
-        for number in range(len(segment.mapped.schema.heaps)):
-            segment.mapped.heap(number)
-        journal = segment.mapped.paths.journal  # of a segment's files it is removed first
-        if not files.exists(journal):
-            raise CorruptError(f"{journal}: missing", path=journal)
-        segment.is_kept = segment.mapped.entry.sealed
+        self.touch(position).keep()
 
     def inspect(self, segment: SegmentReader) -> None:
         """Compares the small files of a sealed segment with their hashes, once."""
-        entry = segment.mapped.entry
-        if self._checker is None or segment.is_inspected or not entry.sealed:
+        if self._checker is None or segment.is_inspected or not segment.mapped.entry.sealed:
             return
         with self._lock:
-            data = self._checker.inspect(segment.mapped)
-            if entry.episodes and not segment.is_touched:
-                segment.episodes.read_by(partial(_episode_files, self._checker, segment.mapped, data))
-            if not segment.is_touched:
-                segment.records = data.get(f"journal/{entry.name}.log", b"")
-            segment.is_inspected = True
+            segment.inspect(self._checker)
 
     def prepare(self, low: int, high: int, columns: Iterable[Column], waiting: Waiting) -> None:
         """Touches the segments of stream rows `low … high`, and compares these columns' blocks there, but for
@@ -407,20 +357,3 @@ class StreamReader:
                 self.inspect(segment)
                 return segment.episodes.last_end
         return None
-
-
-def _episode_files(
-    checker: Checker,
-    mapped: MappedSegment,
-    known: dict[str, bytes],
-    names: Sequence[str],
-    sizes: Sequence[int],
-) -> list[bytes]:
-    """Files of an inspected segment's episodes tree: `known` ones, or read and compared now."""
-    if late := [name for name in names if name not in known]:
-        known.update(zip(late, checker.small(mapped, late), strict=True))
-    for name, size in zip(names, sizes, strict=True):
-        if len(known[name]) != size:
-            path = mapped.paths.root / name
-            raise CorruptError(f"{path}: its sums do not name it with {size} bytes", path=path)
-    return [known[name] for name in names]
