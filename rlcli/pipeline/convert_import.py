@@ -75,7 +75,7 @@ def _fill(
     def check() -> None:
         stop.raise_if_requested(f"{job.path}: conversion stopped, nothing was written")
 
-    with Crew() as crew, job.opened(crew.look(job, jobs, check)) as source:
+    with Crew(job.format, jobs) as crew, job.opened(crew.look(job, check)) as source:
         if job.selection.is_whole:
             check_space(out, source.pieces, source.schema)
         groups = convert_parts.groups_of(source.pieces, job.selection)

@@ -167,8 +167,7 @@ def _make_all(
             bar.advance(count)
 
         advance(sum(groups[n].num_bytes for n in finished))
-        crew.grow(min(jobs, len(tasks)) - 1)
-        crew.make(tasks, source, advance, check)
+        crew.make(tasks, source, jobs, advance, check)
     return [
         Report.from_json(json.loads((folder / f"{_name(n)}.json").read_text())) for n in range(len(groups))
     ]

@@ -1,7 +1,7 @@
 """Parts of a conversion, and shares of a long first look: how each is made, here or by a process of its own.
 
-A worker is `python -m rlcli.pipeline.convert_workers`: it reads errands from standard input, JSON on a line
-each, and writes one JSON object per line to standard output: bytes done, and for each errand `done`,
+A worker is `python -m rlcli.pipeline.convert_workers FORMAT`: it reads errands from standard input, JSON on a
+line each, and writes one JSON object per line to standard output: bytes done, and for each errand `done`,
 `mismatch` or an error. It opens the source once for all parts, and ends with its input or with an error.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlcli import errors
+from rlcli.datasets import registry
 from rlcli.datasets.contract import Advance, LayoutMismatch, Report, Source
 from rlcli.datasets.stacked import StackMismatch
 from rlcli.errors import ResourceError, RLError
@@ -116,11 +117,16 @@ def make_part(task: Task, source: Source, advance: Advance, check: Callable[[], 
 
 
 class Crew:
-    """Processes that help this one to make parts; leaving the block ends them."""
+    """Processes that help this one with a source of that format; leaving the block ends them.
 
-    def __init__(self) -> None:
+    Of `jobs` as many begin at once as have a core: what they import they import while the source is opened.
+    """
+
+    def __init__(self, format: str, jobs: int) -> None:
+        self._format = format
         self._told: _Told = queue.SimpleQueue()
         self._workers: list[_Worker] = []
+        self._grow(min(jobs, len(os.sched_getaffinity(0))))
 
     def __enter__(self) -> Crew:
         return self
@@ -129,22 +135,23 @@ class Crew:
         for worker in self._workers:
             worker.kill()
 
-    def grow(self, count: int) -> None:
-        """`count` processes, if there are not as many yet. They import what they need from now on."""
-        self._workers += [_Worker(self._told) for _ in range(count - len(self._workers))]
+    def _grow(self, jobs: int) -> None:
+        """`jobs` processes, this one among them, if there are not as many yet."""
+        missing = jobs - 1 - len(self._workers)
+        self._workers += [_Worker(self._format, self._told) for _ in range(missing)]
 
-    def look(self, job: Job, jobs: int, check: Callable[[], None]) -> Mapping[str, Any] | None:
-        """The plan of a source whose first look is worth sharing among `jobs`; None if it is not."""
-        if jobs < 2 or (shares := job.shares()) < 2:
+    def look(self, job: Job, check: Callable[[], None]) -> Mapping[str, Any] | None:
+        """The plan of a source whose first look is worth sharing; None if it is not, or there is nobody."""
+        if not self._workers or (shares := job.shares()) < 2:
             return None
-        self.grow(min(jobs, shares) - 1)
         looks = [Look(job, share, shares) for share in range(shares)]
         return job.plan(self._all(looks, lambda look, _: look.take(), lambda count: None, check))
 
     def make(
-        self, tasks: Sequence[Task], source: Source, advance: Advance, check: Callable[[], None]
+        self, tasks: Sequence[Task], source: Source, jobs: int, advance: Advance, check: Callable[[], None]
     ) -> None:
-        """Makes all parts, this process those that it can of the source as it is opened here."""
+        """Makes all parts with `jobs` processes; this one reads the source as it is opened here."""
+        self._grow(min(jobs, len(tasks)))
         self._all(tasks, lambda task, check: make_part(task, source, advance, check), advance, check)
 
     def _all(
@@ -197,12 +204,12 @@ def _next(waiting: deque[tuple[int, E]]) -> tuple[int, E] | None:
 class _Worker:
     """A process at work on one errand after the other; a thread of ours gives them and hears what is told."""
 
-    def __init__(self, told: _Told) -> None:
+    def __init__(self, format: str, told: _Told) -> None:
         self._told = told
         self._errand: Task | Look | None = None
         self._outcome: dict[str, Any] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rlcli.pipeline.convert_workers"],
+            [sys.executable, "-P", "-m", "rlcli.pipeline.convert_workers", format],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -296,6 +303,7 @@ def main() -> None:
             pending = 0
 
     try:
+        registry.load(sys.argv[1])
         with ExitStack() as stack:
             source: Source | None = None
             for line in sys.stdin:
