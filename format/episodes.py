@@ -300,6 +300,13 @@ class EpisodeWriter:
                 if len(values) != total:
                     raise ValueError(f"column {key} has {len(values)} rows, expected {total}")
                 held = b.by_key[key]
+                if (
+                    (type(values) is type(held) is np.ndarray and count == total)
+                    and values.dtype == held.dtype
+                    and values.shape[1:] == held.shape[1:]
+                ):  # as nearly all are: short episodes make many calls
+                    held[rows] = values
+                    continue
                 if isinstance(held, _HeapRows):
                     for at, value in enumerate(values[done : done + count], b.rows):
                         held[at] = value

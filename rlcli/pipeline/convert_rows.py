@@ -132,11 +132,10 @@ def counted(parts: Iterator[Part], schema: Schema, report: Report) -> Iterator[P
         size = part_rows(part)
         length += size
         report.rows += size
-        with np.errstate(over="ignore", invalid="ignore"):
-            not_finite = [(key, count) for key in floating if (count := _not_finite(part.columns[key]))]
-        for key, count in not_finite:
-            name = "/".join(key)
-            report.not_finite[name] = report.not_finite.get(name, 0) + count
+        for key in floating:
+            if not (finite := np.isfinite(part.columns[key])).all():
+                name = "/".join(key)
+                report.not_finite[name] = report.not_finite.get(name, 0) + int((~finite).sum())
         if (end := part.end) is not None:
             report.episodes += 1
             report.length_one_episodes += length == 1
@@ -279,12 +278,6 @@ def _kept(columns: Mapping[Any, Any], start: int, stop: int) -> Part:
     """Rows that stay valid after the next part was asked for."""
     cut = _cut(columns, start, stop)
     return Part({key: v.copy() if isinstance(v, np.ndarray) else list(v) for key, v in cut.items()}, None)
-
-
-def _not_finite(values: Any) -> int:
-    if np.isfinite(np.add.reduce(values, axis=None)):  # one fast pass; overflow only costs the second
-        return 0
-    return int(np.size(values) - np.isfinite(values).sum())
 
 
 def _size(value: Any) -> int:
