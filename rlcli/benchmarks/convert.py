@@ -109,7 +109,7 @@ _TABLES = {
         "lerobot",
         "PyArrow, reading alone",
         read_parquet,
-        700,
+        500,
         package="pyarrow",
         decode="lerobot, frame by frame",
     ),
@@ -249,7 +249,7 @@ def _jobs_of_shards(place: Place) -> Item:
 
 def _jobs_of_groups(place: Place) -> Item:
     """Episodes in groups of an HDF5 file."""
-    episodes, size = place.setting.pick(small=2, full=2000), EPISODE * SCHEMA.row_bytes
+    episodes, size = place.setting.pick(small=2, full=1750), EPISODE * SCHEMA.row_bytes
     path = write_transitions(place.sources / "minari", "minari", episodes)
     return _jobs(place, "jobs-groups", path, episodes * size, size, {})
 

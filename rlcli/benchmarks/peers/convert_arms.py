@@ -91,8 +91,8 @@ _TOLD = {"steps": "steps as NumPy", "batches": "batches of 256", "encoded": "pic
 
 ARMS: dict[str, dict[str, Make]] = {
     "rlds": _tfds("rlds", "steps", "batches", percent=1),
-    "pictures-256": _tfds("pictures-256", "steps", "batches", "encoded", percent=20),
-    "pictures-640": _tfds("pictures-640", "steps", "batches", "encoded", percent=20),
+    "pictures-256": _tfds("pictures-256", "steps", "batches", "encoded", percent=15),
+    "pictures-640": _tfds("pictures-640", "steps", "batches", "encoded", percent=15),
     "pixels-256": _tfds("pixels-256", "steps", "batches", percent=50),
     "pixels-640": _tfds("pixels-640", "steps", "batches", percent=50),
     "minari": {"minari, episode by episode": minari_episodes},
