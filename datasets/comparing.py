@@ -21,7 +21,8 @@ def compare_parts(
 ) -> Comparison:
     """Every row that `parts` yield against the dataset's rows in order, bit for bit; also flags and finals.
 
-    `schema` is the source's. With `all_keys` a column that only one side has is a problem. Problems are
+    `schema` is the source's. With `all_keys` a column that only one side has is a problem, and so is another
+    dtype; without, numbers may have another one that holds them exactly (CSV knows no uint8). Problems are
     sentences, one per column that differs; sums are of the columns that hold numbers.
     """
     found = Comparison(0)
@@ -40,9 +41,11 @@ def compare_parts(
         for key in keys:
             if key in part.columns:
                 rows = _decoded(theirs[key], ours[key], part.columns[key])
+                if not all_keys:
+                    rows = _in_dtype(rows, ours[key])
                 _compare_column(found, wrong, ours[key], rows, dataset, start, stop)
         if part.end is not None:
-            _compare_end(wrong, part.end, schema, dataset, stop - 1)
+            _compare_end(wrong, part.end, schema, dataset, stop - 1, all_keys=all_keys)
         found.rows = stop
         advance(size * dataset.schema.row_bytes)
     if found.rows != dataset.num_rows:
@@ -88,6 +91,17 @@ def _decoded(theirs: Column, ours: Column, rows: Any) -> Any:
     return np.stack(arrays) if arrays else rows
 
 
+def _in_dtype(theirs: Any, ours: Column) -> Any:
+    """Numbers in our column's dtype if that loses nothing, else as they are."""
+    if not isinstance(theirs, np.ndarray) or theirs.dtype.kind not in "biuf" or ours.dtype is None:
+        return theirs
+    if theirs.dtype == ours.numpy or ours.numpy.kind not in "biuf":
+        return theirs
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = theirs.astype(ours.numpy)
+        return cast if np.array_equal(cast.astype(theirs.dtype), theirs, equal_nan=True) else theirs
+
+
 def _ours(dataset: Dataset, column: Column, theirs: Any, start: int, stop: int) -> Any:
     """Our rows of a column; where theirs are bytes that stand for an array, ours are too."""
     is_encoded = column.heap is not None and column.heap.value == "array"
@@ -101,9 +115,15 @@ def _ours(dataset: Dataset, column: Column, theirs: Any, start: int, stop: int) 
 
 
 def _compare_end(
-    wrong: dict[str, tuple[int, str]], end: End, schema: Schema, dataset: Dataset, row: int
+    wrong: dict[str, tuple[int, str]],
+    end: End,
+    schema: Schema,
+    dataset: Dataset,
+    row: int,
+    *,
+    all_keys: bool,
 ) -> None:
-    """The flags and the final observation of the episode that ends at `row`."""
+    """The flags and the final observation of the episode that ends at `row`, if `end` has it or must."""
     for key, told in zip(_FLAGS, (end.terminated, end.truncated), strict=True):
         if key in dataset.schema.by_key and bool(dataset.read(key, row, row + 1)[0]) != told:
             _note(wrong, "/".join(key), 1, f"row {row}: {told} in the source, {not told} in ours")
@@ -112,6 +132,8 @@ def _compare_end(
     unknown = dataset.unknown_next
     at = int(np.searchsorted(unknown, row))
     is_unknown = at < len(unknown) and int(unknown[at]) == row
+    if end.final is None and not all_keys:
+        return  # an output that has no place for it, which its report says
     if is_unknown != (end.final is None):
         sides = ("unknown", "known") if end.final is None else ("known", "unknown")
         _note(wrong, "next/observation", 1, f"row {row}: {sides[0]} in the source, {sides[1]} in ours")
@@ -119,6 +141,9 @@ def _compare_end(
         for column in dataset.schema.columns:
             if column.encoding != "derived" or column.of is None:
                 continue
+            other = schema.by_key.get(column.key)
+            if other is None or other.encoding != "derived":
+                continue  # what the source has not, or as a column
             value = end.final
             for name in column.of[1:]:
                 value = value[name] if isinstance(value, Mapping) else value

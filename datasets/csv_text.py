@@ -29,6 +29,8 @@ from rlcli.errors import CorruptError, InputError, UsageError
 from rlcli.format.dataset import Dataset
 
 _HEAD_BYTES = 4 << 20  # in which the header and the line after it are looked for
+_MAX_CELLS = 1 << 16  # of one array in a row
+_READ_AS_WRITTEN = {"bool", "int64", "float32", "float64", "object"}
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
@@ -60,6 +62,11 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
     """One line per row; vectors become `name_0 …`, larger arrays are flattened. Spaces are lost."""
     exporter = Exporter(dataset)
     exporter.report.lossy.append("the spaces: a CSV file has only columns")
+    for name, column in list(exporter.columns.items()):
+        if (size := int(np.prod(column.shape[1:], dtype=np.int64))) > _MAX_CELLS:
+            exporter.leave_out(name, f"{size:,} numbers in a row are too many for a line")
+    if others := sorted({str(c.dtype) for c in exporter.columns.values()} - _READ_AS_WRITTEN):
+        exporter.report.lossy.append(f"dtypes: what is {', '.join(others)} is read as a wider one")
     with open(out, "x", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         header: list[str] = []
@@ -150,6 +157,8 @@ def _texts(values: NDArray[Any]) -> list[str]:
     """Each value so that it reads back the same: the shortest digits that do."""
     if values.dtype.kind == "O":
         return [str(value) for value in values]
+    if values.dtype == np.float16:  # whose shortest digits are another number in float32, as they are read
+        values = values.astype(np.float32)
     if values.dtype.kind == "f":
         return ["nan" if value != value else str(value) for value in values]
     return [str(value) for value in values.tolist()]

@@ -88,7 +88,10 @@ def _pairs(file: h5py.File, dataset: Dataset) -> Iterator[tuple[str, list[h5py.D
         elif top == "next_observations":
             key = ("next", "observation", *rest)
         elif top == "infos":
-            key = next((k for k in (("info", *rest), ("source", *rest), tuple(rest)) if k in known), None)
+            options = (
+                [tuple(rest[1:])] if rest[0] == "rl" else [("info", *rest), ("source", *rest), tuple(rest)]
+            )
+            key = next((option for option in options if option in known), None)
         else:
             key = {"rewards": ("next", "reward"), "terminals": ("next", "terminated")}.get(
                 name, ("next", "truncated")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, NoOptions, Report
 from rlcli.datasets.hdf5_output import creating
+from rlcli.datasets.plain_export import free_name, lost_seeds
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -137,7 +138,8 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
         elif key in _STANDARD:
             names[_STANDARD[key]] = key
         else:
-            names["/".join(("infos", *(key[1:] if key[0] in ("info", "source") else key)))] = key
+            name = "/".join(("infos", *(key[1:] if key[0] in ("info", "source") else key)))
+            names[free_name(name, key, names)] = key
     columns = {}
     for name, key in names.items():
         column = dataset.schema.column(key)
@@ -145,6 +147,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
         file.create_dataset(name, (dataset.num_rows, *shape), column.numpy, chunks=True, compression="gzip")
         columns[name] = hdf5.Rows([file[name]])
     file.attrs["rl_spec"] = json.dumps(dataset.spec)
+    lossy += lost_seeds(dataset)
     return columns, Report(lossy=list(dict.fromkeys(lossy)), details={"original": False, "columns": names})
 
 

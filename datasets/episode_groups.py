@@ -163,7 +163,8 @@ def _see(
     is_role = any(
         is_below(key, top) for top in (layout.action, layout.observation, layout.following, layout.reward)
     )
-    if dtype not in DTYPES and (dtype != "text" or is_role):
+    is_part = is_below(key, layout.observation) and key != layout.observation
+    if dtype not in DTYPES and (dtype != "text" or (is_role and not is_part)):
         if is_role:
             raise IncompatibleError(f"{path}: {dataset.name} has {dtype} values, expected numbers", path=path)
         result.left_out[key] = f"{dtype} values cannot be stored"

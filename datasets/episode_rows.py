@@ -166,11 +166,12 @@ class GroupSource(Opened):
             raise InputError(f"{where}: {top} and {self.observed} differ in {', '.join(odd)}", path=where)
 
     def _schema(self, columns: list[Column], extra: list[Column]) -> Schema:
+        texts = [c for c in columns if c.heap is not None and c.heap.value == "text" and len(c.key) > 1]
         heaps = [c for c in columns if c.key[0] in ("observation", "action") and c.heap is not None]
-        if heaps:
-            raise InputError(f"{'/'.join(heaps[0].key)} is not one array per step")
+        if odd := [column for column in heaps if column not in texts]:
+            raise InputError(f"{'/'.join(odd[0].key)} is not one array per step")
         spec = spec_of(columns, None, None)
-        others = [c for c in columns if c.key[0] not in ("observation", "action")]
+        others = [c for c in columns if c.key[0] not in ("observation", "action") or c in heaps]
         return ted_schema(
             spec_from_json(spec["observation"]),
             spec_from_json(spec["action"]),
@@ -192,7 +193,9 @@ class GroupSource(Opened):
     def _parts(self, found: Group, report: Report, advance: Advance) -> Iterator[Part]:
         group, rows = found.group, found.rows
         constant = {**found.extra, **self._constants(group)}
-        observed = {n: k for n, k in self.keys.items() if k[0] == "observation"}
+        observed = {
+            n: k for n, k in self.keys.items() if k[0] == "observation" and self.scan.found[n].dtype != "text"
+        }
         following = {n: self._next_name(n) for n in observed if self.following}
         has_next = all(hdf5.holds(group, name) for name in following.values()) and bool(following)
         per_row = [n for n, k in self.keys.items() if k not in constant]

@@ -23,6 +23,7 @@ from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.lerobot_columns import TASK
 from rlcli.datasets.lerobot_hints import HINTS
 from rlcli.datasets.lerobot_layout import Feature, Layout, lay_out
+from rlcli.datasets.plain_export import lost_seeds
 from rlcli.datasets.rlds_encode import png
 from rlcli.datasets.video import VideoWriter
 from rlcli.errors import InputError, ResourceError, RLError
@@ -350,8 +351,7 @@ def _tell(dataset: Dataset, layout: Layout, rows: int, report: Report) -> None:
     episodes = dataset.episodes
     if finals := int(np.asarray(episodes.has_final).sum()):
         report.lossy.append(f"{finals:,} final observations are not written: LeRobot has no place for them")
-    if seeds := int((np.asarray(episodes.seed) >= 0).sum()):
-        report.lossy.append(f"{seeds:,} seeds of episodes are not written")
+    report.lossy += lost_seeds(dataset)
     if dataset.num_rows > rows:
         report.lossy.append(f"{dataset.num_rows - rows:,} rows of unfinished episodes are not written")
     for item in layout.features:

@@ -75,14 +75,15 @@ def roles_of(
     *,
     confirmed: bool,
     where: object,
+    told: Mapping[str, Key] | None = None,
     replay_buffer: bool = False,
     texts: Collection[str] = (),
 ) -> Roles:
     """The meaning of all `names`, paths with slashes below the file's root.
 
-    `given` wins over recognised names; in a `replay_buffer` every other array below `data/` is an
-    observation, but for `texts`. Raises `UsageError` for a source key that is not there, `AmbiguousMapping`
-    where a meaning had to be guessed and nobody `confirmed` it.
+    `told` are keys of columns without a role. `given` wins over recognised names; in a `replay_buffer` every
+    other array below `data/` is an observation, but for `texts`. Raises `UsageError` for a source key that is
+    not there, `AmbiguousMapping` where a meaning had to be guessed and nobody `confirmed` it.
     """
     names = list(names)
     for name in given:
@@ -93,18 +94,22 @@ def roles_of(
         name: given[name] if name in given else _meaning(name, prefix, replay_buffer and name not in texts)
         for name in names
     }
-    if replay_buffer and len(only := [n for n, to in mapping.items() if to.startswith("observation/")]) == 1:
+    only = [name for name, to in mapping.items() if to.startswith("observation/")]
+    parts = any(to.startswith("next/observation/") for to in mapping.values())
+    if replay_buffer and len(only) == 1 and not parts:
         mapping[only[0]] = given.get(only[0], "observation")
     guesses = _resolve_rivals(mapping, given)
-    inferred = _roles(mapping, where)
+    told = {name: key for name, key in (told or {}).items() if mapping[name] != LEFT_OUT}
+    inferred = _roles({name: to for name, to in mapping.items() if name not in told}, where)
+    inferred.columns |= told
     single = inferred.single
-    told = {
+    shown = {
         name: to for name, to in mapping.items() if name in given or not to.startswith(("info/", "source/"))
     }
     listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     if not inferred.below("observation"):
         raise AmbiguousMapping(
-            f"{where}: nothing is known as observation (found {listed or 'nothing'})", told
+            f"{where}: nothing is known as observation (found {listed or 'nothing'})", shown
         )
     if alike and "observation" not in given.values():
         more = f" and {len(alike) - 1:,} more groups" if len(alike) > 1 else ""
@@ -117,7 +122,7 @@ def roles_of(
     if not any(name in single for name in ends):
         guesses.append("nothing says where episodes end, so that all rows are one")
     if guesses and not confirmed:
-        raise AmbiguousMapping(f"{where}: the meaning of its keys is a guess: {'; '.join(guesses)}", told)
+        raise AmbiguousMapping(f"{where}: the meaning of its keys is a guess: {'; '.join(guesses)}", shown)
     return inferred
 
 

@@ -1,7 +1,8 @@
 """Which column of a dataset goes where in a Minari file.
 
 A dataset that came from Minari gets its paths, spaces and types back as far as its columns are still there.
-Any other has its observations and actions by their keys, and all other columns below `infos`.
+Any other has its observations and actions by their keys, and all other columns below `infos`; so is text
+beside observations that goes on for one value less than they do.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rlcli.datasets.contract import Report
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, TOPS
 from rlcli.datasets.minari_scan import FLAGS
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, space_of, text_space, with_bounds
 from rlcli.datasets.opened import nested_spec
+from rlcli.datasets.plain_export import free_name
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -95,7 +99,13 @@ def _space(dataset: Dataset, top: str, record: Mapping[str, Any], report: Report
                 return with_bounds(told, specs, ())
             except KeyError:
                 pass
-    texts = {key: None for key, column in found.items() if _is_text(column)}
+    has_final = top == "observation" and bool(np.asarray(dataset.episodes.has_final).any())
+    texts = {
+        key: None
+        for key, column in found.items()
+        if _is_text(column) and (not has_final or ("next", *column.key) in schema.by_key)
+    }
+    found = {key: column for key, column in found.items() if key in texts or not _is_text(column)}
     for key in found.keys() - specs.keys() - texts.keys():
         report.lossy.append(f"{'/'.join((top, *key))} has no place in a space of Minari")
     return text_space() if () in texts else space_of(spec, texts)
@@ -147,7 +157,8 @@ def _lay_out_others(
         key = column.key
         if key in used or key in _FOLLOWING or key in _KEPT or key[:2] == ("next", "observation"):
             continue
-        if key[:1] in (("observation",), ("action",)) or column.encoding in ("derived", "stack"):
+        is_space = key[0] in ("observation", "action") and not _is_text(column)
+        if is_space or column.encoding in ("derived", "stack"):
             continue
         if key[0] == "next" and key[1:] in schema.by_key and key[1:] not in _FOLLOWING:
             continue  # the other half of a pair
@@ -161,6 +172,7 @@ def _lay_out_others(
             continue
         if not path.startswith("infos/"):
             path = "/".join(("infos", *(key[1:] if key[0] == "info" else key)))
+            path = free_name(path, key, [array.path for array in layout.arrays])
         form = "episode" if align == "episode" else "text" if _is_text(column) else "values"
         following = schema.by_key.get(("next", *key)) if form != "episode" else None
         if ("info", *storable(path.removeprefix("infos/"))) != key and form != "episode":

@@ -16,7 +16,7 @@ from rlcli.datasets.slicing import slice_rows
 from rlcli.errors import IncompatibleError, UsageError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
-from rlcli.format.specs import Box, Composite, Spec
+from rlcli.format.specs import Box, Composite, Spec, leaves, spec_from_json
 
 
 @dataclass(kw_only=True)
@@ -80,6 +80,22 @@ def spec_of(columns: Iterable[Column], env: Mapping[str, Any] | None, env_id: st
         "observation": box_spec(columns, "observation").to_json(),
         "action": box_spec(columns, "action").to_json(),
     }
+
+
+def told_specs(found: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What our own export said of spaces and scores, where it describes the columns that were found."""
+    kept: dict[str, Any] = {}
+    for top in ("observation", "action"):
+        try:
+            pair = [leaves(spec_from_json(spec[top])) for spec in (found, told)]
+        except (KeyError, TypeError, ValueError, IncompatibleError):
+            continue
+        ours, theirs = ({key: (leaf.dtype, leaf.shape) for key, leaf in spec.items()} for spec in pair)
+        if ours == theirs:
+            kept[top] = told[top]
+    if isinstance(told.get("reference_scores"), dict):
+        kept["reference_scores"] = told["reference_scores"]
+    return kept
 
 
 def env_of(env_id: str | None) -> dict[str, Any] | None:

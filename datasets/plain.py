@@ -27,6 +27,7 @@ from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import roles_of, storable
 from rlcli.datasets.opened import differing_rows, env_of, nest
+from rlcli.datasets.plain_export import told_keys
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
 from rlcli.datasets.slicing import slice_rows, slices
@@ -95,9 +96,11 @@ class PlainSource:
     def __init__(self, table: Table, request: Request) -> None:
         self.table = table
         kept = _columns_of(table, request.mapping)
+        told = told_keys(table.metadata, [name for name in kept.names if name not in request.mapping])
         self.roles = roles_of(
             kept.names,
             request.mapping,
+            told=told,
             confirmed=request.confirmed,
             where=table.path,
             replay_buffer=table.replay_buffer,
@@ -113,7 +116,11 @@ class PlainSource:
             else look_through(table, self.roles, self.num_rows, self.slice_rows)
         )
         self.plan: dict[str, Any] = self.scan.to_json()
-        self.next_names = self.roles.below("next", "observation")
+        self.next_names = {
+            name: key
+            for name, key in self.roles.below("next", "observation").items()
+            if not self._is_text(name)
+        }
         self._check_spaces()
         self.derived = request.derive or not self.next_names
         observation, action, told = specs_of(table, self.roles, self.scan)
@@ -155,14 +162,21 @@ class PlainSource:
             raise InputError(f"{self.table.path}: has no rows", path=self.table.path)
         return rows
 
+    def _is_text(self, name: str) -> bool:
+        return self.table.fields[name].dtype.kind == "O"
+
     def _check_spaces(self) -> None:
-        """Observations and actions are numbers; next observations are what observations are."""
+        """Observations and actions are numbers, parts of them perhaps text; so are next observations."""
         path, fields = self.table.path, self.table.fields
-        spaces = {**self.roles.below("observation"), **self.roles.below("action"), **self.next_names}
-        for name in spaces:
-            if fields[name].dtype.kind == "O":
+        spaces = {**self.roles.below("observation"), **self.roles.below("action")}
+        for name, key in spaces.items():
+            if self._is_text(name) and len(key) == 1:
                 raise InputError(f"{path}: {name} holds text, expected numbers", path=path)
-        observed = {key: fields[name] for name, key in self.roles.below("observation").items()}
+        observed = {
+            key: fields[name]
+            for name, key in self.roles.below("observation").items()
+            if not self._is_text(name)
+        }
         following = {key[1:]: fields[name] for name, key in self.next_names.items()}
         if following and following != observed:
             raise InputError(
@@ -186,7 +200,7 @@ class PlainSource:
         keys = {
             name: key
             for name, key in self.roles.columns.items()
-            if not (self.derived and key[:2] == ("next", "observation"))
+            if not (self.derived and name in self.next_names)
         }
         for name in self.roles.single.values():
             if name in self.scan.inexact:
@@ -196,12 +210,10 @@ class PlainSource:
     def _extra(self) -> list[Column]:
         extra = []
         for name, key in sorted(self.keys.items(), key=lambda pair: pair[1]):
-            if key[0] in ("observation", "action") or key[:2] == ("next", "observation"):
-                continue
             found = self.table.fields[name]
-            if found.dtype.kind == "O":
+            if self._is_text(name):
                 extra.append(heap_column(key, Heap("text")))
-            else:
+            elif key[0] not in ("observation", "action") and key[:2] != ("next", "observation"):
                 extra.append(Column(key, str(found.dtype), found.shape))
         return extra
 

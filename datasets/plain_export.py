@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Report
 from rlcli.datasets.slicing import slice_rows, slices
-from rlcli.errors import InputError
+from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.dataset import Dataset
-from rlcli.format.keys import Key
+from rlcli.format.keys import Key, check_key
 
 METADATA = "rl.json"  # the name of what is not rows, where a container has only arrays
 _DERIVED = {("is_init",), ("episode",), ("step",), ("next", "done")}
@@ -22,6 +22,8 @@ _NAMES: dict[Key, str] = {
     ("next", "terminated"): "terminals",
     ("next", "truncated"): "timeouts",
 }
+_SPACES = ("observation", "action")
+_FOLLOWING: Key = ("next", "observation")
 _EPISODE = "episode_id"
 _VALID = "next_observation_valid"
 
@@ -75,13 +77,20 @@ class Exporter:
             is_text = column.heap is not None and column.heap.value == "text"
             shape = () if key in _NAMES else column.shape
             dtype = np.dtype(object) if is_text else column.numpy
-            self.columns[_name_of(key)] = OutputColumn(key, dtype, (size, *shape), is_text)
+            name = free_name(_name_of(key), key, self.columns)
+            self.columns[name] = OutputColumn(key, dtype, (size, *shape), is_text)
         self.columns[_EPISODE] = OutputColumn(None, np.dtype(np.int64), (size,))
         if len(self._unknown) and not none_known:
             self.columns[_VALID] = OutputColumn(None, np.dtype(bool), (size,))
         ends = np.asarray(dataset.episodes.start) + np.asarray(dataset.episodes.length) - 1
         cut = np.searchsorted(self.last_rows, ends[np.asarray(dataset.episodes.cut, np.bool_)])
         self.metadata: dict[str, Any] = {"rl": 1, "spec": dataset.spec, "cut": cut.tolist()}
+        self.metadata["columns"] = {
+            name: list(column.key)
+            for name, column in self.columns.items()
+            if column.key is not None and (_name_of(column.key) != name or not _says_its_key(column.key))
+        }
+        self.report.lossy += lost_seeds(dataset)
         self.report.details["columns"] = {
             name: "/".join(column.key) if column.key else None for name, column in self.columns.items()
         }
@@ -120,6 +129,39 @@ class Exporter:
     def _within(rows: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
         low, high = np.searchsorted(rows, [start, stop])
         return rows[low:high] - start
+
+
+def free_name(name: str, key: Key, taken: Collection[str], top: str = "infos") -> str:
+    """`name`; one below `top` that says the whole key where another column is at, above or below it."""
+    clash = any(f"{name}/".startswith(f"{other}/") or f"{other}/".startswith(f"{name}/") for other in taken)
+    return "/".join((top, "rl", *key)) if clash else name
+
+
+def lost_seeds(dataset: Dataset) -> list[str]:
+    """What to say where seeds of episodes are not written."""
+    seeds = int((np.asarray(dataset.episodes.seed) >= 0).sum())
+    return [f"{seeds:,} seeds of episodes are not written"] if seeds else []
+
+
+def told_keys(metadata: Mapping[str, Any], names: Collection[str]) -> dict[str, Key]:
+    """Name -> our key, of `names` that do not say it; as our own export left it, without what cannot be."""
+    found: dict[str, Key] = {}
+    told = metadata.get("columns")
+    told = told if isinstance(told, dict) else {}
+    for name in names:
+        parts = told.get(name) or told.get(name.removeprefix("data/"))  # where zarr's arrays are
+        try:
+            key = check_key(parts if isinstance(parts, list) else ())
+        except IncompatibleError:
+            continue
+        if key not in _NAMES and key not in _DERIVED and key[0] not in _SPACES and key[:2] != _FOLLOWING:
+            found[name] = key
+    return found
+
+
+def _says_its_key(key: Key) -> bool:
+    """Whether the name of a column in the output is enough to know the key again."""
+    return key in _NAMES or key[0] in (*_SPACES, "info", "source") or key[:2] == _FOLLOWING
 
 
 def _name_of(key: Key) -> str:

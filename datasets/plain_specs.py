@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def specs_of(table: Table, roles: Roles, scan: Scan) -> tuple[Spec, Spec, dict[str, Any]]:
     """`(observation, action, told)`; `told` has the `env` and `reference_scores` of our own export.
 
-    A single whole number of at least 0 is a discrete action.
+    A single whole number of at least 0 is a discrete action. Text is in no spec.
     """
     observation = _spec_of(table, roles, scan, "observation")
     action = _spec_of(table, roles, scan, "action")
@@ -39,7 +39,8 @@ def specs_of(table: Table, roles: Roles, scan: Scan) -> tuple[Spec, Spec, dict[s
 
 def _spec_of(table: Table, roles: Roles, scan: Scan, top: str) -> Spec:
     found = roles.below(top)
-    named = sorted(found.items(), key=lambda pair: pair[1])
+    numbers = [(name, key) for name, key in found.items() if table.fields[name].dtype.kind != "O"]
+    named = sorted(numbers, key=lambda pair: pair[1])
     return nested_spec({key: _leaf(table, scan, name, top) for name, key in named})
 
 

@@ -23,6 +23,7 @@ from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.example import encode
 from rlcli.datasets.features import Field, fields_of, tree_of
+from rlcli.datasets.plain_export import lost_seeds
 from rlcli.datasets.rlds_columns import REWARD, SPLIT
 from rlcli.datasets.rlds_encode import Lists, encoded, is_rounded
 from rlcli.datasets.rlds_hints import FILE, Hints
@@ -58,6 +59,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
     """
     report = Report()
     layout = _layout(dataset, report)
+    report.lossy += lost_seeds(dataset)
     name = options.name or layout.name
     version = options.version or layout.version
     out.mkdir()
@@ -173,6 +175,9 @@ def _new(dataset: Dataset, report: Report) -> _Layout:
     known = int(np.asarray(dataset.episodes.has_final).sum())
     if known and not with_final:
         report.lossy.append(f"{known:,} final observations are not written, since others are unknown")
+    for column in dataset.schema.shifts:
+        if known and column.heap is not None and column.heap.value == "text":
+            report.lossy.append(f"{'/'.join(column.key)}: after a last step only numbers are known, not text")
     tree = tree_of((*fields, *flags, *extra))
     columns = {field.name: (key,) for field, key in fields.items()}
     return _Layout("rl_dataset", "1.0.0", tree, fields, flags, discount, with_final, {}, columns)

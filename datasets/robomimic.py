@@ -24,6 +24,7 @@ from rlcli.datasets.contract import NoOptions, Request, Seen
 from rlcli.datasets.episode_groups import SEED, Layout, Scan, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
 from rlcli.datasets.mapping import storable
+from rlcli.datasets.opened import told_specs
 from rlcli.datasets.plain_export import METADATA
 from rlcli.datasets.robomimic_export import ExportOptions, export
 from rlcli.errors import InputError
@@ -95,6 +96,8 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     source = GroupSource(
         found, _LAYOUT, groups, extra, request, where=path, keys=keys, env=env, hidden=invented
     )
+    if isinstance(told, dict):
+        source.spec |= told_specs(source.spec, told)
     source.report.remarks += remarks
     source.record |= {
         "attributes": attributes,

@@ -21,7 +21,7 @@ from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
 from rlcli.datasets.episode_groups import SEED
 from rlcli.datasets.hdf5_output import Output, creating
-from rlcli.datasets.plain_export import METADATA
+from rlcli.datasets.plain_export import METADATA, free_name
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -33,6 +33,7 @@ _REWARD: Key = ("next", "reward")
 _EPISODE: Key = ("info", "episode")
 _DEMO: Key = (*_EPISODE, "demo")
 _DONES: Key = ("info", "dones")
+_TOPS = ("obs", "next_obs", "actions", "rewards", "dones", "rl")
 _MAX_ATTRIBUTE = 60_000  # bytes of an array; larger ones do not fit HDF5's headers
 _GYM = 2  # robomimic's EnvType.GYM_TYPE
 
@@ -109,6 +110,9 @@ def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _Plan:
         if key in _DERIVED | _FLAGS or column.encoding == "stack" or key == _DEMO:
             continue
         if key[:2] == ("next", "observation"):
+            if _is_text(column):
+                report.lossy.append(f"{'/'.join(key)}: next_obs has no place for text")
+                continue
             name = _name_of(key[1:], names)
             plan.following[_following(name)] = key
         elif key == _REWARD:
@@ -122,6 +126,8 @@ def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _Plan:
             report.lossy.append(f"{'/'.join(key)}: bytes of any length have no place in robomimic's layout")
         else:
             name = _name_of(key, names)
+            if key not in names and not name.startswith("@") and _is_taken(name, key, column, plan):
+                name = "/".join(("rl", *key))
             if name.startswith("@"):
                 plan.attributes[name[1:]] = column
             elif key[: len(_EPISODE)] == _EPISODE:
@@ -131,6 +137,17 @@ def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _Plan:
     if record.get("observation") == "states":
         plan.following = {}
     return plan
+
+
+def _is_taken(name: str, key: Key, column: Column, plan: _Plan) -> bool:
+    """Whether a path means something else to robomimic, or holds another column."""
+    if key[0] in ("observation", "action"):
+        return _is_text(column)
+    return name.split("/")[0] in _TOPS or free_name(name, key, [*plan.rows, *plan.arrays]) != name
+
+
+def _is_text(column: Column) -> bool:
+    return column.heap is not None and column.heap.value == "text"
 
 
 def _name_of(key: Key, names: Mapping[Key, str]) -> str:
@@ -231,8 +248,7 @@ def _shape(dataset: Dataset, column: Column, start: int, stop: int) -> tuple[int
 
 
 def _storable(column: Column, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    is_text = column.heap is not None and column.heap.value == "text"
-    return h5py.string_dtype() if is_text else dtype
+    return h5py.string_dtype() if _is_text(column) else dtype
 
 
 def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[str], ends: Any) -> None:

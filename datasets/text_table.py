@@ -42,7 +42,8 @@ class TextTable(Table):
     """The columns of a file as rows. See `plain.Table`.
 
     Numbers are float32 where that gives every written number back, else float64; whole numbers int64;
-    `True`/`False` bool; anything else is text. An empty cell among numbers is NaN. `vectors`: columns
+    `True`/`False` bool; anything else is text. An empty cell among numbers is NaN, a column of nothing else
+    is text. `vectors`: columns
     `x_0, x_1, …` are the vector x.
     """
 
@@ -109,6 +110,7 @@ class TextTable(Table):
 
     def _look_through(self) -> tuple[list[np.dtype[Any]], int]:
         kinds: list[str] = []
+        filled: set[int] = set()
         rows = 0
         for lines in self._chunks():
             if not kinds:
@@ -116,8 +118,11 @@ class TextTable(Table):
                 kinds = [_KINDS] * len(self.header)
             for column, cells in enumerate(zip(*lines, strict=True)):
                 kinds[column] = self.kinds(column, cells, kinds[column])
+                if column not in filled and any(cells):
+                    filled.add(column)
             rows += len(lines)
         self._check_header()
+        kinds = [kind if column in filled else "" for column, kind in enumerate(kinds)]
         return [_DTYPES[kind[:1]] for kind in kinds or ["d"] * len(self.header)], rows
 
     def _check_header(self) -> None:
@@ -184,11 +189,14 @@ def _singles(header: list[str], dtypes: list[np.dtype[Any]]) -> _Groups:
 
 
 def _vectors(header: list[str], dtypes: list[np.dtype[Any]]) -> _Groups:
-    """Name -> (its columns, dtype, whether it is a single column). `x_0, x_1, …` are the vector x."""
+    """Name -> (its columns, dtype, whether it is a single column).
+
+    `x_0, x_1, …` are the vector x; `x/0, x/1` are parts of x.
+    """
     elements: dict[str, dict[int, int]] = {}
     for column, name in enumerate(header):
         match = _ELEMENT.fullmatch(name)
-        if match is not None and dtypes[column].kind in "bifd":
+        if match is not None and not match[1].endswith("/") and dtypes[column].kind in "bifd":
             elements.setdefault(match[1], {})[int(match[2])] = column
     groups: _Groups = {}
     used: set[int] = set()

@@ -21,7 +21,7 @@ from rlcli.config import opt
 from rlcli.datasets.contract import Request, Seen
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.plain import PlainSource
-from rlcli.datasets.plain_export import METADATA
+from rlcli.datasets.plain_export import METADATA, told_keys
 from rlcli.datasets.ring_table import EPISODE, TERMINATED, TRUNCATED, Flags, RingTable
 from rlcli.datasets.torchrl_export import ExportOptions, export
 from rlcli.datasets.torchrl_tree import Tree, read_json, read_tree
@@ -68,7 +68,10 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[Plai
         raise IncompatibleError(f"{path}: the storage holds no TensorDict", path=path)
     tree = read_tree(folder)
     table = _table(path, tree, told, is_dump, options)
-    mapping = {**_mapping(table, path), **request.mapping}
+    told = told_keys(table.metadata, [name for name in table.fields if name not in request.mapping])
+    mapping = {name: to for name, to in _mapping(table, path).items() if name not in told} | {
+        **request.mapping
+    }
     source = PlainSource(table, dataclasses.replace(request, mapping=mapping, confirmed=True))
     source.report.details["mapping"] = {k: v for k, v in mapping.items() if not k.startswith("rl:")}
     source.report.repaired = table.repaired
@@ -188,7 +191,11 @@ def _mapping(table: RingTable, path: Path) -> dict[str, str]:
     names = [name for name in table.fields if not name.startswith("rl:")]
     roots = {name for name in names if not name.startswith("next/")}
     below = {name.removeprefix("next/") for name in names if name.startswith("next/")}
-    seen = {n for n in roots & below if n.split("/")[-1] not in _COUNTERS | set(_FLAGS)}
+    seen = {
+        name
+        for name in roots & below
+        if name.split("/")[-1] not in _COUNTERS | set(_FLAGS) and name.split("/")[0] not in ("info", "source")
+    }
     seen = seen or {name for name in roots if name.split("/")[0] in _KNOWN}
     if not seen:
         raise InputError(
@@ -206,6 +213,8 @@ def _mapping(table: RingTable, path: Path) -> dict[str, str]:
             mapping[name] = "next_valid"
         elif top == "action" or name.endswith("/action"):
             mapping[name] = "/".join(storable(name) if top == "action" else ("action", *storable(name)))
+        elif top == "observation" and rest and table.fields[name].dtype.kind == "O":
+            mapping[name] = "/".join(storable(name))
         elif name in (*_FLAGS, "is_init", "episode", "step", "index") or top in ("next", "observation"):
             mapping[name] = "/".join(("source", *storable(name)))
         else:

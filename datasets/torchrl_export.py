@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
-from rlcli.datasets.plain_export import METADATA
+from rlcli.datasets.plain_export import METADATA, lost_seeds
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.dataset import Dataset
@@ -81,7 +81,16 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
         (out / "writer").mkdir()
         _write(out / "writer" / "metadata.json", {"cursor": 0, "write_count": size})
         (out / "sampler").mkdir()
-    ours = {"rl": 1, "spec": dataset.spec, "cut": np.searchsorted(ends, cut).tolist()}
+    keys = {"/".join(path): leaf.key for path, leaf in leaves.items()} | {
+        "/".join(p): k for p, k in texts.items()
+    }
+    ours = {
+        "rl": 1,
+        "spec": dataset.spec,
+        "cut": np.searchsorted(ends, cut).tolist(),
+        "columns": {name: list(key) for name, key in keys.items() if key and "/".join(key) == name},
+    }
+    report.lossy += lost_seeds(dataset)
     _write(out / METADATA, ours)
     report.details["columns"] = {"/".join(path): "/".join(leaf.key or ()) for path, leaf in leaves.items()}
     return report
