@@ -6,15 +6,25 @@ import contextlib
 import gzip
 import random
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcli.datasets.tfrecord import MAX_RECORD_BYTES, RecordWriter, masked_crc, read_records, sniff
-from rlcli.errors import CorruptError, InputError
+from rlcli.datasets import tfrecord
+from rlcli.datasets.tfrecord import (
+    MAX_RECORD_BYTES,
+    RecordWriter,
+    masked_crc,
+    read_blocks,
+    read_records,
+    sniff,
+)
+from rlcli.errors import CorruptError, InputError, RLError
 
 
 def crc32c_slow(data: bytes) -> int:
@@ -178,3 +188,55 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         RecordWriter(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"mine"
+
+
+def told(records: Iterator[tuple[int, bytes]]) -> tuple[list[tuple[int, bytes]], str]:
+    """The records before an error, and what it says."""
+    found = []
+    try:
+        for record in records:
+            found.append(record)
+    except RLError as err:
+        return found, err.message
+    return found, ""
+
+
+def of_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    for block in read_blocks(path):
+        assert len(block.starts) == len(block.sizes) == len(block.positions) > 0
+        for index, position in enumerate(block.positions):
+            yield int(position), block.record(index)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zlib"])
+def test_blocks_hold_the_records_of_a_file_and_tell_its_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    """Records smaller and larger than a block, files that are whole, cut and flipped: one by one says so."""
+    monkeypatch.setattr(tfrecord, "_ROOM", 160)
+    monkeypatch.setattr(tfrecord, "_ALONE", 20)
+    chance = random.Random(5)
+    for number in range(60):
+        path = tmp_path / str(number)
+        with RecordWriter(path, compression) as writer:  # type: ignore[arg-type]
+            for _ in range(chance.randrange(20)):
+                writer.write(chance.randbytes(chance.choice([0, 1, 7, 30, 100, 160, 1000])))
+        data = bytearray(path.read_bytes())
+        assert told(of_blocks(path)) == told(read_records(path))
+        if data:
+            flipped = bytearray(data)
+            flipped[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            for damaged in (data[: chance.randrange(len(data))], flipped):
+                path.write_bytes(damaged)
+                assert told(of_blocks(path)) == told(read_records(path))
+
+
+def test_a_record_that_says_it_is_larger_than_its_file_takes_no_memory(tmp_path: Path) -> None:
+    length = struct.pack("<Q", MAX_RECORD_BYTES)
+    path = write(tmp_path / "a", framed(b"one") + length + struct.pack("<I", masked_slow(length)) + b"few")
+    tracemalloc.start()
+    with pytest.raises(CorruptError, match="byte 19: the file ends at byte 34 inside its record"):
+        list(read_blocks(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
