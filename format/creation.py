@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlcli import __version__
 from rlcli.errors import BusyError, CorruptError, UsageError
-from rlcli.format import files, manifest, strictjson
+from rlcli.format import files, generations, manifest, strictjson
 from rlcli.format.layout import FOLDERS
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest
@@ -51,7 +51,7 @@ def create(path: Path, first: Manifest, *, share: bool, durable: bool) -> tuple[
                     lock.take(number)
             else:
                 lock = WriterLock.exclusive(temporary, called=path)
-            first = manifest.publish(temporary, first, durable=durable)
+            first = generations.publish(temporary, first, durable=durable)
             if durable:
                 files.sync_folder(temporary)
             files.rename_new(temporary, path)

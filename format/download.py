@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlcli.errors import CorruptError
-from rlcli.format import files, manifest
+from rlcli.format import dataset_json, files, generations
+from rlcli.format.generations import name_of
 from rlcli.format.layout import SegmentPaths
-from rlcli.format.manifest import Manifest, Segment, name_of
+from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.origin import Missing, Origin, Short
 from rlcli.format.remote import RemoteSource
 from rlcli.format.segment_files import expected_files, load_sums, optional_files
@@ -29,8 +30,8 @@ def download(source: RemoteSource, target: Path, *, threads: int = 8) -> None:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda name: _copy(origin, name, None, target), names))
         with suppress(CorruptError):  # then nobody can say which segments there are
-            identity = manifest.load_identity(target)
-            found = manifest.load(target, identity["uuid"], newest)
+            identity = dataset_json.load(target)
+            found = generations.load(target, identity["uuid"], newest)
             sums = [f"sums/{entry.name}.json" for entry in found.segments]
             list(pool.map(lambda name: _copy(origin, name, None, target), sums))
             parts = [part for entry in found.segments for part in _files(target, found, entry).items()]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlcli.errors import BusyError
-from rlcli.format import creation, files, manifest, snapshot
+from rlcli.format import creation, dataset_json, files, generations, manifest, snapshot
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest
@@ -47,13 +47,13 @@ def collect_garbage(
     `CorruptError` if its manifests are damaged: then nothing is removed.
     """
     root = Path(path)
-    identity = manifest.load_identity(root)
+    identity = dataset_json.load(root)
     report = GarbageReport(root, dry_run=dry_run)
     lock = _lock(root)
     try:
         if lock is not None:
             with lock.publishing():
-                newest = manifest.load_newest(root, identity["uuid"])
+                newest = generations.load_newest(root, identity["uuid"])
                 _collect(newest, lock, report, grace_seconds)
     finally:
         if lock is not None:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from rlcli.errors import BusyError, CorruptError, InputError, RLError
-from rlcli.format import files, layer, manifest
+from rlcli.format import dataset_json, files, generations, layer, manifest
 from rlcli.format.layout import SEGMENT_FOLDERS
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -227,8 +227,8 @@ def _lock_file(path: Path, flags: int) -> int | None:
 def _owners(root: Path) -> str:
     """` (process 12 on host h)`, as far as the newest manifest says it."""
     try:
-        identity = manifest.load_identity(root)
-        streams = manifest.load(root, identity["uuid"], manifest.generations(root)[-1]).streams
+        identity = dataset_json.load(root)
+        streams = generations.load(root, identity["uuid"], generations.published(root)[-1]).streams
     except (InputError, CorruptError, RLError, OSError, IndexError):
         return ""
     owners = {(o.get("host"), o["pid"]): None for s in streams if (o := s.get("owner"))}

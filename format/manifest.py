@@ -1,30 +1,23 @@
-"""Manifests: numbered, immutable, put-if-absent. The highest number is the dataset. SPEC.md section 4."""
+"""What a manifest says: one generation of a dataset, checked before it is believed. SPEC.md section 4."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import uuid as uuids
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
-from rlcli.errors import CorruptError, IncompatibleError, InputError, ResourceError
-from rlcli.format import bulk, files, parsed, strictjson
-from rlcli.format.location import Inside
+from rlcli.errors import CorruptError, IncompatibleError
+from rlcli.format import parsed, strictjson
 from rlcli.format.schema import Schema
 
 FORMAT = [1, 0]
 FEATURES = frozenset({"derived", "heap", "window"})
-CHAIN = 64
-_NUMBERS = re.compile(r"(?:\A|/)([0-9]{20})\.json(?=/|\Z)")  # of names with a / between them
 _STREAM = re.compile(r"w([0-9]{2,5})")
 _SEGMENT = re.compile(r"(w[0-9]{2,5})-([0-9]{12})(\.[0-9]{1,6})?")
 _HEX = re.compile(r"[0-9a-f]{64}")
-MAX_BYTES = 1 << 26
 MAX_SEGMENTS = 65_536
 MAX_ROWS = 1 << 40  # of a stream, those that have left it too
 MAX_SEGMENT_BYTES = 1 << 46  # of its columns: half of the addresses that a process has
@@ -183,137 +176,6 @@ def stream_of(segment: str) -> int:
     return int(segment.partition("-")[0][1:])
 
 
-def name_of(generation: int) -> str:
-    """Where a generation is inside its dataset."""
-    return f"manifests/{generation:020d}.json"
-
-
-def path_of(root: Path, generation: int) -> Path:
-    return root / name_of(generation)
-
-
-class GenerationTaken(CorruptError):
-    """Another writer has published under the same number."""
-
-
-def publish(
-    root: Path, manifest: Manifest, *, durable: bool, before_link: Callable[[], None] | None = None
-) -> Manifest:
-    """Writes a manifest as a new generation and returns it with its SHA-256.
-
-    `before_link` runs when the temporary file is there and the number is not: seals append their
-    record then. Raises `GenerationTaken` if the number is: another writer was at work; `ResourceError`, with
-    nothing done, if no reader would accept so large a manifest.
-    """
-    if len(manifest.segments) > MAX_SEGMENTS:
-        raise _too_large(root, f"{len(manifest.segments):,} segments, at most {MAX_SEGMENTS:,} are allowed")
-    if any(segment.first + segment.alloc > MAX_ROWS for segment in manifest.segments):
-        raise ResourceError(f"{root}: a stream has at most {MAX_ROWS:,} rows", path=root)
-    data = put(root, manifest.generation, manifest.to_file(), durable=durable, before_link=before_link)
-    return replace(manifest, sha256=hashlib.sha256(data).hexdigest())
-
-
-def put(
-    root: Path,
-    generation: int,
-    value: dict[str, Any],
-    *,
-    durable: bool,
-    before_link: Callable[[], None] | None = None,
-) -> bytes:
-    """`publish` of a manifest as JSON; returns the bytes of its file."""
-    data = strictjson.dump_checked(value)
-    if len(data) > MAX_BYTES:
-        raise _too_large(root, f"a manifest of {len(data):,} bytes, at most {MAX_BYTES:,} are allowed")
-    temporary = root / "manifests" / f".tmp-{generation}-{uuids.uuid4().hex}"
-    target = path_of(root, generation)
-    with files.told_as(target, temporary):
-        files.write_new(temporary, data, durable=durable)
-        if before_link is not None:
-            if durable:
-                files.sync_folder(root / "manifests")  # a seal record must not outlive what excuses it
-            before_link()
-        try:
-            files.link_new(temporary, target)
-        except (FileExistsError, FileNotFoundError) as err:
-            if not files.is_same(temporary, target):  # a server's answer may be lost, and it be asked again
-                files.remove(temporary)
-                if not files.exists(target):
-                    raise
-                # Who has taken the number may have removed the temporary of a writer that was dead to it.
-                what = "exists already; two writers were at work"
-                raise GenerationTaken(f"{target}: {what}", path=target) from err
-        if durable:
-            files.sync_folder(root / "manifests")
-        files.remove(temporary)
-    return data
-
-
-def _too_large(root: Path, what: str) -> ResourceError:
-    return ResourceError(f"{root}: {what}", hint="rl buffer compact joins segments", path=root)
-
-
-def load_identity(root: Path) -> dict[str, Any]:
-    """`dataset.json`. Raises `InputError` if `root` is no dataset, `CorruptError` if it is damaged."""
-    try:
-        [data] = bulk.read_whole(root, ["dataset.json"])
-        return parse_identity(data, Inside(root, "dataset.json"))
-    except CorruptError:
-        path = root / "dataset.json"
-        if not files.exists(root):
-            raise InputError(f"{root}: no such dataset", path=root) from None
-        if not files.exists(path) and not (root / "manifests").is_dir():
-            raise InputError(f"{root}: not a dataset (no dataset.json)", path=root) from None
-        raise
-
-
-def parse_identity(data: bytes, path: object) -> dict[str, Any]:
-    """`dataset.json` from its bytes; `path` is for messages."""
-    return dict(_identity(hashlib.sha256(data).hexdigest(), data, path))
-
-
-@parsed.once
-def _identity(sha256: str, data: bytes, path: object) -> dict[str, Any]:
-    value = strictjson.checked(data, path, "rl-dataset")
-    _check_format(value, path)
-    if value.get("byteorder") != "little" or not re.fullmatch("[0-9a-f]{32}", str(value.get("uuid"))):
-        raise CorruptError(f"{path}: uuid or byteorder is malformed", path=path)
-    return value
-
-
-def generations(root: Path) -> list[int]:
-    """The published generations, ascending."""
-    return [int(number) for number in _NUMBERS.findall("/".join(bulk.names(root, "manifests")))]
-
-
-def check_without_gap(root: Path, numbers: list[int]) -> None:
-    """Raises `CorruptError` naming the first generation that is not there, or that cannot be.
-
-    A folder that is listed while names are added may show a later one without an earlier one; so what was not
-    listed is asked for.
-    """
-    expected = 1
-    for found in numbers:
-        while expected < found and files.exists(path_of(root, expected)):
-            expected += 1
-        if found != expected:
-            path = path_of(root, min(found, expected))
-            what = "missing" if found > expected else "generations begin at 1"
-            raise CorruptError(f"{path}: {what}", path=path)
-        expected += 1
-
-
-def temporary_exists(root: Path, generation: int) -> bool:
-    prefix = f".tmp-{generation}-"
-    return any(name.startswith(prefix) for name in files.names(root / "manifests"))
-
-
-def load(root: Path, dataset: str, generation: int) -> Manifest:
-    """One generation, checked by itself. Raises `CorruptError` or `IncompatibleError`, naming the file."""
-    path = path_of(root, generation)
-    return parse(files.read(path), path, dataset, generation)
-
-
 def parse(data: bytes, path: object, dataset: str, generation: int) -> Manifest:
     """The manifest in the bytes of a file; `path` is for messages."""
     return _parsed(hashlib.sha256(data).hexdigest(), data, path, dataset, generation)
@@ -322,7 +184,7 @@ def parse(data: bytes, path: object, dataset: str, generation: int) -> Manifest:
 @parsed.once
 def _parsed(sha256: str, data: bytes, path: object, dataset: str, generation: int) -> Manifest:
     value = strictjson.checked(data, path, "rl-manifest")
-    _check_format(value, path)
+    check_format(value, path)
     try:
         if (value["dataset"], value["generation"]) != (dataset, generation):
             raise CorruptError(f"{path}: belongs to another dataset or generation", path=path)
@@ -353,57 +215,12 @@ def _parsed(sha256: str, data: bytes, path: object, dataset: str, generation: in
     return manifest
 
 
-def load_newest(root: Path, dataset: str, *, chain: int = CHAIN) -> Manifest:
-    """The newest generation, with the hashes of the last `chain` ones checked. Never falls back to an older
-    one.
-    """
-    numbers = generations(root)
-    if not numbers:
-        raise CorruptError(f"{root / 'manifests'}: no manifest", path=root / "manifests")
-    check_without_gap(root, numbers)
-    names = [name_of(generation) for generation in numbers[:-3:-1]]
-    first, *further = bulk.read_whole(root, names)
-    newest = parse(first, Inside(root, names[0]), dataset, numbers[-1])
-    parent = newest.parent
-    for generation in numbers[-2 : -chain - 1 : -1]:
-        data = further.pop() if further else files.read(path_of(root, generation))
-        if parent != {"generation": generation, "sha256": hashlib.sha256(data).hexdigest()}:
-            path = path_of(root, generation)
-            raise CorruptError(
-                f"{path}: SHA-256 differs from what generation {generation + 1} says", path=path
-            )
-        if generation > numbers[-1] - chain + 1 or generation == 1:
-            parent = strictjson.load(data, path_of(root, generation)).get("parent")
-    if numbers[-1] <= chain and parent is not None:
-        path = path_of(root, 1)
-        raise CorruptError(f"{path}: the first generation has a parent", path=path)
-    return newest
-
-
-def advance(root: Path, known: Manifest) -> Manifest:
-    """The newest generation, found from one that was the newest before: each in between is checked."""
-    while files.exists(path_of(root, known.generation + 1)):
-        following = load(root, known.dataset, known.generation + 1)
-        if following.parent != {"generation": known.generation, "sha256": known.sha256}:
-            path = path_of(root, known.generation)
-            raise CorruptError(
-                f"{path}: SHA-256 differs from what generation {following.generation} says", path=path
-            )
-        known = following
-    return known
-
-
-def still_lists(root: Path, known: Manifest, segment: Segment) -> bool:
-    """The newest generation, found from a `known` one, has the same entry: its files must all be there."""
-    return segment in advance(root, known).segments
-
-
 def is_rewound(then: Manifest, now: Manifest) -> bool:
     """Rows were taken back on purpose after the generation `then`, and others may have their numbers."""
     return any(entry.get("op") == "rewind" for entry in now.lineage[len(then.lineage) :])
 
 
-def _check_format(value: dict[str, Any], path: object) -> None:
+def check_format(value: dict[str, Any], path: object) -> None:
     version = value.get("format")
     if not isinstance(version, list) or len(version) != 2 or version[0] != FORMAT[0]:
         raise IncompatibleError(f"{path}: format {version}, this release reads {FORMAT[0]}.x; upgrade rl")

@@ -20,7 +20,7 @@ import numpy as np
 
 from rlcli import __version__
 from rlcli.errors import CorruptError, UsageError
-from rlcli.format import compatible, copying, files, manifest, sharing, strictjson, sums
+from rlcli.format import compatible, copying, files, generations, manifest, sharing, strictjson, sums
 from rlcli.format.dataset import Dataset
 from rlcli.format.digests import episode_digest
 from rlcli.format.episode_table import Episodes, to_records
@@ -286,7 +286,7 @@ class _Result:
         if durable:
             for folder in FOLDERS:
                 files.sync_tree(self._root / folder, data=True)
-        manifest.publish(self._root, found, durable=durable)
+        generations.publish(self._root, found, durable=durable)
         if durable:
             files.sync_folder(self._root)
 

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlcli.format import files, manifest
+from rlcli.format import files, generations
+from rlcli.format.generations import GenerationTaken
 from rlcli.format.journal import Journal
 from rlcli.format.layout import FOLDERS, SegmentPaths
 from rlcli.format.locks import WriterLock
-from rlcli.format.manifest import GenerationTaken, Manifest, Segment
+from rlcli.format.manifest import Manifest, Segment
 from rlcli.format.segment import SegmentWriter
 from rlcli.format.stream import Stream
 
@@ -46,7 +47,7 @@ class Publisher:
     def _publish(self, streams: Sequence[Stream], tag: int, closing: bool) -> None:
         newest, leftovers = self.manifest, []
         if not self._lock.is_exclusive:
-            newest = manifest.advance(self.root, newest)
+            newest = generations.advance(self.root, newest)
             leftovers = cut_leftovers(self.root, newest, self._lock)
         fresh = [segment for s in streams for segment in s.segments if not segment.published]
         while True:
@@ -60,7 +61,7 @@ class Publisher:
             for segment in fresh:
                 segment.published = True  # from here on its files are not ours alone
             try:
-                self.manifest = manifest.publish(
+                self.manifest = generations.publish(
                     self.root, upcoming, durable=self._durable, before_link=append_seals if sealed else None
                 )
                 break
@@ -69,7 +70,7 @@ class Publisher:
                     raise
                 for segment in fresh:
                     segment.published = False
-                newest = manifest.advance(self.root, newest)
+                newest = generations.advance(self.root, newest)
         for segment, _ in sealed:
             segment.close()
         for s in streams:
@@ -136,7 +137,7 @@ class Publisher:
             if s.segments:
                 s.segments[-1].sync_all()
         for generation in range(1, self.manifest.generation + 1):
-            files.sync_path(manifest.path_of(self.root, generation))
+            files.sync_path(generations.path_of(self.root, generation))
         files.sync_path(self.root / "dataset.json")
         for name in FOLDERS:
             files.sync_folder(self.root / name)

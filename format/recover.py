@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.errors import CorruptError, IncompatibleError, UsageError
-from rlcli.format import files, manifest, snapshot
+from rlcli.format import dataset_json, files, generations, manifest, snapshot
 from rlcli.format.checking import Checker, check_commit
 from rlcli.format.episode_table import episode_arrays, read_episodes, select, to_records
 from rlcli.format.journal import CUT, NO_SEED, RECORD, Episode, Journal
@@ -78,10 +78,10 @@ def recover(path: str | Path) -> RecoveryReport:
     damaged, which are neither repaired nor sealed, or more is missing than an interrupted copy explains.
     """
     root = Path(path)
-    identity = manifest.load_identity(root)
+    identity = dataset_json.load(root)
     lock = WriterLock.exclusive(root)
     try:
-        newest = manifest.load_newest(root, identity["uuid"])
+        newest = generations.load_newest(root, identity["uuid"])
         numbers = range(len(newest.streams))
         named = snapshot.unlisted_journals(root, newest)
         missing = range(newest.generation + 1, max(named, default=newest.generation) + 1)
@@ -208,7 +208,7 @@ def _publish(
     upcoming = newest.next(
         segments=tuple(final), lineage=[*newest.lineage, *own, *lineage], streams=tuple(streams)
     )
-    published = manifest.publish(root, upcoming, durable=True, before_link=append_seals)
+    published = generations.publish(root, upcoming, durable=True, before_link=append_seals)
     report.generation = published.generation
     report.rows = sum(entry.rows for entry in final)
     for live in report.live:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError, InputError
-from rlcli.format import manifest, snapshot
+from rlcli.format import dataset_json, manifest, snapshot
 from rlcli.format.cache import Cache, default_bytes, default_folder
 from rlcli.format.fetching import Fetcher
+from rlcli.format.generations import name_of
 from rlcli.format.journal import RECORD, Journal
 from rlcli.format.location import URL, Location
-from rlcli.format.manifest import Manifest, name_of
+from rlcli.format.manifest import Manifest
 from rlcli.format.origin import Missing, Origin
 from rlcli.format.view import Refreshed, View
 
@@ -92,7 +93,7 @@ class RemoteSource:
             data = self.origin.read("dataset.json")
         except Missing as err:
             raise InputError(f"{self.url}: not a dataset (no dataset.json)", path=self.url) from err
-        return manifest.parse_identity(data, self.origin.path("dataset.json"))
+        return dataset_json.parse(data, self.origin.path("dataset.json"))
 
     def fetcher(self, newest: Manifest) -> Fetcher:
         """What brings the files of its segments here."""

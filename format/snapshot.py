@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError, InputError
-from rlcli.format import bulk, files, layer, manifest
+from rlcli.format import bulk, dataset_json, files, generations, layer, manifest
 from rlcli.format.journal import HEADER, RECORD, Journal
 from rlcli.format.layout import SegmentPaths, segment_of
 from rlcli.format.location import Location
@@ -153,10 +153,10 @@ def load(root: Path, *, chain: int = 2) -> Snapshot:
 
     Beside a writer that publishes faster than this reads, it is a state that was the newest during the call.
     """
-    identity = manifest.load_identity(root)
+    identity = dataset_json.load(root)
     looks = 0
     while True:
-        newest = manifest.load_newest(root, identity["uuid"], chain=chain)
+        newest = generations.load_newest(root, identity["uuid"], chain=chain)
         snapshot = Snapshot(identity, newest, {})
         try:
             for entry in newest.segments:
@@ -185,7 +185,7 @@ def has_left(root: Path, error: BaseException, listed: Manifest) -> bool:
         return False
     name = segment_of(root, Path(error.path))
     entry = next((entry for entry in listed.segments if entry.name == name), None)
-    return entry is not None and not manifest.still_lists(root, listed, entry)
+    return entry is not None and not generations.still_lists(root, listed, entry)
 
 
 def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) -> bool:
@@ -198,11 +198,11 @@ def is_newest(root: Path, newest: Manifest, seals: Mapping[Path, int | None]) ->
     for generation, path in named.items():
         if generation <= newest.generation:
             raise CorruptError(f"{path}: sealed by generation {generation}, which says it is open", path=path)
-        pending = manifest.temporary_exists(root, generation)
-        if generation in manifest.generations(root):
+        pending = generations.temporary_exists(root, generation)
+        if generation in generations.published(root):
             return False
         if not pending:
-            missing = manifest.path_of(root, generation)
+            missing = generations.path_of(root, generation)
             raise CorruptError(f"{missing}: missing, {path.name} names it", path=missing)
     return True
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import IncompatibleError, UsageError
-from rlcli.format import manifest, recover
+from rlcli.format import dataset_json, generations, manifest, recover
 from rlcli.format.locks import WriterLock
 
 Version = tuple[int, int]
@@ -70,12 +70,12 @@ def known_versions(steps: Sequence[Step] = STEPS) -> list[Version]:
 
 
 def _move(root: Path, to: str | None, steps: Sequence[Step], *, up: bool) -> Moved:
-    identity = manifest.load_identity(root)
+    identity = dataset_json.load(root)
     known = known_versions(steps)
     target = known[-1] if to is None else _parse(to, known)
     lock = WriterLock.exclusive(root)
     try:
-        newest = manifest.load_newest(root, identity["uuid"])
+        newest = generations.load_newest(root, identity["uuid"])
         before = newest.format
         if before not in known:
             raise IncompatibleError(f"{root}: version {_text(before)} is not known; {_choices(known)}")
@@ -94,7 +94,7 @@ def _move(root: Path, to: str | None, steps: Sequence[Step], *, up: bool) -> Mov
         for change in _path(before, target, steps):
             value = change(value)
         value["format"] = list(target)
-        manifest.put(root, following.generation, value, durable=True)
+        generations.put(root, following.generation, value, durable=True)
         return Moved(root, before, target, following.generation)
     finally:
         lock.close()

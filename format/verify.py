@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from rlcli.errors import CorruptError
-from rlcli.format import digests, files, manifest, snapshot, strictjson, sums, trees
+from rlcli.format import dataset_json, digests, files, generations, snapshot, strictjson, sums, trees
 from rlcli.format.checking import commit_hash
 from rlcli.format.episode_table import episode_arrays, read_episodes
 from rlcli.format.journal import Journal
@@ -98,7 +98,7 @@ class _Verifier:
 
     def run(self) -> None:
         try:
-            identity = manifest.load_identity(self.root)
+            identity = dataset_json.load(self.root)
         except CorruptError as err:
             self._add(Problem("dataset.json", err.message))
             return
@@ -107,10 +107,10 @@ class _Verifier:
             for path in files.linked_folders(self.root / folder):
                 self.note(CorruptError(f"{path}: a symbolic link instead of a folder", path=path))
         with self._noting():
-            self._check_chain(manifest.generations(self.root))
+            self._check_chain(generations.published(self.root))
         with self._noting():
-            numbers = manifest.generations(self.root)
-            newest = manifest.load(self.root, identity["uuid"], numbers[-1]) if numbers else None
+            numbers = generations.published(self.root)
+            newest = generations.load(self.root, identity["uuid"], numbers[-1]) if numbers else None
         journals: dict[str, Journal] = {}
         with self._noting():
             found = snapshot.load(self.root)
@@ -134,22 +134,22 @@ class _Verifier:
             elif segment.name in journals:
                 self._check_open(segment, journals[segment.name], logical)
             with self._noting():
-                if len(self.problems) > known and not manifest.still_lists(self.root, newest, segment):
+                if len(self.problems) > known and not generations.still_lists(self.root, newest, segment):
                     del self.problems[known:]  # it has left, or was replaced, while it was looked at
             self.problems[known:] = [_retained(problem, begin) for problem in self.problems[known:]]
 
     def _check_chain(self, numbers: list[int]) -> None:
         with self._noting():
-            manifest.check_without_gap(self.root, numbers)
+            generations.check_without_gap(self.root, numbers)
         expected: Any = None
         for generation in numbers:
-            path = manifest.path_of(self.root, generation)
+            path = generations.path_of(self.root, generation)
             if expected is not None and expected["generation"] != generation - 1:
                 expected = None  # the gap is reported already
             with self._noting():
                 value, data = strictjson.load_checked(path, "rl-manifest")
                 if expected is not None and value.get("parent") != expected:
-                    before = manifest.path_of(self.root, generation - 1)
+                    before = generations.path_of(self.root, generation - 1)
                     raise CorruptError(f"{before}: SHA-256 differs from what {path.name} says", path=before)
                 expected = {"generation": generation, "sha256": hashlib.sha256(data).hexdigest()}
                 continue

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError, InputError
-from rlcli.format import files, manifest, snapshot
+from rlcli.format import files, generations, manifest, snapshot
 from rlcli.format.checking import Checker
 from rlcli.format.fetching import Fetcher
 from rlcli.format.location import Location
@@ -93,7 +93,7 @@ class View:
         return snapshot.load(self.path)
 
     def _load_manifest(self, newest: Manifest, generation: int) -> Manifest:
-        return manifest.load(self.path, newest.dataset, generation)
+        return generations.load(self.path, newest.dataset, generation)
 
     def _fetcher(self, newest: Manifest) -> Fetcher | None:
         """What brings its files here, if they are not."""
@@ -140,8 +140,8 @@ class View:
         try:
             if self.stream_set.advance(window=newest.window is not None):
                 self._changed()
-            if files.exists(manifest.path_of(self.path, self.generation + 1)):
-                newest = manifest.advance(self.path, newest)
+            if files.exists(generations.path_of(self.path, self.generation + 1)):
+                newest = generations.advance(self.path, newest)
                 self._changed()
                 self.stream_set.adopt(newest, {})
                 self.manifest, self.generation = newest, newest.generation

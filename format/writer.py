@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli import _native
-from rlcli.format import creation, files, layer, manifest, recover
+from rlcli.format import creation, dataset_json, files, generations, layer, manifest, recover
 from rlcli.format.given import Stored, Values, stored_final, stored_rows
 from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
 from rlcli.format.keys import Key
@@ -137,10 +137,10 @@ class Writer:
         `rewind` asks for rows that are not there.
         """
         path = Path(path)
-        identity = manifest.load_identity(path)
+        identity = dataset_json.load(path)
         lock = WriterLock.exclusive(path)
         try:
-            before = manifest.load_newest(path, identity["uuid"])
+            before = generations.load_newest(path, identity["uuid"])
             owners = dict.fromkeys(range(len(before.streams)), _owner(durability))
             newest, report = recover.take_over(path, before, lineage=[lineage], owners=owners, rewind=rewind)
             writer = cls(path, lock, newest, durability)
@@ -171,11 +171,11 @@ class Writer:
         path = Path(path)
         if num_streams < 1:
             raise ValueError(f"num_streams {num_streams}")
-        identity = manifest.load_identity(path)
+        identity = dataset_json.load(path)
         lock = WriterLock.shared(path)
         try:
             with lock.publishing():
-                before = manifest.load_newest(path, identity["uuid"])
+                before = generations.load_newest(path, identity["uuid"])
                 known = len(before.streams)
                 free = [number for number in range(known) if lock.take(number)]
                 own = (free + list(range(known, known + num_streams)))[:num_streams]

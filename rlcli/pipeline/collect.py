@@ -33,7 +33,7 @@ from rlcli.errors import (
     RLError,
     UsageError,
 )
-from rlcli.format import manifest
+from rlcli.format import generations
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.layout import STEPPED_ROWS
@@ -199,7 +199,7 @@ class _Before:
                 seeds[-1] if seeds else None,
                 len(dataset.stream_rows),
                 len(dataset.lineage),
-                manifest.load(path, dataset.uuid, dataset.generation).window,
+                generations.load(path, dataset.uuid, dataset.generation).window,
             )
 
     def check(self, spec: Mapping[str, Any], schema: Schema, num_envs: int, options: Options) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rlcli import console
 from rlcli.errors import CorruptError
-from rlcli.format import manifest, semantics
+from rlcli.format import dataset_json, semantics
 from rlcli.format.dataset import Dataset
 from rlcli.format.download import download
 from rlcli.format.location import Location, is_folder
@@ -40,7 +40,7 @@ def verify(
     """
     for path in paths:  # a wrong path is told before hours of hashing
         with suppress(CorruptError):
-            manifest.load_identity(path) if is_folder(path) else RemoteSource(path).identity()
+            dataset_json.load(path) if is_folder(path) else RemoteSource(path).identity()
     entries = [
         _verify(path, level, meaning) if is_folder(path) else _verify_there(path, level, meaning)
         for path in paths

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlcli.format import manifest
+from rlcli.format import dataset_json, generations, manifest
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 from rlcli.main import run
@@ -19,7 +19,7 @@ COUNTING = "rlcli.testing.counting:Counting"
 
 
 def _newest(path: Path) -> manifest.Manifest:
-    return manifest.load_newest(path, manifest.load_identity(path)["uuid"])
+    return generations.load_newest(path, dataset_json.load(path)["uuid"])
 
 
 def test_two_processes_collect_into_one_dataset_at_the_same_time(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import CorruptError, InputError, RLError
-from rlcli.format import manifest, strictjson
+from rlcli.format import generations, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import path_of
 from rlcli.format.verify import verify
@@ -50,7 +50,7 @@ def _assert_noticed(path: Path, file: Path, *, is_read: bool = True) -> None:
         named = name in err.message
     assert named, name
     is_old = file.exists() and file.parent.name == "manifests"
-    if not is_read or (is_old and int(file.stem) < manifest.generations(path)[-1] - 1):
+    if not is_read or (is_old and int(file.stem) < generations.published(path)[-1] - 1):
         m.read_everything(path)
     else:
         with pytest.raises(RLError):
@@ -192,8 +192,8 @@ def test_an_open_dataset_that_is_damaged_is_not_read(tmp_path: Path) -> None:
 def test_a_manifest_numbered_far_away_is_noticed_at_once(sound: Path) -> None:
     """A reader that listed the missing numbers would run out of memory."""
     stray = sound / "manifests" / f"{10**19:020d}.json"
-    stray.write_bytes(manifest.path_of(sound, 1).read_bytes())
-    missing = manifest.path_of(sound, manifest.generations(sound)[-2] + 1)
+    stray.write_bytes(generations.path_of(sound, 1).read_bytes())
+    missing = generations.path_of(sound, generations.published(sound)[-2] + 1)
     _assert_noticed(sound, missing)
     stray.unlink()
 
@@ -216,7 +216,7 @@ def test_an_open_segment_with_the_journal_of_a_sealed_one_is_noticed(tmp_path: P
 @pytest.mark.parametrize("change", ["bytes", "files"])
 def test_sums_and_manifest_that_are_hashed_but_do_not_agree(sound: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(sound, tmp_path / "ds")
-    path = manifest.path_of(tmp_path / "ds", manifest.generations(sound)[-1])
+    path = generations.path_of(tmp_path / "ds", generations.published(sound)[-1])
     value = json.loads(path.read_bytes())
     entry = value["segments"][0]
     sums = tmp_path / "ds" / "sums" / f"{entry['name']}.json"
@@ -253,7 +253,7 @@ def test_a_hashed_manifest_with_values_of_the_wrong_kind_is_corrupt(
     sound: Path, tmp_path: Path, name: str, value: object
 ) -> None:
     shutil.copytree(sound, tmp_path / "ds")
-    path = manifest.path_of(tmp_path / "ds", manifest.generations(sound)[-1])
+    path = generations.path_of(tmp_path / "ds", generations.published(sound)[-1])
     content = json.loads(path.read_bytes())
     (content["streams"][0] if name == "owner" else content)[name] = value
     path.write_bytes(strictjson.dump_checked(content))

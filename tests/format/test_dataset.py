@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import CorruptError, InputError
-from rlcli.format import manifest
+from rlcli.format import generations
 from rlcli.format.dataset import Dataset
 from rlcli.format.schema import ted_schema
 from rlcli.format.specs import Discrete
@@ -318,7 +318,7 @@ def test_a_snapshot_whose_rows_were_taken_back_is_an_input_error(tmp_path: Path)
 
 def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
     m.small(tmp_path / "ds", num_streams=1)
-    newest = manifest.generations(tmp_path / "ds")[-1]
+    newest = generations.published(tmp_path / "ds")[-1]
     for at in (
         {"generation": 0, "rows": [1]},
         {"generation": 1, "rows": [-1]},

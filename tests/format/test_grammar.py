@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import CorruptError, IncompatibleError, ResourceError, RLError
-from rlcli.format import manifest, strictjson
+from rlcli.format import dataset_json, generations, manifest, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import check_key, check_keys
 from rlcli.format.schema import Column, Schema, ted_schema
@@ -296,7 +296,7 @@ def test_a_manifest_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.Monke
     writer = Writer.create(many, Schema((Column(("a",), "int64"),)), spec={}, lineage={}, segment_rows=4)
     for limit, value in (("MAX_SEGMENTS", 3), ("MAX_BYTES", 3000)):
         with monkeypatch.context() as patch:
-            patch.setattr(manifest, limit, value)
+            patch.setattr(generations, limit, value)
             with pytest.raises(ResourceError, match="at most"):
                 _write_for_ever(writer)
         committed = writer.num_rows
@@ -337,11 +337,11 @@ def test_an_unknown_ro_compat_feature_is_read_and_not_written(tmp_path: Path) ->
 
 def test_a_taken_generation_is_refused(tmp_path: Path) -> None:
     m.small(tmp_path / "ds", num_streams=1, steps=5)
-    uuid = manifest.load_identity(tmp_path / "ds")["uuid"]
-    newest = manifest.load_newest(tmp_path / "ds", uuid)
-    manifest.publish(tmp_path / "ds", newest.next(), durable=False)
+    uuid = dataset_json.load(tmp_path / "ds")["uuid"]
+    newest = generations.load_newest(tmp_path / "ds", uuid)
+    generations.publish(tmp_path / "ds", newest.next(), durable=False)
     with pytest.raises(CorruptError, match="two writers"):
-        manifest.publish(tmp_path / "ds", newest.next(), durable=False)
+        generations.publish(tmp_path / "ds", newest.next(), durable=False)
 
 
 def test_the_check_value_is_the_hash_of_the_file_with_zeros(tmp_path: Path) -> None:

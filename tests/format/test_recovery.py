@@ -16,7 +16,7 @@ import killing
 import model as m
 
 from rlcli.errors import BusyError, CorruptError, UsageError
-from rlcli.format import files, manifest, recover
+from rlcli.format import files, generations, recover
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.gc import collect_garbage
@@ -331,14 +331,14 @@ def test_a_copy_that_was_cut_before_its_newest_manifests(tmp_path: Path) -> None
     """Its older manifests say everything is sealed; its newer segments say that something is missing."""
     path = tmp_path / "ds"
     model = m.small(path, num_streams=1)
-    before, rows = manifest.generations(path)[-1], Dataset.open(path).num_rows
+    before, rows = generations.published(path)[-1], Dataset.open(path).num_rows
     for _ in range(2):
         with Writer.append(path, lineage={}, durability="process") as writer:
             more = m.Model(EpisodeWriter(writer), model.spec, model.rng)
             m.fill(more, 20)
             more.writer.flush()
-    for number in manifest.generations(path)[before:]:
-        manifest.path_of(path, number).unlink()
+    for number in generations.published(path)[before:]:
+        generations.path_of(path, number).unlink()
     with pytest.raises(CorruptError, match="missing"):
         Dataset.open(path)
     with pytest.raises(CorruptError, match="missing"):

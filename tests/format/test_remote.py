@@ -23,7 +23,7 @@ import model as m
 from serving import Web, in_memory, open_url, serving
 
 from rlcli.errors import CorruptError, InputError
-from rlcli.format import manifest, origin, strictjson, sums
+from rlcli.format import generations, origin, strictjson, sums
 from rlcli.format.dataset import Dataset
 from rlcli.format.remote import Remote
 from rlcli.format.specs import Box
@@ -234,7 +234,7 @@ def test_a_flipped_bit_is_named_and_not_kept(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("how", ["flip", "cut", "remove"])
 def test_small_files_are_compared_too(folder: Path, tmp_path: Path, name: str, how: str) -> None:
     path = _copy(folder, tmp_path, "small")
-    newest = manifest.generations(path)[-1]
+    newest = generations.published(path)[-1]
     file = path / name.format(newest=f"{newest:020d}", parent=f"{newest - 1:020d}")
     if how == "flip":
         _flip(file, file.stat().st_size // 2)
@@ -273,7 +273,7 @@ def test_a_cache_that_is_removed_in_use_gives_no_zeros(web: Web, tmp_path: Path)
 
 def test_the_names_in_a_sums_file_are_not_believed(folder: Path, tmp_path: Path) -> None:
     path = _copy(folder, tmp_path, "small")
-    newest = manifest.path_of(path, manifest.generations(path)[-1])
+    newest = generations.path_of(path, generations.published(path)[-1])
     value = json.loads(newest.read_bytes())
     file = path / "sums" / f"{value['segments'][0]['name']}.json"
     known = json.loads(file.read_bytes())

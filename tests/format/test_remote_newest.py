@@ -16,7 +16,7 @@ from serving import in_memory, open_url, serving
 
 from rlcli.errors import CorruptError, InputError, MissingExtraError, RLError, UsageError
 from rlcli.format import cache as caches
-from rlcli.format import manifest, origin
+from rlcli.format import generations, origin
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.location import URL, locate
 from rlcli.format.writer import Writer
@@ -29,7 +29,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _generations(path: Path, count: int) -> None:
     model = m.create(path, segment_rows=8, chunk_rows=8, num_streams=1)
-    while len(manifest.generations(path)) < count - 1:
+    while len(generations.published(path)) < count - 1:
         model.add(0)
     model.writer.close()
 
@@ -38,7 +38,7 @@ def _generations(path: Path, count: int) -> None:
 @pytest.mark.parametrize("count", [2, 3, 4, 9, 16, 17])
 def test_the_newest_generation_is_found(tmp_path: Path, count: int, lists: bool) -> None:
     _generations(tmp_path / "ds", count)
-    newest = manifest.generations(tmp_path / "ds")[-1]
+    newest = generations.published(tmp_path / "ds")[-1]
     with serving(tmp_path) as web:
         web.lists = lists
         web.fault = lambda name, count: "503" if count == 0 else None  # no answer is no "it is not there"
@@ -52,13 +52,13 @@ def test_the_newest_generation_is_found(tmp_path: Path, count: int, lists: bool)
 @pytest.mark.parametrize("missing", [1, 5, 8, 11])
 def test_a_missing_generation_is_noticed(tmp_path: Path, scheme: str, missing: int) -> None:
     _generations(tmp_path / "ds", 12)
-    manifest.path_of(tmp_path / "ds", missing).unlink()
+    generations.path_of(tmp_path / "ds", missing).unlink()
     with serving(tmp_path) as web:
         web.lists = scheme.endswith("listings")
         url = f"file://{tmp_path}/ds" if scheme == "file" else f"{web.url}/ds"
         if scheme == "http" and missing == 5:  # nobody asks for it on the way to the newest one
             with open_url(url, tmp_path / "cache") as there:
-                assert there.generation == manifest.generations(tmp_path / "ds")[-1]
+                assert there.generation == generations.published(tmp_path / "ds")[-1]
         else:
             with pytest.raises(CorruptError, match=f"0{missing}.json: missing|no manifest"):
                 open_url(url, tmp_path / "cache")
@@ -69,15 +69,15 @@ def test_a_lost_newest_generation_is_noticed_where_folders_are_listed(tmp_path: 
     for _ in range(8):
         model.add(0, end="no")
     model.writer.close()
-    sealed = manifest.generations(tmp_path / "ds")[-1]
+    sealed = generations.published(tmp_path / "ds")[-1]
     writer = EpisodeWriter(Writer.append(tmp_path / "ds", lineage={"op": "test"}), chunk_rows=8)
     again = m.Model(writer, m.FLAT, np.random.default_rng(1))
     for _ in range(8):
         again.add(0)
     writer.close()
-    for generation in manifest.generations(tmp_path / "ds"):
+    for generation in generations.published(tmp_path / "ds"):
         if generation > sealed:
-            manifest.path_of(tmp_path / "ds", generation).unlink()
+            generations.path_of(tmp_path / "ds", generation).unlink()
     for url in (f"file://{tmp_path / 'ds'}", in_memory(tmp_path / "ds", "lost")):
         with pytest.raises(CorruptError, match="missing"):
             open_url(url, tmp_path / "cache")

@@ -21,7 +21,7 @@ import killing
 import model as m
 
 from rlcli.errors import BusyError
-from rlcli.format import layer, manifest
+from rlcli.format import generations, layer
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.recover import recover
@@ -129,7 +129,7 @@ def test_a_dead_writers_streams_are_recovered_by_who_joins_next(tmp_path: Path) 
     dead.writer.abort()
     heir = _join(tmp_path / "ds")
     assert heir.writer.streams[0].number == 1
-    newest = manifest.load_newest(tmp_path / "ds", heir.writer._publisher.manifest.dataset)
+    newest = generations.load_newest(tmp_path / "ds", heir.writer._publisher.manifest.dataset)
     assert [stream["owner"] is None for stream in newest.streams] == [False, False, True]
     assert [entry["op"] for entry in newest.lineage] == ["test", "join", "recover", "join"]
     _add(heir, 0, 5)
@@ -231,16 +231,16 @@ def test_a_taken_generation_is_rebased_on_where_locks_do_nothing(
 
     path = tmp_path / "ds"
     first, second = EpisodeWriter(_create(path), chunk_rows=64), _join(path)
-    publish = manifest.publish
+    publish = generations.publish
 
     def beaten(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(manifest, "publish", publish)
+        monkeypatch.setattr(generations, "publish", publish)
         _add(first, 0, 5)
         first.flush()
         return publish(*args, **kwargs)
 
     _add(second, 0, 5)
-    monkeypatch.setattr(manifest, "publish", beaten)
+    monkeypatch.setattr(generations, "publish", beaten)
     with layer.use(Lockless()):
         second.flush()
     generation = second.writer.generation

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import BusyError, ExitCode, IncompatibleError, UsageError
-from rlcli.format import manifest
+from rlcli.format import dataset_json, generations, manifest
 from rlcli.format.dataset import Dataset
 from rlcli.format.upgrade import Step, downgrade, known_versions, upgrade
 from rlcli.format.verify import verify
@@ -39,7 +39,7 @@ STEPS = (
 
 
 def _newest(path: Path) -> manifest.Manifest:
-    return manifest.load_newest(path, manifest.load_identity(path)["uuid"])
+    return generations.load_newest(path, dataset_json.load(path)["uuid"])
 
 
 def test_version_one_is_the_only_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import CorruptError, InputError
-from rlcli.format import manifest
+from rlcli.format import dataset_json, generations
 from rlcli.format.dataset import Dataset
 from rlcli.format.stream_set import ROW_BITS
 
@@ -147,12 +147,12 @@ def _stale(path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> m.Model:
     model = m.create(path, window=20, segment_rows=8, num_streams=1, chunk_rows=8)
     m.fill(model, 30)
     model.writer.flush()
-    old = manifest.load_newest(path, manifest.load_identity(path)["uuid"])
+    old = generations.load_newest(path, dataset_json.load(path)["uuid"])
     m.fill(model, 200)
     model.writer.flush()
-    load = manifest.load_newest
+    load = generations.load_newest
     left = [old] * times
-    monkeypatch.setattr(manifest, "load_newest", lambda *a, **k: left.pop() if left else load(*a, **k))
+    monkeypatch.setattr(generations, "load_newest", lambda *a, **k: left.pop() if left else load(*a, **k))
     return model
 
 

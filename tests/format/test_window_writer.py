@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlcli.errors import UsageError
-from rlcli.format import files, layer, manifest, strictjson
+from rlcli.format import dataset_json, files, generations, layer, manifest, strictjson
 from rlcli.format.episode_table import read_episodes
 from rlcli.format.layout import SEGMENT_FOLDERS, SegmentPaths, choose_alloc
 from rlcli.format.schema import Column, Schema
@@ -40,7 +40,7 @@ def _write(writer: Writer, rows: int, stream: int = 0) -> None:
 
 
 def _newest(path: Path) -> manifest.Manifest:
-    return manifest.load_newest(path, manifest.load_identity(path)["uuid"])
+    return generations.load_newest(path, dataset_json.load(path)["uuid"])
 
 
 def _firsts(path: Path, stream: int = 0) -> list[int]:
@@ -97,7 +97,7 @@ def test_writing_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_the_manifest_says_window(tmp_path: Path) -> None:
     _create(tmp_path / "ds", 15).close()
-    value, _ = strictjson.load_checked(manifest.path_of(tmp_path / "ds", 1), "rl-manifest")
+    value, _ = strictjson.load_checked(generations.path_of(tmp_path / "ds", 1), "rl-manifest")
     assert (value["kind"], value["window"]) == ("window", {"rows": 15})
     assert value["features"]["incompat"] == ["window"]
     assert _newest(tmp_path / "ds").window == 15

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from rlcli.format import creation, digests, files, manifest, sums, trees
+from rlcli.format import creation, digests, files, generations, sums, trees
 from rlcli.format.journal import Packer
 from rlcli.format.keys import path_of
 from rlcli.format.layout import SegmentPaths
@@ -35,7 +35,7 @@ def create(path: Path, segments: int) -> int:
         entry = Segment(f"w00-{number * ALLOC:012d}", 0, number * ALLOC, ALLOC)
         entries.append(_segment(path, first.dataset, entry, column_sums, commit_hash, content))
     upcoming = first.next(segments=tuple(entries))
-    manifest.publish(path, upcoming, durable=False)
+    generations.publish(path, upcoming, durable=False)
     lock.close()
     return sum(entry.bytes for entry in entries)
 

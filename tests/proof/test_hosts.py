@@ -19,7 +19,7 @@ from known_rows import KnownWriter
 from rlcli.errors import InputError, RLError
 from rlcli.format import layer
 from rlcli.format.dataset import Dataset
-from rlcli.format.manifest import GenerationTaken
+from rlcli.format.generations import GenerationTaken
 from rlcli.format.recover import recover
 from rlcli.format.verify import verify
 from rlcli.format.writer import Writer

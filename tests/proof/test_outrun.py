@@ -22,7 +22,7 @@ from rlcli.errors import CorruptError
 from rlcli.format import layer
 from rlcli.format.dataset import Dataset
 from rlcli.format.gc import collect_garbage
-from rlcli.format.manifest import path_of
+from rlcli.format.generations import path_of
 from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
 
