@@ -70,6 +70,9 @@ def find_layout(file: h5py.File) -> Layout:
         top = sorted(file)
         listed = ", ".join(top[:12]) + (", …" if len(top) > 12 else "")
         raise NotD4RL(f"no {', '.join(missing)} (found {listed or 'nothing'})")
+    foreign = [path for path in found if _is_foreign(path, found, prefixes)]
+    if foreign:
+        raise NotD4RL(f"it has {', '.join(foreign[:3])}, as D4RL's files have not")
     lengths = [_length(found, prefix) for prefix in prefixes]
     for prefix in prefixes[1:]:
         for path in [path for name in _SAME_LENGTH for path in _below(found, prefix + name)]:
@@ -92,6 +95,20 @@ def find_layout(file: h5py.File) -> Layout:
     rows = set(layout.row_paths())
     layout.others = {path: _shown(dataset) for path, dataset in found.items() if path not in rows}
     return layout
+
+
+def _is_foreign(path: str, found: dict[str, h5py.Dataset], prefixes: list[str]) -> bool:
+    """Whether a dataset is what others add to D4RL's keys: text in each row, or d3rlpy's ends of episodes.
+
+    Such files are read as plain HDF5, which knows what these are.
+    """
+    name = path.removeprefix(prefixes[0])
+    if name == "episode_terminals":
+        return True
+    dataset, flags = found[path], found.get(f"{prefixes[0]}terminals")
+    is_text = dataset.dtype.kind == "S" or h5py.check_string_dtype(dataset.dtype) is not None
+    rows = None if flags is None else flags.shape[:1]
+    return is_text and not name.startswith("metadata/") and dataset.shape == rows
 
 
 def _prefixes(found: dict[str, h5py.Dataset]) -> list[str]:

@@ -4,7 +4,7 @@ A mapping is source key -> our key. Our keys are written with slashes; these hav
 
     observation, observation/x   action, action/x   next/observation, next/observation/x
     reward        terminated     truncated
-    done          terminated or truncated; the rest is terminated where `truncated` is known too
+    done          terminated or truncated: where only one of these is known too, the rest is the other
     episode       a number per row that changes where an episode begins
     episode_ends  one number per episode: the rows before its end, counted from the first row of the source
     next_valid    whether the next observation of a row is the true one
@@ -39,7 +39,7 @@ _NAMES = {
     "reward": ("rewards", "reward", "rew", "rews"),
     "terminated": ("terminals", "terminal", "terminated", "terminations", "termination"),
     "truncated": ("timeouts", "timeout", "truncated", "truncations", "truncation"),
-    "done": ("dones", "done"),
+    "done": ("dones", "done", "episode_terminals"),
     "episode": (
         "episode_id",
         "episode_ids",
@@ -116,7 +116,7 @@ def roles_of(
         guesses.append(f"{alike[0]}{more} could be the rows as well as {prefix}")
     if not inferred.below("action"):
         guesses.append(f"nothing is known as action (found {listed}), so that rows have none")
-    if "done" in single and "done" not in given.values() and "truncated" not in single:
+    if "done" in single and "done" not in given.values() and not {"truncated", "terminated"} & single.keys():
         guesses.append(f"{single['done']} may mean terminated, or terminated or truncated")
     ends = ("episode", "episode_ends", "terminated", "truncated", "done")
     if not any(name in single for name in ends):

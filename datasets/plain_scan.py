@@ -119,7 +119,11 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
     if "done" in told:
         done = told.pop("done")
         inexact.add(single["done"])
-        told["terminated"] = done & ~told["truncated"] if "truncated" in told else done
+        if "terminated" in told:
+            rest = done & ~told["terminated"]
+            told["truncated"] = told["truncated"] | rest if "truncated" in told else rest
+        else:
+            told["terminated"] = done & ~told["truncated"] if "truncated" in told else done
     no_flag = np.zeros(num_rows, np.bool_)
     terminals, timeouts = told.get("terminated", no_flag), told.get("truncated", no_flag)
     last_rows, rule, unfinished, empty = _ends(table, roles, num_rows, changes, terminals | timeouts)

@@ -12,6 +12,8 @@ import pytest
 from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_output import creating
 from rlcli.errors import CorruptError, IncompatibleError, InputError, ResourceError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert import convert
 
 
 @pytest.fixture
@@ -188,3 +190,38 @@ def test_what_the_library_remembers_of_groups_does_not_grow_with_them(tmp_path):
         assert sum(1 for _ in hdf5.walk(file)) == 600
         assert file.id.get_mdc_config().max_size <= 2 << 20
         assert file.id.get_mdc_size()[0] <= 2 << 20
+
+
+def test_text_beside_d4rl_keys_is_read_as_text(tmp_path):
+    """D4RL's files have no text per row; a file with D4RL's keys and text is plain HDF5."""
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["observations/state"] = np.arange(12, dtype="f4").reshape(6, 2)
+        file["observations/goal"] = ["pick é"] * 3 + ["place"] * 3
+        file["actions"], file["rewards"] = np.zeros((6, 1), "f4"), np.zeros(6, "f4")
+        file["terminals"] = np.isin(np.arange(6), [2, 5])
+        file["language"] = [f"step {n}" for n in range(6)]
+    report = convert(tmp_path / "x.hdf5", tmp_path / "ds", check=True)
+    assert (report["format"], report["lossy"]) == ("hdf5", [])
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert list(dataset.read(("observation", "goal"), 2, 4)) == ["pick é", "place"]
+        assert list(dataset.read(("info", "language"), 5, 6)) == ["step 5"]
+        assert dataset.episodes.length.tolist() == [3, 3]
+    with pytest.raises(InputError, match="language, observations/goal, as D4RL's files have not"):
+        convert(tmp_path / "x.hdf5", tmp_path / "other", from_="d4rl")
+
+
+def test_ends_beside_terminals_are_truncations(tmp_path):
+    """d3rlpy's `episode_terminals`, and `done` where both flags are there: none overrules `terminals`."""
+    flags = {"terminals": [0, 1, 0, 0, 0, 0], "episode_terminals": [0, 1, 0, 1, 0, 1]}
+    both = {"terminated": [0, 1, 0, 0, 0, 1], "truncated": [0, 1, 0, 1, 0, 0], "done": [0, 1, 0, 1, 0, 1]}
+    for name, columns in (("d3rlpy", flags), ("both", both)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["observations"], file["actions"] = np.zeros((6, 2), "f4"), np.zeros((6, 1), "f4")
+            file["rewards"] = np.zeros(6, "f4")
+            for key, values in columns.items():
+                file[key] = np.array(values, "f4")
+        convert(tmp_path / f"{name}.h5", tmp_path / name, check=True)
+        with Dataset.open(tmp_path / name) as dataset:
+            assert dataset.episodes.length.tolist() == [2, 2, 2]
+            assert dataset.episodes.terminated.tolist() == [True, False, name == "both"]
+            assert dataset.episodes.truncated.tolist() == [name == "both", True, name == "d3rlpy"]
