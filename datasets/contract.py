@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
-from rlcli.format.episodes import LayoutMismatch as LayoutMismatch
+from rlcli.format.episode_buffer import LayoutMismatch as LayoutMismatch
 from rlcli.format.keys import Key
 from rlcli.format.schema import Schema
 

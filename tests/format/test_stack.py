@@ -17,7 +17,8 @@ import model as m
 from rlcli.errors import IncompatibleError
 from rlcli.format import stack
 from rlcli.format.dataset import Dataset
-from rlcli.format.episodes import EpisodeWriter, LayoutMismatch
+from rlcli.format.episode_buffer import LayoutMismatch
+from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Column, Schema, shift_column, stack_column, ted_schema
 from rlcli.format.specs import Box, Discrete
 from rlcli.format.writer import Writer

@@ -1,0 +1,168 @@
+"""Rows of a stream that are not written yet, and what is known of the episode they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlcli.format.given import Stored
+from rlcli.format.heap import encode
+from rlcli.format.keys import Key
+from rlcli.format.schema import Column, Schema
+from rlcli.format.values import booleans
+
+Array = np.ndarray[Any, Any]
+Nested = Any  # an array, a number, or a mapping of names to these
+_REWARD = ("next", "reward")
+TERMINATED = ("next", "terminated")
+TRUNCATED = ("next", "truncated")
+
+
+class LayoutMismatch(Exception):
+    """A next observation is not the observation that followed, so it cannot be derived.
+
+    A dataset whose schema stores next observations plainly can hold these rows.
+    """
+
+
+class HeapRows:
+    """The stored bytes of a heap column's values; equal ones in turn are encoded once."""
+
+    def __init__(self, column: Column, rows: int) -> None:
+        self.column = column
+        self.stored: list[bytes] = [b""] * rows
+        self._last: Nested = None
+
+    def __setitem__(self, at: int, value: Nested) -> None:
+        if self._last is None or not _same(self._last[0], value):
+            kept = value.copy() if isinstance(value, np.ndarray) else value
+            self._last = (kept, encode(self.column, value))
+        self.stored[at] = self._last[1]
+
+    def __getitem__(self, rows: slice) -> list[bytes]:
+        return self.stored[rows]
+
+
+def _same(one: Nested, other: Nested) -> bool:
+    if type(one) is not type(other):
+        return False
+    if not isinstance(one, np.ndarray):
+        return bool(one == other)
+    return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+
+
+Rows = Array | HeapRows
+
+
+def _rows_of(column: Column, rows: int) -> Rows:
+    if column.heap is not None:
+        return HeapRows(column, rows)
+    return np.zeros((rows, *column.shape), column.numpy)
+
+
+class Expected:
+    """Next observations that were given although they follow from the next row, until that row is there."""
+
+    def __init__(self, schema: Schema, rows: int) -> None:
+        self._sources = [schema.column(column.of or ()) for column in schema.shifts]
+        self.by_key = {s.key: _rows_of(s, rows) for s in self._sources}
+        self.given = np.zeros(rows, bool)
+        self._carried: dict[Key, Stored] | None = None  # of the row before the first
+
+    def check(self, by_key: Mapping[Key, Rows], rows: int, first: Sequence[int], is_open: bool) -> None:
+        """Compares what was given for `rows` rows with the rows that follow.
+
+        `first` are the rows that begin episodes; `is_open` says that the last row's episode goes on. Raises
+        `LayoutMismatch`.
+        """
+        begins = np.zeros(rows + 1, bool)
+        begins[list(first)] = True
+        begins[rows] = not is_open
+        chosen = np.flatnonzero(self.given[:rows] & ~begins[1:])
+        inside = chosen[chosen + 1 < rows]
+        for source in self._sources:
+            expected, found = self.by_key[source.key], by_key[source.key]
+            if self._carried is not None and not begins[0]:
+                self._compare(source, self._carried[source.key], found[0:1])
+            if isinstance(expected, HeapRows):
+                assert isinstance(found, HeapRows)
+                for row in inside.tolist():
+                    self._compare(source, expected[row : row + 1], found[row + 1 : row + 2])
+            elif len(inside):
+                assert isinstance(found, np.ndarray)
+                self._compare(source, expected[inside], found[inside + 1])
+        self._carried = None
+        if len(chosen) > len(inside):
+            last = slice(rows - 1, rows)
+            self._carried = {
+                key: values[last] if isinstance(values, HeapRows) else values[last].copy()
+                for key, values in self.by_key.items()
+            }
+        self.given[:] = False
+
+    @staticmethod
+    def _compare(source: Column, expected: Stored, found: Stored) -> None:
+        if isinstance(expected, np.ndarray) and isinstance(found, np.ndarray):
+            same = expected.tobytes() == found.tobytes()
+        else:
+            same = list(expected) == list(found)
+        if not same:
+            raise LayoutMismatch(
+                f"a next {'/'.join(source.key)} is not the one that followed; store next observations plainly"
+            )
+
+
+class EpisodeBuffer:
+    """Rows of one stream that are not written yet, and its unfinished episode.
+
+    What follows from the rest is filled in for all rows at once by `complete`. Until then `terminated` and
+    `truncated` are False but where an episode ended, and `parts` says which rows belong to which episode.
+    """
+
+    def __init__(self, schema: Schema, rows: int) -> None:
+        self.by_key = {column.key: _rows_of(column, rows) for column in schema.given}
+        self.expected: Expected | None = None  # made when there is something to compare
+        flat = {
+            key: array.reshape(rows, -1)[:, 0]
+            for key, array in self.by_key.items()
+            if isinstance(array, np.ndarray) and array[0].size == 1
+        }
+        self.terminated, self.truncated, self.done, self.is_init, self.episode, self.step, self.reward = (
+            flat.get(key, np.zeros(rows, dtype))
+            for key, dtype in (
+                (TERMINATED, bool), (TRUNCATED, bool), (("next", "done"), bool), (("is_init",), bool),
+                (("episode",), np.int64), (("step",), np.int64), (_REWARD, np.float32),
+            )
+        )  # fmt: skip
+        self.rows = 0  # in the arrays
+        self.parts: list[tuple[int, int, int]] = []  # of each part of an episode: first row, its step, number
+        self.ends: list[tuple[int, dict[str, Any]]] = []  # (rows before the end, arguments of end_episode)
+        self.length = 0  # steps of the unfinished episode
+        self.number = 0
+        self.has_number = False  # `number` is that of the next step's episode
+        self.seed: int | None = None
+
+    def complete(self, rows: int) -> None:
+        """Fills in `done`, `is_init`, `episode` and `step` of the first `rows` rows."""
+        first, step, number = np.array(self.parts, np.int64).T
+        lengths = np.diff(first, append=rows)
+        np.subtract(np.arange(rows), np.repeat(first - step, lengths), out=self.step[:rows])
+        self.episode[:rows] = np.repeat(number, lengths)
+        np.equal(self.step[:rows], 0, out=self.is_init[:rows])
+        np.logical_or(self.terminated[:rows], self.truncated[:rows], out=self.done[:rows])
+
+    def clear(self) -> None:
+        """Forgets rows that were written."""
+        self.terminated[:] = self.truncated[:] = False
+        self.parts.clear()
+
+    def stored(self, rows: int) -> list[Stored]:
+        """The first `rows` rows as they are written. Raises `LayoutMismatch`."""
+        self.complete(rows)
+        if self.expected is not None:
+            first = [at for at, step, _ in self.parts if not step]
+            self.expected.check(self.by_key, rows, first, self.length > 0)
+        held = [array[:rows] for array in self.by_key.values()]
+        return [booleans(values) if isinstance(values, np.ndarray) else values for values in held]
