@@ -145,7 +145,9 @@ class Origin:
                 raise MissingExtraError("aiohttp", "remote", needed_for=f"reading {self.url}") from err
             most = self._timeout_seconds
             wait = aiohttp.ClientTimeout(total=_TRICKLE * most, sock_connect=most, sock_read=most)
-            options |= {"client_kwargs": {"timeout": wait}, "headers": {"Accept-Encoding": "identity"}}
+            # No answer is decompressed, which a megabyte could make a gigabyte of: none was asked for.
+            client = {"timeout": wait, "auto_decompress": False}
+            options |= {"client_kwargs": client, "headers": {"Accept-Encoding": "identity"}}
         try:
             fs, root = fsspec.core.url_to_fs(self._full, **{**options, **self._options})
         except ValueError as err:

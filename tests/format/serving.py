@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ Fault = Callable[[str, int], str | None]  # of a name and the number of earlier 
 @dataclass
 class Web:
     """The server's settings, and what happened. `fault` says for a request how it fails, if it does: a
-    status, "truncate", "flip", "hang" or "close".
+    status, "truncate", "flip", "swell" (zeros that a small answer is to be decompressed to), "hang" or
+    "close".
     """
 
     root: Path
@@ -77,6 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         path = web.root / name.lstrip("/")
+        if fault == "swell":
+            self._answer(200, zlib.compress(bytes(1 << 26)), coding="deflate")
+            return
         if fault is not None and fault.isdecimal():
             self._answer(int(fault), b"")
         elif path.is_file():
@@ -106,9 +111,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.web.requests.append(Request(name, start, stop, sent))
         self._answer(status, bytes(data), sent=sent)
 
-    def _answer(self, status: int, data: bytes, *, kind: str = "text/plain", sent: int | None = None) -> None:
+    def _answer(
+        self,
+        status: int,
+        data: bytes,
+        *,
+        kind: str = "text/plain",
+        coding: str = "identity",
+        sent: int | None = None,
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
+        self.send_header("Content-Encoding", coding)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data[:sent])

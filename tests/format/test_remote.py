@@ -25,6 +25,7 @@ from serving import Web, in_memory, open_url, serving
 from rlcli.errors import CorruptError, InputError
 from rlcli.format import generations, origin, strictjson, sums
 from rlcli.format.dataset import Dataset
+from rlcli.format.location import URL
 from rlcli.format.remote import Remote
 from rlcli.format.specs import Box
 from rlcli.format.sums import BLOCK
@@ -313,6 +314,12 @@ def test_a_refusal_is_not_tried_again(web: Web, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the server answers 403"):
         open_url(web, tmp_path)
     assert max(web.counts.values()) == 0
+
+
+def test_no_answer_is_decompressed(web: Web) -> None:
+    web.fault = lambda name, count: "swell"
+    there = origin.Origin(URL(f"{web.url}/wide"), timeout_seconds=30, retries=0)
+    assert len(there.read("dataset.json")) < 1 << 17
 
 
 def test_a_silent_server_is_not_waited_for_for_ever(web: Web, tmp_path: Path) -> None:
