@@ -209,7 +209,7 @@ def _pictures(place: Place, *, episodes: int, height: int, width: int, images: s
 
 def _videos(place: Place) -> Item:
     """LeRobot with a camera whose frames are a video, which become pixels."""
-    episodes, length = place.setting.pick(small=1, full=4), place.setting.pick(small=4, full=150)
+    episodes, length = place.setting.pick(small=1, full=3), place.setting.pick(small=4, full=150)
     path = write_videos(place.sources / "lerobot", episodes, length, 256, 256)
     size = length * 256 * 256 * 3
     readers = {"PyAV alone, on all cores": partial(decode_videos, path)}

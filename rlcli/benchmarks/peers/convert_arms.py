@@ -97,5 +97,5 @@ ARMS: dict[str, dict[str, Make]] = {
     "pixels-640": _tfds("pixels-640", "steps", "batches", percent=50),
     "minari": {"minari, episode by episode": minari_episodes},
     "lerobot": {"lerobot, frame by frame": lerobot("lerobot", 1000)},
-    "lerobot-video": {"lerobot, frame by frame": lerobot("lerobot", 40)},
+    "lerobot-video": {"lerobot, frame by frame": lerobot("lerobot", 20)},
 }
