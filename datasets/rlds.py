@@ -261,7 +261,8 @@ class RLDSSource:
                 with at(shard.path, run.positions[record]):
                     columns = rows.read(record, start, end)
                     final = self._final(rows, record) if drops and end == stop else None
-                columns.setdefault(REWARD, np.zeros((end - start, 1), np.float32))
+                if REWARD not in columns:
+                    columns[REWARD] = np.zeros((end - start, 1), np.float32)
                 if self.with_split:
                     columns[SPLIT] = [shard.split] * (end - start)
                 yield Part(columns, End(terminated, not terminated, final=final) if end == stop else None)

@@ -103,9 +103,10 @@ class Block(NamedTuple):
 
 
 def read_blocks(path: Path) -> Iterator[Block]:
-    """The records of `read_records`, a few MiB or one record at a time; a block is valid until the next.
+    """The records of `read_records`, a few MiB or one record at a time.
 
-    Raises what that raises, after the records before the damage.
+    A block is valid until the next but one is asked for, so that one can be read ahead. Raises what that
+    raises, after the records before the damage.
     """
     with _opened(path) as file:
         if _compression_of(path, file) == "none":
@@ -220,7 +221,7 @@ def _compression_of(path: Path, file: IO[bytes]) -> Compression:
 def _plain_blocks(path: Path, file: IO[bytes]) -> Iterator[Block]:
     """Whatever is not a whole and right record is left to `_plain`, which says what it is."""
     size = os.fstat(file.fileno()).st_size
-    memory = np.empty(min(_ROOM, size), np.uint8).data
+    memory = spare = np.empty(0, np.uint8).data
     offset, wanted = 0, _ROOM
     while offset < size:
         wanted = min(wanted, size - offset)
@@ -230,6 +231,7 @@ def _plain_blocks(path: Path, file: IO[bytes]) -> Iterator[Block]:
         starts, sizes, end, following = _native.whole_records(data)
         if len(starts):
             yield Block(data, starts, sizes, starts + (offset - _HEADER.size))
+            memory, spare = spare, memory
         elif not wanted < following <= size - offset:
             file.seek(offset)
             yield from gathered(_plain(path, file, offset))
