@@ -57,6 +57,7 @@ from rlcli.datasets.d4rl_specs import nested, specs_of
 from rlcli.datasets.mapping import no_mapping
 from rlcli.datasets.opened import differing_rows, equal_bits
 from rlcli.datasets.plain_export import METADATA
+from rlcli.datasets.rooms import Rooms
 from rlcli.errors import IncompatibleError, InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -244,7 +245,8 @@ class D4RLSource:
         step = hdf5.slice_rows(list(columns.values()))
         splitter = Splitter(self.rule)
         slices = [(start, min(start + step, self.num_rows)) for start in range(0, self.num_rows, step)]
-        reads = (partial(hdf5.read_columns, columns, start, stop) for start, stop in slices)
+        rooms = Rooms()
+        reads = (partial(hdf5.read_columns, columns, start, stop, rooms) for start, stop in slices)
         for (start, stop), arrays in zip(slices, ahead(reads), strict=True):
             ends = ends_of(self.layout, splitter, arrays, start, stop)
             if self.derived:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rlcli.datasets import slicing
 from rlcli.datasets.hdf5_chunks import GzipChunks, is_gzip
 from rlcli.datasets.regular import open_regular
+from rlcli.datasets.rooms import Rooms
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
@@ -179,9 +180,12 @@ class Rows:
             )
 
 
-def read_columns(columns: Mapping[str, Rows], start: int, stop: int) -> dict[str, NDArray[Any]]:
-    """Rows `start … stop - 1` of several columns; gzip chunks are decompressed on all cores."""
-    arrays = {name: np.empty((stop - start, *column.shape), column.dtype) for name, column in columns.items()}
+def read_columns(
+    columns: Mapping[str, Rows], start: int, stop: int, rooms: Rooms | None = None
+) -> dict[str, NDArray[Any]]:
+    """Rows `start … stop - 1` of several columns, in `rooms`; gzip chunks are decompressed on all cores."""
+    rooms = rooms or Rooms()
+    arrays = {name: rooms.take(name, stop - start, c.shape, c.dtype) for name, c in columns.items()}
     where: Callable[[], AbstractContextManager[None]]
     coming: list[tuple[Callable[[], AbstractContextManager[None]], list[Future[None]]]] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -102,7 +102,7 @@ class Hdf5Table(Table):
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some arrays. Raises `CorruptError` that names the array and its rows."""
         numeric = {name: self._rows[name] for name in names if name in self._rows}
-        arrays = hdf5.read_columns(numeric, start, stop)
+        arrays = hdf5.read_columns(numeric, start, stop, self.rooms)
         for name in names:
             if name in self._texts:
                 with hdf5.damage(self.path, f"{name} rows {start}..{stop - 1}:"):

@@ -123,10 +123,7 @@ class ParquetTable(Table):
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some columns; a batch is decoded once while rows come in order."""
-        arrays = {
-            name: np.empty((stop - start, *self.fields[name].shape), self.fields[name].dtype)
-            for name in names
-        }
+        arrays = {name: self.empty(name, stop - start) for name in names}
         tops = sorted({self._tops[name] for name in names})
         row_bytes = sum(self.fields[name].row_bytes for name in names)
         done = 0
@@ -229,10 +226,7 @@ class ParquetTable(Table):
             or kinds.is_large_list(column.type)
             or kinds.is_fixed_size_list(column.type)
         ):
-            lengths = np.unique(self._compute.list_value_length(column).to_numpy(zero_copy_only=False))
-            if len(lengths) != 1:
-                raise InputError(f"{what} has lists of different lengths")
-            shape.append(int(lengths[0]))
+            shape.append(self._list_size(column, what))
             column = column.flatten()
             if column.null_count and not kinds.is_floating(column.type):
                 raise InputError(f"{what} has lists with empty values")
@@ -241,6 +235,16 @@ class ParquetTable(Table):
         else:
             values = np.empty(len(column), "V1")  # a type that has no place; `plain` reports it
         return np.asarray(values).reshape(size, *shape)
+
+    def _list_size(self, column: Any, what: str) -> int:
+        """How long each list of a column without empty rows is. Raises `InputError` if they differ."""
+        if self._arrow.types.is_fixed_size_list(column.type):
+            return int(column.type.list_size)
+        ends = self._compute.min_max(self._compute.list_value_length(column))
+        low, high = ends["min"].as_py(), ends["max"].as_py()
+        if low is None or low != high:
+            raise InputError(f"{what} has lists of different lengths")
+        return int(low)
 
     @contextmanager
     def _damage(self, file: Path) -> Iterator[None]:

@@ -30,6 +30,7 @@ from rlcli.datasets.opened import differing_rows, env_of, nest
 from rlcli.datasets.plain_export import told_keys
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
+from rlcli.datasets.rooms import Rooms
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.keys import DTYPES, Key
@@ -76,10 +77,21 @@ class Table(ABC):
         self.metadata: dict[str, Any] = {}
         self.remarks: list[str] = []
         self.chunk_rows = 1
+        self.rooms: Rooms | None = None  # where slices come one after the other
 
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
-        """Rows of some fields, native-endian. Raises `CorruptError` for damage."""
+        """Rows of some fields, native-endian; with `rooms`, valid until the read after the next.
+
+        Raises `CorruptError` for damage.
+        """
+
+    def empty(self, name: str, rows: int) -> NDArray[Any]:
+        """Room for rows of a field."""
+        found = self.fields[name]
+        if self.rooms is None:
+            return np.empty((rows, *found.shape), found.dtype)
+        return self.rooms.take(name, rows, found.shape, found.dtype)
 
 
 @dataclass
@@ -285,6 +297,7 @@ class PlainSource:
         names = self._read_names()
         pending: Arrays | None = None
         ranges = list(slices(low, high, self.slice_rows))
+        self.table.rooms = self.table.rooms or Rooms()
         reads = (partial(self.table.read, names, start, stop) for start, stop in ranges)
         for (start, stop), arrays in zip(ranges, ahead(reads), strict=True):
             ends = self.scan.ends_within(start, stop)

@@ -180,7 +180,7 @@ class ZarrTable(Table):
         rows = int((getattr(array, "shards", None) or array.chunks)[0])
         if rows * field.row_bytes > _CACHE_BYTES // len(self._arrays):
             return _native(array[start:stop], field.dtype)
-        out = np.empty((stop - start, *field.shape), field.dtype)
+        out = self.empty(name, stop - start)
         for number in range(start // rows, -(-stop // rows)):
             first = number * rows
             known, chunk = self._decoded.pop(name, (-1, None))
