@@ -16,7 +16,7 @@ void bind_row_map(py::module_ &module) {
       .def("add_shift", &Table::add_shift, py::arg("of"), py::arg("file") = "")
       .def(
           "add_stream", [](Table &self, std::int64_t start) { self.rows.add_stream(start); }, py::arg("start") = 0)
-      .def("add_segments", &Table::add_segments, py::arg("stream"), py::arg("bases"), py::arg("listed"))
+      .def("add_segments", &Table::add_segments, py::arg("stream"), py::arg("ranges"))
       .def("fill", &Table::fill, py::arg("stream"), py::arg("first"), py::arg("rows"), py::arg("ends"),
            py::arg("has_final"), py::arg("final_bases"))
       .def(

@@ -80,20 +80,23 @@ struct Table {
     return column;
   }
 
-  // Lists segments in one range of addresses: `bases` are those of the stored columns, and a segment is (first row,
-  // rows, room, row of the range at which it begins).
-  void add_segments(std::size_t stream, const std::vector<std::uintptr_t> &bases, const py::sequence &listed) {
+  // Lists segments, range of addresses after range: `(bases of the stored columns, segments)`, and a segment is (first
+  // row, rows, room, row of the range at which it begins).
+  void add_segments(std::size_t stream, const py::sequence &ranges) {
+    using Entry = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::uintptr_t>;
     std::vector<rl::RowMap::Listed> segments;
-    for (py::handle entry : listed) {
-      using Entry = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::uintptr_t>;
-      const auto [first, count, room, at] = entry.cast<Entry>();
-      segments.push_back({first, count, room, pointers(bases)});
-      segments.back().bases.resize(rows.num_columns());
-      for (std::size_t c = 0; c < bases.size() && c < rows.num_columns(); ++c) {
-        const std::size_t row_bytes = rows.column(c).row_bytes;
-        if (at > (std::numeric_limits<std::uintptr_t>::max() - bases[c]) / row_bytes)
-          throw std::invalid_argument("a column is nowhere in memory");
-        segments.back().bases[c] += at * row_bytes;
+    for (py::handle range : ranges) {
+      const auto [bases, listed] = range.cast<std::pair<std::vector<std::uintptr_t>, py::sequence>>();
+      for (py::handle entry : listed) {
+        const auto [first, count, room, at] = entry.cast<Entry>();
+        segments.push_back({first, count, room, pointers(bases)});
+        segments.back().bases.resize(rows.num_columns());
+        for (std::size_t c = 0; c < bases.size() && c < rows.num_columns(); ++c) {
+          const std::size_t row_bytes = rows.column(c).row_bytes;
+          if (at > (std::numeric_limits<std::uintptr_t>::max() - bases[c]) / row_bytes)
+            throw std::invalid_argument("a column is nowhere in memory");
+          segments.back().bases[c] += at * row_bytes;
+        }
       }
     }
     rows.add_segments(stream, std::move(segments));

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate
 from threading import RLock
 from typing import Any
 
@@ -67,7 +67,7 @@ class StreamReader:
 
     def list_segments(self, entries: Sequence[Segment]) -> None:
         """Adds sealed or open segments behind the others; nothing is read yet."""
-        found = []
+        found: list[tuple[list[int], list[tuple[int, int, int, int]]]] = []
         for entry in entries:
             mapped = self._map.place(entry)
             rows, ended = entry.rows, None
@@ -75,10 +75,11 @@ class StreamReader:
                 rows, ended = min(rows, self.limit[0] - entry.first), self.limit[1]
             self.segments.append(SegmentReader(mapped, rows, ended))
             self._firsts.append(entry.first)
-            found.append((entry.first, rows, entry.alloc, *mapped.place))
-        for _, group in groupby(found, key=lambda listed: id(listed[3])):
-            listed = list(group)
-            self._table.add_segments(self.number, listed[0][3], [(*entry[:3], entry[4]) for entry in listed])
+            addresses, at = mapped.place
+            if not found or found[-1][0] is not addresses:
+                found.append((addresses, []))
+            found[-1][1].append((entry.first, rows, entry.alloc, at))
+        self._table.add_segments(self.number, found)
         self._counts = None
 
     def position(self, row: int) -> int:

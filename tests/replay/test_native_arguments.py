@@ -21,7 +21,7 @@ def _rows() -> tuple[_native.RowMap, np.ndarray[tuple[int], np.dtype[np.int64]]]
     table = _native.RowMap()
     table.add_plain(values.dtype, ())
     table.add_stream()
-    table.add_segments(0, [values.ctypes.data], [(0, 10, 10, 0)])
+    table.add_segments(0, [([values.ctypes.data], [(0, 10, 10, 0)])])
     table.fill(0, 0, 10, np.zeros(0, np.int64), np.zeros(0, np.bool_), [])
     return table, values
 
@@ -82,7 +82,7 @@ def test_segments_that_cannot_be_in_memory(rows: int, room: int, base: int) -> N
     table.add_plain(np.dtype(np.int64), ())
     table.add_stream()
     with pytest.raises(ValueError, match=r"memory|join|2\^40"):
-        table.add_segments(0, [base], [(0, rows, room, 0)])
+        table.add_segments(0, [([base], [(0, rows, room, 0)])])
 
 
 def test_a_segment_grows_no_further_than_its_memory() -> None:
@@ -97,7 +97,7 @@ def test_a_final_value_that_is_nowhere() -> None:
     table = _native.RowMap()
     table.add_shift(table.add_plain(values.dtype, ()))
     table.add_stream()
-    table.add_segments(0, [values.ctypes.data], [(0, 10, 10, 0)])
+    table.add_segments(0, [([values.ctypes.data], [(0, 10, 10, 0)])])
     for bases in ([], [0]):
         with pytest.raises(ValueError, match="finals must be there"):
             table.fill(0, 0, 10, np.array([4]), np.array([True]), bases)
