@@ -139,7 +139,7 @@ values, rows = np.arange(1 << 17), np.arange(1 << 17)
 table = _native.RowMap()
 table.add_plain(values.dtype, ())
 table.add_stream()
-table.add_segments(0, [values.ctypes.data], [(0, len(values), len(values), 0)])
+table.add_segments(0, [([values.ctypes.data], [(0, len(values), len(values), 0)])])
 table.fill(0, 0, len(values), np.zeros(0, np.int64), np.zeros(0, np.bool_), [])
 table.set_threads(256)
 out = [np.zeros_like(values)]
