@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rlcli.datasets.rlds_images import look
 from rlcli.errors import CorruptError, InputError
 
 _NUMBERS = ("frame_index", "index", "next.done")
+_BATCH_ROWS = 1 << 16
 FLAGS = ("next.done", "next.terminated", "next.truncated")
 
 
@@ -58,13 +59,9 @@ def scan(meta: Meta, tables: Tables) -> Scan:
             if not found.columns:
                 _look_at_columns(found, meta, tables, opened, path)
             _widen(found, tables, opened.schema_arrow)
-        wanted = [name for name in ("episode_index", "timestamp", *_NUMBERS) if name in names]
-        columns = tables.columns(path, wanted)
-        if "episode_index" not in columns:
-            raise InputError(f"{path}: no column episode_index", path=path)
-        numbers = {n: tables.numbers(column, path) for n, column in columns.items() if n != "timestamp"}
-        numbers["episode_index"] = tables.integers(columns["episode_index"], path)
-        _note_episodes(found, numbers, path, index)
+            if "episode_index" not in names:
+                raise InputError(f"{path}: no column episode_index", path=path)
+            _note_episodes(found, _numbers(tables, opened, path), path, index)
         found.files.append(str(path.relative_to(meta.root)))
         index += rows
     if not found.episodes:
@@ -78,29 +75,51 @@ def _number(path: Path) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
-def _note_episodes(found: Scan, numbers: Mapping[str, NDArray[Any]], path: Path, index: int) -> None:
-    episode = numbers["episode_index"]
-    starts = np.flatnonzero(np.diff(episode, prepend=episode[0] - 1))
-    stops = np.append(starts[1:], len(episode))
+def _numbers(tables: Tables, opened: Any, path: Path) -> Iterator[dict[str, NDArray[Any]]]:
+    """What says where episodes are, some rows at a time."""
+    wanted = [name for name in ("episode_index", "timestamp", *_NUMBERS) if name in opened.schema_arrow.names]
+    for columns in tables.batches(opened, path, wanted, _BATCH_ROWS):
+        numbers = {n: tables.numbers(column, path) for n, column in columns.items() if n != "timestamp"}
+        numbers["episode_index"] = tables.integers(columns["episode_index"], path)
+        yield numbers
+
+
+def _note_episodes(found: Scan, batches: Iterable[dict[str, NDArray[Any]]], path: Path, index: int) -> None:
+    """Notes the episodes of a file whose first row is row `index` of all."""
     known = {entry[0] for entry in found.episodes}
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        number = int(episode[start])
-        if number in known:
-            raise InputError(f"{path}: episode {number} has rows in two places", path=path)
-        known.add(number)
-        found.episodes.append([number, len(found.files), start, stop])
-    steps = np.arange(len(episode)) - np.repeat(starts, stops - starts)
-    expected = {"frame_index": steps, "index": np.arange(index, index + len(episode))}
-    is_last = np.zeros(len(episode), np.bool_)
-    is_last[stops - 1] = True
-    for name, values in expected.items():
-        if name in numbers and (numbers[name] != values).any():
-            _say(found.inexact, name)
-    if "next.done" in numbers:
-        done = numbers["next.done"] != 0
-        found.done_at_ends += done[stops - 1].tolist()
-        if (done != is_last).any():
-            _say(found.inexact, "next.done")
+    first_done = len(found.done_at_ends)
+    rows = 0
+    for numbers in batches:
+        episode = numbers["episode_index"]
+        starts = np.flatnonzero(np.diff(episode, prepend=episode[0] - 1))
+        stops = np.append(starts[1:], len(episode))
+        firsts = starts + rows
+        goes_on = rows > 0 and found.episodes[-1][0] == episode[0]  # of the rows before
+        if goes_on:
+            number, _, firsts[0], _ = found.episodes.pop()
+            known.remove(number)
+        for number, first, stop in zip(
+            episode[starts].tolist(), firsts.tolist(), (stops + rows).tolist(), strict=True
+        ):
+            if number in known:
+                raise InputError(f"{path}: episode {number} has rows in two places", path=path)
+            known.add(number)
+            found.episodes.append([number, len(found.files), first, stop])
+        here = np.arange(rows, rows + len(episode))
+        expected = {"frame_index": here - np.repeat(firsts, stops - starts), "index": index + here}
+        for name, values in expected.items():
+            if name in numbers and (numbers[name] != values).any():
+                _say(found.inexact, name)
+        if "next.done" in numbers:
+            done = numbers["next.done"] != 0
+            early = [found.done_at_ends.pop()] if goes_on else []
+            found.done_at_ends += done[stops - 1].tolist()
+            done[stops - 1] = False
+            if done.any() or any(early):
+                _say(found.inexact, "next.done")
+        rows += len(episode)
+    if not all(found.done_at_ends[first_done:]):
+        _say(found.inexact, "next.done")
 
 
 def _look_at_columns(found: Scan, meta: Meta, tables: Tables, opened: Any, path: Path) -> None:

@@ -47,6 +47,18 @@ class Tables:
             table.validate(full=True)
             return {name: table.column(name).combine_chunks() for name in table.column_names}
 
+    def batches(self, opened: Any, path: Path, names: Sequence[str], rows: int) -> Iterator[dict[str, Any]]:
+        """Columns of an opened file of any length, so many rows of them at a time."""
+        with self.damage(path):
+            found = 0
+            for batch in opened.iter_batches(rows, columns=list(names), use_threads=False):
+                batch.validate(full=True)
+                found += len(batch)
+                if len(batch):
+                    yield {name: batch.column(name) for name in batch.schema.names}
+            if found != opened.metadata.num_rows:
+                raise ValueError(f"{found:,} rows, not as declared")
+
     def numbers(self, column: Any, where: str | Path) -> NDArray[Any]:
         """A column of one number per row, in a list or not. Raises `CorruptError` for anything else."""
         found = self.values(column, f"{where}: a column of {column.type}")

@@ -100,9 +100,11 @@ def convert(
     from rlcli.datasets.contract import AmbiguousMapping
     from rlcli.errors import UsageError
     from rlcli.pipeline import convert as pipeline
+    from rlcli.pipeline.convert_memory import free_at_once
 
     if src is None or out is None:
         raise UsageError("rl convert needs SRC and OUT", hint="rl convert --help")
+    free_at_once()
     try:
         report = pipeline.convert(
             src,
