@@ -19,6 +19,8 @@ from rlcli.datasets import zip_archives
 
 BLOSC_HEADER = 16  # version, flags, …, bytes 4-8 decoded size, bytes 12-16 encoded size
 
+_ZSTD = bytes.fromhex("28b52ffd")
+
 Read = Callable[[str], bytes | None]
 Decode = Callable[[bytes], bytes]
 
@@ -34,8 +36,8 @@ class Chunks:
         self._dtype = dtype  # as stored
         self._shape = tuple(int(size) for size in array.chunks)
         self._bytes = math.prod(self._shape) * dtype.itemsize
-        self._decode = _DECODERS[kinds[0]]() if kinds else None
-        self._is_blosc = kinds == ["Blosc"]
+        self._kind = kinds[0] if kinds else None
+        self._decode = _DECODERS[self._kind]() if self._kind is not None else None
 
     @staticmethod
     def of(read: Read, name: str, array: Any) -> Chunks | None:
@@ -56,8 +58,10 @@ class Chunks:
         data = self._read(f"{self._name}/{key}")
         if data is None:
             return None
-        if self._is_blosc:
+        if self._kind == "Blosc":
             check_blosc(data, len(data), self._bytes)
+        elif self._kind == "Zstd" and zstd_bytes(data) not in (None, self._bytes):
+            raise ValueError(f"a chunk of {zstd_bytes(data):,} bytes, expected {self._bytes:,}")
         if self._decode is not None:
             data = self._decode(data)
         if len(data) != self._bytes:
@@ -73,6 +77,21 @@ def check_blosc(head: bytes, size: int, decoded_bytes: int) -> None:
     decoded, encoded = int.from_bytes(head[4:8], "little"), int.from_bytes(head[12:16], "little")
     if len(head) < BLOSC_HEADER or encoded != size or decoded != (decoded_bytes or decoded):
         raise ValueError(f"{size:,} bytes")
+
+
+def zstd_bytes(frame: bytes) -> int | None:
+    """How many bytes a Zstandard frame says it holds (RFC 8878, 3.1.1.1), None if it does not say.
+
+    Compressors believe it, and take as much memory. Raises `ValueError` for something else.
+    """
+    if frame[:4] != _ZSTD or len(frame) < 5:
+        raise ValueError("no Zstandard frame")
+    flags = frame[4]
+    is_single_segment = flags >> 5 & 1
+    size = (is_single_segment, 2, 4, 8)[flags >> 6]
+    at = 6 - is_single_segment + (0, 1, 2, 4)[flags & 3]
+    said = int.from_bytes(frame[at : at + size], "little") + (256 if size == 2 else 0)
+    return said if size else None
 
 
 @contextmanager

@@ -18,8 +18,9 @@ import zarr
 from numcodecs import Blosc, Delta, GZip, Zstd
 from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 
+from rlcli.datasets import zarr_rows
 from rlcli.datasets.zarr_groups import ZarrTable
-from rlcli.datasets.zarr_rows import Chunks, reading
+from rlcli.datasets.zarr_rows import Chunks, reading, zstd_bytes
 from rlcli.errors import CorruptError, ExitCode, IncompatibleError, InputError, MissingExtraError
 from rlcli.format.dataset import Dataset
 from rlcli.main import run
@@ -211,6 +212,28 @@ def test_a_chunk_of_another_length_is_corrupt(compressor, tmp_path):
     (tmp_path / "z/a/1.0").write_bytes(short.tobytes() if compressor is None else compressor.encode(short))
     with reading(tmp_path / "z") as read, pytest.raises(CorruptError, match=r"a rows 0..7|a: chunk 1.0"):
         ZarrTable(tmp_path / "z", root, read).read(["a"], 0, 8)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_791, 65_792, 1 << 20, 5 << 20])
+def test_zstandard_frames_say_their_size(size):
+    assert zstd_bytes(Zstd().encode(bytes(size))) == size
+    dictionary = b"\x28\xb5\x2f\xfd" + bytes([0xC3]) + b"w" + b"dict" + (1 << 40).to_bytes(8, "little")
+    assert zstd_bytes(dictionary) == 1 << 40
+    assert zstd_bytes(b"\x28\xb5\x2f\xfd\x00\x58\x00") is None
+    for other in (b"", b"\x28\xb5\x2f\xfd", b"PK\3\4 anything"):
+        with pytest.raises(ValueError, match="no Zstandard frame"):
+            zstd_bytes(other)
+
+
+def test_a_bomb_of_zstandard_is_not_unpacked(tmp_path, monkeypatch):
+    root = zarr.open_group(tmp_path / "z", mode="w", zarr_format=2)
+    root.create_array("a", data=np.ones((8, 2)), chunks=(4, 2), compressors=Zstd())
+    (tmp_path / "z/a/1.0").write_bytes(Zstd().encode(bytes(1 << 24)))
+    monkeypatch.setitem(zarr_rows._DECODERS, "Zstd", lambda: pytest.fail)
+    with reading(tmp_path / "z") as read:
+        chunks = Chunks.of(read, "a", root["a"])
+        with pytest.raises(ValueError, match="a chunk of 16,777,216 bytes, expected 64"):
+            chunks.get(1)
 
 
 @pytest.mark.parametrize("name", ["data/state/0.0", "data/action/.zarray", ".zgroup"])
