@@ -293,6 +293,9 @@ def _table(path: Path) -> Iterator[Table]:
         with archive:
             table = NpzTable(path, archive)
             try:
+                if table.unreadable:
+                    name, reason = next(iter(table.unreadable.items()))
+                    raise InputError(f"{path}: {name} {reason}", path=path)
                 yield table
             finally:
                 table.close()

@@ -447,8 +447,8 @@ def test_a_file_cut_at_any_length_is_refused(fraction, d4rl_file, tmp_path):
 def test_check_finds_a_row_that_differs(d4rl_file, tmp_path, monkeypatch):
     read_columns = hdf5.read_columns
 
-    def wrong(columns, start, stop):
-        arrays = read_columns(columns, start, stop)
+    def wrong(columns, start, stop, *rest):
+        arrays = read_columns(columns, start, stop, *rest)
         if "infos/qpos" in arrays:
             arrays["infos/qpos"][2, 1] += 1
         return arrays

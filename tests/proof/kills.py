@@ -33,7 +33,7 @@ from rlcli.format.writer import Writer
 
 MAX_STREAMS = 64
 KILLS_PER_DATASET = 50
-CALLS = [name for name in vars(layer.Layer) if not name.startswith("_")]
+CALLS = [name for name, value in vars(layer.Layer).items() if callable(value)]
 FAILED = 3
 PAGE = 4096
 
