@@ -75,9 +75,7 @@ class QuickRows:
     def write(self, columns: dict[Any, Any], segment: ColumnWriter, rewards: RewardSum) -> int: ...
 
 class SealedSegment:
-    def __init__(
-        self, root: str, name: str, first: int, alloc: int, rows: int, finals: int
-    ) -> None: ...
+    def __init__(self, root: str, name: str, first: int, alloc: int, rows: int, finals: int) -> None: ...
 
 def count_finals(
     start: NDArray[np.int64],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,8 @@ def _dqn(setting: Setting) -> Item:
     tensor_batch = tensors(batch)
 
     def check() -> str:
-        reference = PlainDQN(sizes, double=False, max_grad_norm=config.max_grad_norm)
+        with _same_parameters():
+            reference = PlainDQN(sizes, double=False, max_grad_norm=config.max_grad_norm)
         state = dqn.init(nets, config, torch.Generator())
         state["critic"] = state["target_critic"] = _flat(reference.critic)
         runner = UpdateRunner(dqn, nets, config, _as_trained(setting, dqn, nets, config), torch.Generator())
@@ -79,7 +81,8 @@ def _sac(setting: Setting) -> Item:
     plain = PlainSAC(num_observations, num_actions, hidden)
 
     def check() -> str:
-        reference = PlainSAC(num_observations, num_actions, hidden)
+        with _same_parameters():
+            reference = PlainSAC(num_observations, num_actions, hidden)
         state = sac.init(nets, config, torch.Generator())
         state["actor"] = _flat(reference.actor)
         state["critic"] = state["target_critic"] = _flat(*reference.critics)
@@ -226,6 +229,14 @@ def _medium_error() -> float:
 def _flat(*modules: torch.nn.Module) -> Tensor:
     """Parameters in the order of `rlcli.nets.mlp`: member by member, layer by layer."""
     return torch.cat([p.detach().reshape(-1) for module in modules for p in module.parameters()])
+
+
+@contextmanager
+def _same_parameters() -> Iterator[None]:
+    """Modules begin alike each time: a gradient that is nothing but rounding moves Adam by a whole step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def _agree(ours: Tensor, theirs: Tensor) -> str:
