@@ -22,7 +22,7 @@ from rlcli.format.keys import Key
 from rlcli.format.mapping import MappedSegment
 from rlcli.format.row_plan import table_of
 from rlcli.format.schema import Column, Schema
-from rlcli.format.sums import BLOCK, FileSum, Sums
+from rlcli.format.sums import BLOCK, FileSum, Sums, is_large
 
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -268,9 +268,12 @@ class Checker:
             checks.whole.add(column.key)
 
     def everything(self, mapped: MappedSegment) -> None:
-        """Compares every column and final of a segment; all its files are there then."""
-        if self._fetcher is not None and mapped.entry.sealed:
-            self._fetcher.complete(mapped.entry)
+        """Compares every file of an inspected segment; all of them are there then."""
+        if mapped.entry.sealed:
+            if self._fetcher is not None:
+                self._fetcher.complete(mapped.entry)
+            found = self._checks[mapped.entry.name].sums
+            self.small(mapped, [n for n in found if n not in found.first and not is_large(n)])
         self.columns(mapped, [column.key for column in (*self._schema.plain, *self._schema.derived)])
         for position in range(len(self._schema.heaps)):
             self.heap(mapped, position, 0, len(mapped.heap(position)))
