@@ -104,7 +104,7 @@ def numbers(what: str, given: Any, dtype: np.dtype[Any], kinds: str) -> NDArray[
     """
     if type(given) is np.ndarray and given.dtype is dtype and given.ndim == 1 and given.flags.c_contiguous:
         return given  # as it mostly is
-    if hasattr(given, "detach"):  # a tensor: of any device, with any gradient
+    if not isinstance(given, np.ndarray) and hasattr(given, "detach"):  # a tensor of any device
         tensor = given.detach()
         given = (tensor.double() if tensor.is_floating_point() else tensor).cpu().numpy()
     try:
