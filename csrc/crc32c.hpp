@@ -39,7 +39,7 @@ constexpr Table make_table() {
 
 inline constexpr Table TABLE = make_table();
 
-inline std::uint32_t extend_portably(std::uint32_t crc, const std::uint8_t *data, std::size_t size) {
+constexpr std::uint32_t extend_portably(std::uint32_t crc, const std::uint8_t *data, std::size_t size) {
   for (; size >= 8; data += 8, size -= 8) {
     std::uint32_t next = 0;
     for (std::size_t k = 0; k < 8; ++k)
@@ -56,9 +56,9 @@ inline std::uint32_t extend_portably(std::uint32_t crc, const std::uint8_t *data
 // The map of a checksum over STRETCH zero bytes, of each of its four bytes: it is linear over bits.
 class OverZeros {
 public:
-  OverZeros() {
+  constexpr OverZeros() {
     constexpr std::uint8_t zeros[STRETCH] = {};
-    std::uint32_t of_bit[32];
+    std::uint32_t of_bit[32] = {};
     for (int bit = 0; bit < 32; ++bit)
       of_bit[bit] = extend_portably(std::uint32_t{1} << bit, zeros, STRETCH);
     for (std::size_t k = 0; k < 4; ++k) {
@@ -78,7 +78,7 @@ private:
   std::uint32_t table_[4][256] = {};
 };
 
-inline const OverZeros OVER_ZEROS;
+inline constexpr OverZeros OVER_ZEROS;
 
 inline std::uint64_t word(const std::uint8_t *data) {
   std::uint64_t value;

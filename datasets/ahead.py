@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import repeat
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
+_OVER = object()
 
 
 def ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
@@ -24,6 +26,14 @@ def ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
             coming = following
         if coming is not None:
             yield coming.result()
+
+
+def next_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread takes the next one while one is in use, so that two are in memory."""
+    for item in ahead(repeat(partial(next, items, _OVER))):
+        if item is _OVER:
+            return
+        yield cast(T, item)
 
 
 def grouped_ahead(items: Iterator[T], size: Callable[[T], int], enough: int) -> Iterator[T]:

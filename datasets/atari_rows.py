@@ -7,7 +7,7 @@ are decompressed twice, the first time by a second thread.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.ahead import next_ahead
 from rlcli.datasets.atari_logs import GzArray, Log, Span, read_all
 from rlcli.datasets.slicing import slice_rows
 
@@ -74,7 +75,7 @@ class Rows:
                 blocks: Iterator[NDArray[Any]] = iter([self.ahead.result()])
             else:
                 is_own = self.each.stop == self.each.span.stop  # others read the rest of the file
-                blocks = _ahead(_blocks(self.log.files["observation"], low, high, step, to_end=is_own))
+                blocks = next_ahead(_blocks(self.log.files["observation"], low, high, step, to_end=is_own))
             for frames in blocks:
                 at = slice(low, low + len(frames))
                 small = {name: values[at] for name, values in self.small.items()}
@@ -97,14 +98,6 @@ def _blocks(path: Path, low: int, high: int, step: int, *, to_end: bool = True) 
         array.close()
 
 
-def _ahead(blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """The same blocks, each decompressed while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, blocks, None)
-        while (block := following.result()) is not None:
-            following = pool.submit(next, blocks, None)
-            yield block
-
-
 def frames_at(path: Path, low: int, high: int) -> NDArray[Any]:
+    """Positions `low … high - 1` of a file of observations. Raises `CorruptError` for damage."""
     return np.concatenate(list(_blocks(path, low, high, KEPT_ROWS)))

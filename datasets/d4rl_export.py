@@ -125,7 +125,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
         if key in _DERIVED:
             continue
         if not column.is_sized:
-            what = "text" if column.heap is not None and column.heap.value == "text" else "of different sizes"
+            what = "text" if column.is_text else "of different sizes"
             lossy.append(f"{'/'.join(key)}: its values are {what}, which D4RL files do not hold")
             continue
         if key[0] in ("observation", "action"):

@@ -166,7 +166,7 @@ class GroupSource(Opened):
             raise InputError(f"{where}: {top} and {self.observed} differ in {', '.join(odd)}", path=where)
 
     def _schema(self, columns: list[Column], extra: list[Column]) -> Schema:
-        texts = [c for c in columns if c.heap is not None and c.heap.value == "text" and len(c.key) > 1]
+        texts = [c for c in columns if c.is_text and len(c.key) > 1]
         heaps = [c for c in columns if c.key[0] in ("observation", "action") and c.heap is not None]
         if odd := [column for column in heaps if column not in texts]:
             raise InputError(f"{'/'.join(odd[0].key)} is not one array per step")

@@ -103,7 +103,7 @@ def lay_out(dataset: Dataset, cameras: Literal["image", "video"], report: Report
 def _feature(name: str, column: Column, cameras: Literal["image", "video"]) -> Feature | None:
     """The feature for a column, None if LeRobot has no place for it."""
     heap, shape = column.heap, column.shape
-    if heap is not None and heap.value == "text":
+    if column.is_text:
         if column.key == SUBTASK:
             return Feature(name, "words", "int64", (1,), column)
         return Feature(name, "text", "string", (1,), column)

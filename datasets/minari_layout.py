@@ -76,7 +76,7 @@ def lay_out(dataset: Dataset, report: Report) -> Layout:
         column = schema.column(key)
         if column.heap is not None and column.heap.value == "array" and not (layout.jpeg and path in jpeg):
             report.lossy.append(f"{path}: stored decoded, not as {column.heap.codec}")
-        form = "jpeg" if layout.jpeg and path in jpeg else "text" if _is_text(column) else "values"
+        form = "jpeg" if layout.jpeg and path in jpeg else "text" if column.is_text else "values"
         following = schema.by_key.get(("next", *key)) if key[0] == "observation" else None
         dtype = record.get("stored", {}).get(path) or column.dtype
         layout.arrays.append(Array(path, column, following, form, dtype))
@@ -103,9 +103,9 @@ def _space(dataset: Dataset, top: str, record: Mapping[str, Any], report: Report
     texts = {
         key: None
         for key, column in found.items()
-        if _is_text(column) and (not has_final or ("next", *column.key) in schema.by_key)
+        if column.is_text and (not has_final or ("next", *column.key) in schema.by_key)
     }
-    found = {key: column for key, column in found.items() if key in texts or not _is_text(column)}
+    found = {key: column for key, column in found.items() if key in texts or not column.is_text}
     for key in found.keys() - specs.keys() - texts.keys():
         report.lossy.append(f"{'/'.join((top, *key))} has no place in a space of Minari")
     return text_space() if () in texts else space_of(spec, texts)
@@ -130,17 +130,13 @@ def _spec(dataset: Dataset, top: str, found: Mapping[Key, Column]) -> Spec:
 
 def _fits(leaf: Leaf, column: Column) -> bool:
     if leaf.kind == "Text":
-        return _is_text(column)
+        return column.is_text
     return column.heap is None or column.heap.value == "array"
-
-
-def _is_text(column: Column) -> bool:
-    return column.heap is not None and column.heap.value == "text"
 
 
 def _has_place(column: Column) -> bool:
     """Whether h5py can write its values as an array."""
-    if column.heap is not None and not _is_text(column):
+    if column.heap is not None and not column.is_text:
         return column.heap.value == "array" and -1 not in column.shape
     return column.dtype not in ("bfloat16", "complex64")
 
@@ -157,7 +153,7 @@ def _lay_out_others(
         key = column.key
         if key in used or key in _FOLLOWING or key in _KEPT or key[:2] == ("next", "observation"):
             continue
-        is_space = key[0] in ("observation", "action") and not _is_text(column)
+        is_space = key[0] in ("observation", "action") and not column.is_text
         if is_space or column.encoding in ("derived", "stack"):
             continue
         if key[0] == "next" and key[1:] in schema.by_key and key[1:] not in _FOLLOWING:
@@ -173,7 +169,7 @@ def _lay_out_others(
         if not path.startswith("infos/"):
             path = "/".join(("infos", *(key[1:] if key[0] == "info" else key)))
             path = free_name(path, key, [array.path for array in layout.arrays])
-        form = "episode" if align == "episode" else "text" if _is_text(column) else "values"
+        form = "episode" if align == "episode" else "text" if column.is_text else "values"
         following = schema.by_key.get(("next", *key)) if form != "episode" else None
         if ("info", *storable(path.removeprefix("infos/"))) != key and form != "episode":
             layout.columns[path] = key

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import roles_of, storable
-from rlcli.datasets.opened import differing_rows, env_of, nest
+from rlcli.datasets.opened import differing_rows, env_of, equal_bits, nest
 from rlcli.datasets.plain_export import told_keys
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
@@ -344,7 +344,7 @@ class PlainSource:
         inside[ends] = False
         for name, key in self.next_names.items():
             now, then = arrays[observed[key[1:]]], arrays[name]
-            if pending is not None and pending[name].tobytes() != now[:1].tobytes():
+            if pending is not None and not equal_bits(pending[name], now[:1]):
                 raise LayoutMismatch
             if inside[differing_rows(then[:-1], now[1:])].any():
                 raise LayoutMismatch

@@ -74,7 +74,7 @@ class Exporter:
                     continue
                 if column.encoding == "heap":
                     self.report.lossy.append(f"{'/'.join(key)}: stored decoded, not as {column.heap.codec}")
-            is_text = column.heap is not None and column.heap.value == "text"
+            is_text = column.is_text
             shape = () if key in _NAMES else column.shape
             dtype = np.dtype(object) if is_text else column.numpy
             name = free_name(_name_of(key), key, self.columns)

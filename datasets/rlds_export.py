@@ -176,7 +176,7 @@ def _new(dataset: Dataset, report: Report) -> _Layout:
     if known and not with_final:
         report.lossy.append(f"{known:,} final observations are not written, since others are unknown")
     for column in dataset.schema.shifts:
-        if known and column.heap is not None and column.heap.value == "text":
+        if known and column.is_text:
             report.lossy.append(f"{'/'.join(column.key)}: after a last step only numbers are known, not text")
     tree = tree_of((*fields, *flags, *extra))
     columns = {field.name: (key,) for field, key in fields.items()}
@@ -186,7 +186,7 @@ def _new(dataset: Dataset, report: Report) -> _Layout:
 def _field(path: tuple[str, ...], column: Column, lengths: tuple[int | None, ...]) -> Field:
     """The feature that holds a column of ours exactly."""
     heap, shape = column.heap, column.shape
-    if heap is not None and heap.value == "text":
+    if column.is_text:
         return Field(path, "text", "string", (), "none", lengths)
     if heap is not None and heap.value == "bytes":
         return Field(path, "tensor", "string", (), "none", lengths)

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from itertools import repeat
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli import _native
-from rlcli.datasets.ahead import ahead
+from rlcli.datasets.ahead import next_ahead
 from rlcli.datasets.example import Values, decode_any
 from rlcli.datasets.features import Field
 from rlcli.datasets.rlds_directory import Shard
 from rlcli.datasets.rlds_values import counts
-from rlcli.datasets.tfrecord import Block
 from rlcli.errors import CorruptError, IncompatibleError
 
 FLAGS = ("is_first", "is_last", "is_terminal")
@@ -147,16 +145,8 @@ def _alone(shard: Shard, decode: Decode) -> Iterator[Run]:
         yield Run.of(shard.path, position, example)
 
 
-def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same, the next one read and checked while one is in use."""
-    for block in ahead(repeat(partial(next, blocks, None))):
-        if block is None:
-            return
-        yield block
-
-
 def _merged(shard: Shard, wanted: dict[str, bool], views: bool) -> Iterator[Run]:
-    for block in _ahead(shard.blocks()) if views else shard.blocks():
+    for block in next_ahead(shard.blocks()) if views else shard.blocks():
         first, total = 0, len(block.starts)
         while first < total:
             number, values, sizes = _native.merge_examples(

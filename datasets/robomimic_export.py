@@ -110,7 +110,7 @@ def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _Plan:
         if key in _DERIVED | _FLAGS or column.encoding == "stack" or key == _DEMO:
             continue
         if key[:2] == ("next", "observation"):
-            if _is_text(column):
+            if column.is_text:
                 report.lossy.append(f"{'/'.join(key)}: next_obs has no place for text")
                 continue
             name = _name_of(key[1:], names)
@@ -142,12 +142,8 @@ def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _Plan:
 def _is_taken(name: str, key: Key, column: Column, plan: _Plan) -> bool:
     """Whether a path means something else to robomimic, or holds another column."""
     if key[0] in ("observation", "action"):
-        return _is_text(column)
+        return column.is_text
     return name.split("/")[0] in _TOPS or free_name(name, key, [*plan.rows, *plan.arrays]) != name
-
-
-def _is_text(column: Column) -> bool:
-    return column.heap is not None and column.heap.value == "text"
 
 
 def _name_of(key: Key, names: Mapping[Key, str]) -> str:
@@ -248,7 +244,7 @@ def _shape(dataset: Dataset, column: Column, start: int, stop: int) -> tuple[int
 
 
 def _storable(column: Column, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return h5py.string_dtype() if _is_text(column) else dtype
+    return h5py.string_dtype() if column.is_text else dtype
 
 
 def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[str], ends: Any) -> None:

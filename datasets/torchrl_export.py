@@ -109,7 +109,7 @@ def _leaves(dataset: Dataset, report: Report) -> dict[Key, _Leaf]:
             continue
         if column.encoding == "derived" and none_known:
             continue
-        if column.heap is not None and column.heap.value == "text" and _is_small(dataset, key):
+        if column.is_text and _is_small(dataset, key):
             leaves[names.get(key, key)] = _Leaf(key, "text", ())
             continue
         if column.heap is not None and (column.heap.value != "array" or any(n < 0 for n in column.shape)):

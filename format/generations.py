@@ -19,7 +19,7 @@ from rlcli.format.location import Inside
 from rlcli.format.manifest import MAX_ROWS, MAX_SEGMENTS, Manifest, Segment, parse
 
 CHAIN = 64
-MAX_BYTES = 1 << 26
+MAX_BYTES = files.MOST_BYTES  # of a manifest
 _NUMBERS = re.compile(r"(?:\A|/)([0-9]{20})\.json(?=/|\Z)")  # of names with a / between them
 
 

@@ -41,7 +41,7 @@ class HeapWriter:
         self.hasher = xxhash.xxh3_64()
         self.fd = -1
         self.is_new = False  # its name may not be on the disk yet
-        self._is_text = column.heap is not None and column.heap.value == "text"
+        self._is_text = column.is_text
         self._last: tuple[bytes, int] | None = None  # the newest value that was stored, and where
         self._offsets: dict[bytes, int] = {}  # of text
         self._table_bytes = 0

@@ -55,7 +55,7 @@ def _files_of(dataset: Dataset) -> list[_File]:
     """Every file of a sealed dataset in the order they are packed, from validated names only."""
     root = local(dataset.path, "packing")
     names = ["dataset.json"]
-    names += [f"manifests/{number:020d}.json" for number in generations.published(root)]
+    names += [generations.name_of(number) for number in generations.published(root)]
     found = [_File(name, files.size(root / name), None) for name in names]
     for entry in dataset.segments:
         paths = SegmentPaths(root, entry.name)

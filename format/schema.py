@@ -60,6 +60,11 @@ class Column:
         """Whether every value is an array of `shape`; bytes, text and arrays of any length are not."""
         return self.heap is None or (self.heap.value == "array" and -1 not in self.shape)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether every value is text."""
+        return self.heap is not None and self.heap.value == "text"
+
     @cached_property
     def file(self) -> str:
         """The relative path of its file in each tree."""

@@ -1,9 +1,9 @@
 """Conversion in parts: `--jobs` processes work on pieces of a source, `--resume` goes on from finished ones.
 
-Consecutive pieces make a group of at most 64 MiB, or of one piece that is larger, each group a dataset of
-its own in the hidden folder `.NAME.convert` beside the output; the result is their merge, which links files,
-in the order of the source. Groups depend on the source alone, so any number of processes gives the same
-dataset.
+Consecutive pieces make a group: a source of less than 128 MiB is one, a larger one is cut into groups of
+some 32 to 64 MiB as far as its pieces allow, but no more than 128. Each group is a dataset of its own in the
+hidden folder `.NAME.convert` beside the output; the result is their merge, which links files, in the order of
+the source. Groups depend on the source alone, so any number of processes gives the same dataset.
 """
 
 from __future__ import annotations
