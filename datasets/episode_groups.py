@@ -1,4 +1,4 @@
-"""HDF5 files with one group per episode (robomimic, RoboSet), looked through once without their rows.
+"""HDF5 files with one group per episode (robomimic, RoboSet, ManiSkill), looked through without their rows.
 
 In every group an array with as many rows as the actions is per step; any other belongs to the episode as
 a whole, as the group's attributes do. Which arrays are observations and rewards is the format's `Layout`.
@@ -21,13 +21,17 @@ from rlcli.datasets.opened import is_exact
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.keys import DTYPES
 
-Where = Literal["row", "episode", "attribute"]
+Where = Literal["row", "state", "episode", "attribute"]
 SEED = "rl_seed"  # the attribute of a group that our own export writes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of what has a meaning inside a group; `fallback` are observations where there are none."""
+    """The names of what has a meaning inside a group; `fallback` are observations where there are none.
+
+    `done` flags the steps that end by themselves, `truncated` those that end from outside. `states` may have
+    a row more than the actions: the state after the last one.
+    """
 
     action: str
     observation: str
@@ -35,12 +39,15 @@ class Layout:
     done: str
     following: str | None = None
     fallback: str | None = None
+    truncated: str | None = None
+    states: str | None = None
 
 
 @dataclass
 class Found:
     """An array or attribute of the groups: `text` is its dtype for strings; `shape` is per row, or whole.
 
+    A `state` has a value per row and one more after the last.
     `count` is how many groups have it; an axis 0 of -1 varies between groups, but not within one.
     """
 
@@ -147,7 +154,7 @@ def _num_rows(arrays: Mapping[str, h5py.Dataset], layout: Layout, where: str) ->
     if len(set(lengths.values())) > 1 or -1 in lengths.values():
         raise InputError(f"{where}: lengths disagree: {', '.join(f'{k} {n:,}' for k, n in lengths.items())}")
     rows: int = next(iter(lengths.values()))
-    for key in (layout.reward, layout.done):
+    for key in (layout.reward, layout.done, layout.truncated):
         if key in arrays and arrays[key].size != rows:
             raise InputError(f"{where}: {rows:,} {layout.action}, but {arrays[key].size:,} {key}")
     return rows
@@ -169,14 +176,16 @@ def _see(
             raise IncompatibleError(f"{path}: {dataset.name} has {dtype} values, expected numbers", path=path)
         result.left_out[key] = f"{dtype} values cannot be stored"
         return
-    per_row = is_role or (bool(dataset.shape) and dataset.shape[0] == rows)
+    is_state = bool(dataset.shape) and is_below(key, layout.states) and dataset.shape[0] == rows + 1
+    per_row = is_role or is_state or (bool(dataset.shape) and dataset.shape[0] == rows)
     if is_text and (dataset.size != (rows if per_row else 1)):
         result.left_out[key] = "texts of more than one per step or episode cannot be stored"
         return
     shape = tuple(dataset.shape[1:]) if per_row else tuple(dataset.shape)
     if is_text:
         shape = ()
-    _join(result, path, name, key, Found("row" if per_row else "episode", dtype, shape), is_role)
+    where: Where = "state" if is_state else "row" if per_row else "episode"
+    _join(result, path, name, key, Found(where, dtype, shape), is_role)
 
 
 def _see_attribute(result: Scan, path: Path, group: h5py.Group, key: str, rows: int) -> None:
@@ -227,12 +236,18 @@ def _join(result: Scan, path: Path, name: str, key: str, new: Found, is_role: bo
 
 
 def _check_complete(result: Scan, path: Path, layout: Layout) -> None:
-    """Observations, actions and rewards are in all groups or in none; other arrays per step are left out."""
+    """Observations, actions and rewards are in all groups or in none; other arrays per step are left out.
+
+    States of some episodes only, of objects that come and go, become arrays of the episode.
+    """
     groups = len(result.names)
     for key, found in list(result.found.items()):
-        if found.where != "row" or found.count == groups or is_below(key, layout.following):
+        if found.where not in ("row", "state") or found.count == groups or is_below(key, layout.following):
             continue
-        roles = (layout.action, layout.observation, layout.reward, layout.done)
+        if found.where == "state" and -1 not in found.shape:
+            found.where, found.shape = "episode", (-1, *found.shape)
+            continue
+        roles = (layout.action, layout.observation, layout.reward, layout.done, layout.truncated)
         if any(is_below(key, top) for top in roles):
             raise InputError(f"{path}: {key} is in {found.count:,} of {groups:,} episodes only", path=path)
         del result.found[key]

@@ -68,8 +68,13 @@ class GroupSource(Opened):
         self.scan, self.layout, self.groups = scan, layout, groups
         self.fallback = not any(is_below(key, layout.observation) for key in scan.found)
         self.observed = layout.fallback if self.fallback and layout.fallback else layout.observation
-        self.varies = -1 in scan.found[self.observed].shape if self.observed in scan.found else False
-        if not any(is_below(key, self.observed) for key in scan.found):
+        observed = {key: f for key, f in scan.found.items() if is_below(key, self.observed)}
+        if states := {key: f for key, f in observed.items() if f.where == "state"}:
+            observed = states  # what some episodes only have is no observation
+        self.varies = any(-1 in f.shape for f in observed.values())
+        self.observes = () if self.varies else tuple(observed)
+        self.has_final = bool(states and self.observes) or scan.has_final
+        if not observed:
             told = ", ".join(key for key in scan.found if not key.startswith("@"))
             raise InputError(f"{where}: no observations ({layout.observation}); it has {told}", path=where)
         self.keys = self._keys(request.mapping, keys or {}, hidden, where)
@@ -94,7 +99,7 @@ class GroupSource(Opened):
                 "next observations differ from the following rows inside episodes; all are stored"
             )
         state = ("derived" if self.derives else "stored") if self.following else "absent"
-        report.details = {"next_observation": "final" if scan.has_final else state, "alignment": ALIGNMENT}
+        report.details = {"next_observation": "final" if self.has_final else state, "alignment": ALIGNMENT}
         super().__init__(
             schema=schema,
             spec=spec_of(schema.given, env, request.env_id),
@@ -129,7 +134,7 @@ class GroupSource(Opened):
                 continue
             if name in told:
                 keys[name] = told[name]
-            elif is_below(name, self.observed) and not self.varies:
+            elif name in self.observes:
                 keys[name] = ("observation", *_rest(name, self.observed))
             elif is_below(name, layout.action):
                 keys[name] = ("action", *_rest(name, layout.action))
@@ -150,7 +155,7 @@ class GroupSource(Opened):
         if found.dtype == "text":
             return heap_column(key, Heap("text", limit=limit))
         everywhere = found.count == len(self.scan.names)
-        if (found.where == "row" and -1 not in found.shape) or (everywhere and not found.shape):
+        if (found.where in ("row", "state") and -1 not in found.shape) or (everywhere and not found.shape):
             return Column(key, found.dtype, found.shape)
         return heap_column(key, Heap("array", limit=limit), found.dtype, (-1, *found.shape[1:]))
 
@@ -230,19 +235,20 @@ class GroupSource(Opened):
             advance((stop - start) * self.schema.row_bytes)
 
     def _end(self, found: Group, observed: Mapping[str, Key], then: Mapping[str, Any], report: Report) -> End:
-        """Terminated if the last row's flag says so; the same flag on earlier rows ends nothing."""
+        """Terminated or truncated if the last row's flags say so; flags on earlier rows end nothing."""
         rows, final = found.rows, None
         if then:
             final = nest({observed[name]: values[-1] for name, values in then.items()})
-        elif self.scan.has_final:
+        elif self.has_final:
             last = {k: self._read(found.group, n, rows, rows + 1)[0] for n, k in observed.items()}
             final = nest(last)
-        terminated = False
+        terminated, truncated = (
+            name in self.scan.found and bool(np.any(self._read(found.group, name, rows - 1, rows) != 0))
+            for name in (self.layout.done, self.layout.truncated)
+        )
         if self.layout.done in self.scan.found:
-            done = self._read(found.group, self.layout.done, rows - 1, rows)
-            terminated = bool(np.any(done != 0))
-            report.repaired += not terminated
-        truncated = not terminated or found.also_truncated
+            report.repaired += not terminated and not truncated
+        truncated = truncated or not terminated or found.also_truncated
         return End(terminated, truncated, found.cut, final, found.seed)
 
     def _constants(self, group: h5py.Group) -> dict[Key, Any]:
@@ -250,7 +256,7 @@ class GroupSource(Opened):
         values: dict[Key, Any] = {}
         for name, key in self.keys.items():
             found = self.scan.found[name]
-            if found.where == "row":
+            if found.where in ("row", "state"):
                 continue
             is_attribute = found.where == "attribute"
             name = name[1:] if is_attribute else name

@@ -47,6 +47,11 @@ CONVERTERS = {
     "robomimic": Converter(
         "rlcli.datasets.robomimic", "robomimic HDF5, also MimicGen, LIBERO, RoboCasa, Isaac Lab"
     ),
+    "maniskill": Converter(
+        "rlcli.datasets.maniskill",
+        "ManiSkill HDF5: traj_<i> groups, and their JSON beside them",
+        writes=False,
+    ),
     "roboset": Converter("rlcli.datasets.roboset", "RoboSet HDF5: Trial<i> groups", writes=False),
     "minari": Converter(
         "rlcli.datasets.minari",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from rlcli.datasets.contract import LayoutMismatch, NoOptions, Request, Shared, 
 from rlcli.datasets.stacked import StackMismatch, unstacked
 from rlcli.pipeline import provenance
 from rlcli.pipeline.convert_rows import Selection
+
+
+_DEPTH = 24  # a manifest may be nested 32 deep, and has these some levels down
+_LARGEST = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Job:
         """The opened source; `plan` is what it said of itself when it was opened before."""
         request = dataclasses.replace(self.request, plan=plan)
         with registry.load(self.format).open_source(self.path, request, self.options) as source:
-            source.spec, source.record = _finite(source.spec), _finite(source.record)
+            source.spec = {name: _strict(told, _DEPTH) for name, told in source.spec.items()}
+            source.record = {name: _strict(told, _DEPTH) for name, told in source.record.items()}
             yield unstacked(source) if request.derive and request.unstack else source
 
     def shares(self) -> int:
@@ -88,13 +94,20 @@ class Job:
         )
 
 
-def _finite(value: Any) -> Any:
-    """JSON in which NaN and infinities, which strict JSON does not have, are their names."""
+def _strict(value: Any, depth: int) -> Any:
+    """JSON as our files may have it: what is not is told by its name.
+
+    NaN and infinities, numbers beyond 2^53, and what is nested more than `depth` deep, become text.
+    """
+    if isinstance(value, Mapping | list | tuple) and not depth:
+        return json.dumps(value, default=str)
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: _strict(item, depth - 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return [_strict(item, depth - 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, int) and abs(value) > _LARGEST else value
 
 
 def lineage_of(job: Job, parents: list[dict[str, Any]]) -> dict[str, Any]:
