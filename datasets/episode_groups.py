@@ -155,7 +155,7 @@ def _num_rows(arrays: Mapping[str, h5py.Dataset], layout: Layout, where: str) ->
         raise InputError(f"{where}: lengths disagree: {', '.join(f'{k} {n:,}' for k, n in lengths.items())}")
     rows: int = next(iter(lengths.values()))
     for key in (layout.reward, layout.done, layout.truncated):
-        if key in arrays and arrays[key].size != rows:
+        if key is not None and key in arrays and arrays[key].size != rows:
             raise InputError(f"{where}: {rows:,} {layout.action}, but {arrays[key].size:,} {key}")
     return rows
 

@@ -1,10 +1,10 @@
-"""ManiSkill HDF5, as `RecordEpisode` of ManiSkill 1, 2 and 3 writes it: `traj_<i>` groups and a JSON beside them.
+"""ManiSkill HDF5, versions 1 to 3: `traj_<i>` groups of one file, and a JSON beside it.
 
-A trajectory has `actions`, `obs` (an array or a tree of them) and `env_states`, both with a row more than the
-actions: the last one is the true final observation. `terminated`, `truncated`, `success`, `fail` and `rewards`
-are per step; where `terminated` is missing (ManiSkill 2), `success` of the last step ends the task. Files
-without `obs` have their states as observations. The JSON of the same name has the environment and, by
-episode, the seed and how it was reset; without it both are unknown.
+A trajectory has `actions`, `obs` (an array or a tree of them) and `env_states`, both with a row more than
+the actions: the last one is the true final observation. `terminated`, `truncated`, `success`, `fail` and
+`rewards` are per step; where `terminated` is missing (ManiSkill 2), `success` of the last step ends the
+task. Files without `obs` have their states as observations. The JSON of the same name has the environment
+and, by episode, the seed and how it was reset; without it both are unknown.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def detect(path: Path) -> Seen:
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[GroupSource]:
     """The trajectories, looked through once unless `request.plan` tells what is in them.
 
-    Raises `InputError` for missing actions or lengths that disagree, `CorruptError` for damage, in the JSON too.
+    Raises `InputError` for missing actions or lengths that disagree, `CorruptError` for damage, also in the
+    JSON.
     """
     with hdf5.reading(path) as file, hdf5.damage(path):
         names = numbered(file, _PREFIX)

@@ -18,7 +18,6 @@ from rlcli.datasets.stacked import StackMismatch, unstacked
 from rlcli.pipeline import provenance
 from rlcli.pipeline.convert_rows import Selection
 
-
 _DEPTH = 24  # a manifest may be nested 32 deep, and has these some levels down
 _LARGEST = 1 << 53
 

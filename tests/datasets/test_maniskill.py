@@ -1,4 +1,4 @@
-"""ManiSkill HDF5: what `RecordEpisode` of its versions writes, laid out by hand here (it needs SAPIEN to run)."""
+"""ManiSkill HDF5: what its `RecordEpisode` writes, laid out by hand (it needs SAPIEN to run)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def test_trees_of_observations_with_true_finals_seeds_and_environment(tmp_path):
     report = convert(tmp_path / "trajectory.rgbd.h5", tmp_path / "ds", check=True)
     assert report["seen"] == "ManiSkill HDF5, 4 trajectories"
     assert (report["rows"], report["episodes"], report["unknown_next"], report["repaired"]) == (19, 4, 0, 0)
-    assert report["lossy"] == [] and report["next_observation"] == "final"
+    assert report["lossy"] == []
+    assert report["next_observation"] == "final"
     verify(tmp_path / "ds")
     with Dataset.open(tmp_path / "ds") as dataset:
         assert dataset.spec["env"] == {
@@ -103,7 +104,8 @@ def test_trees_of_observations_with_true_finals_seeds_and_environment(tmp_path):
             assert (np.asarray(final) == cube[-1]).all()
             start = stop
         metadata = json.loads(dataset.read(("info", "episode", "metadata"), 0, 1)[0])
-        assert metadata["control_mode"] == "pd_joint_pos" and metadata["success"] is True
+        assert metadata["control_mode"] == "pd_joint_pos"
+        assert metadata["success"] is True
         assert dataset.extra["source"]["metadata"]["source_type"] == "motionplanning"
 
 
@@ -175,7 +177,7 @@ def test_without_json_environment_and_seeds_are_unknown(tmp_path):
     "text",
     [
         '{"episodes": 3}',
-        '{"episodes": [1, {"episode_id": "a"}, {"episode_id": 0, "reset_kwargs": 3, "episode_seed": [1, 2]}]}',
+        '{"episodes": [1, {"episode_id": "a"}, {"episode_id": 0, "reset_kwargs": 3, "episode_seed": []}]}',
         '{"episodes": [{"episode_id": 0, "reset_kwargs": {"seed": -1}}], "env_info": {"env_id": 3}}',
         '{"episodes": [], "env_info": []}',
     ],
@@ -185,7 +187,8 @@ def test_a_json_that_says_little_is_no_error(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
     convert(tmp_path / "t.h5", tmp_path / "ds")
     with Dataset.open(tmp_path / "ds") as dataset:
-        assert dataset.spec["env"] is None and list(dataset.episodes.seed) == [-1] * 4
+        assert dataset.spec["env"] is None
+        assert list(dataset.episodes.seed) == [-1] * 4
 
 
 def test_a_damaged_json_is_damage(tmp_path):
@@ -222,8 +225,9 @@ def test_file_and_json_that_disagree_are_remarked(tmp_path):
     [
         '{"env_id": "a", "max_episode_steps": 1000000000000000000000}',
         '{"env_id": "a", "env_kwargs": {"a": NaN}}',
-    ]
-    + ['{"env_id": "a", "env_kwargs": {"a": 36893488147419103232}}', "[" * 60 + "]" * 60],
+        '{"env_id": "a", "env_kwargs": {"a": 36893488147419103232}}',
+        "[" * 60 + "]" * 60,
+    ],
 )
 def test_numbers_and_depths_that_our_files_do_not_have_are_told_as_text(tmp_path, told):
     written(tmp_path / "t.h5", trajectories(), beside=False)
