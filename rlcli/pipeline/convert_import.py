@@ -38,12 +38,17 @@ def fetch(name: str, dataset: str, request: Request) -> Path:
 def run(job: Job, out: Path, *, check: bool, jobs: int, resume: bool) -> dict[str, Any]:
     """Convert and publish; see `convert.convert`."""
     started = time.monotonic()
-    with console.interruptible() as stop, unfinished(out) as temporary:
+    stopped = f"{job.path}: conversion stopped, nothing was written"
+    with (
+        console.interruptible() as stop,
+        unfinished(out) as temporary,
+        convert_files.Hashes(job.path, lambda: stop.raise_if_requested(stopped)) as hashes,
+    ):
         if resume:
             job = convert_parts.begun(job, out)
         while True:
             try:
-                report, files = _fill(job, out, temporary, jobs=jobs, resume=resume, stop=stop)
+                report, files = _fill(job, out, temporary, hashes, jobs=jobs, resume=resume, stop=stop)
                 break
             except LayoutMismatch as mismatch:
                 if not job.request.derive:
@@ -68,7 +73,14 @@ def run(job: Job, out: Path, *, check: bool, jobs: int, resume: bool) -> dict[st
 
 
 def _fill(
-    job: Job, out: Path, temporary: Path, *, jobs: int, resume: bool, stop: console.Stop
+    job: Job,
+    out: Path,
+    temporary: Path,
+    hashes: convert_files.Hashes,
+    *,
+    jobs: int,
+    resume: bool,
+    stop: console.Stop,
 ) -> tuple[dict[str, Any], convert_files.Fingerprint]:
     """Make the dataset `temporary`; the report, and what the source files were. Raises `LayoutMismatch`."""
 
@@ -81,17 +93,17 @@ def _fill(
         groups = convert_parts.groups_of(source.pieces, job.selection)
         if resume or len(groups) > 1:
             report, parents, files = convert_parts.convert(
-                job, source, groups, out, temporary, crew, jobs=jobs, resume=resume, stop=stop
+                job, source, groups, out, temporary, crew, hashes, jobs=jobs, resume=resume, stop=stop
             )
         else:
-            report, parents, files = _at_once(job, source, temporary, check)
+            report, parents, files = _at_once(job, source, temporary, hashes, check)
         report.add(source.report)
         check_not_empty(job.path, report, job.selection)
         return {"source": origin(job.path, parents), **report.to_json()}, files
 
 
 def _at_once(
-    job: Job, source: Source, temporary: Path, check: Callable[[], None]
+    job: Job, source: Source, temporary: Path, hashes: convert_files.Hashes, check: Callable[[], None]
 ) -> tuple[Report, list[dict[str, Any]], convert_files.Fingerprint]:
     """One dataset, written from the first row to the last."""
 
@@ -99,12 +111,10 @@ def _at_once(
         check()
         bar.advance(count)
 
-    files = convert_files.Fingerprint(source.files)
+    files = hashes.tell(source.files)
     report = Report()
-    with (
-        convert_files.hashing(job.path, source.files, check) as hashes,
-        console.progress(sum(piece.num_bytes for piece in source.pieces), "convert", "B") as bar,
-    ):
+    parents: list[dict[str, Any]] = []
+    with console.progress(sum(piece.num_bytes for piece in source.pieces), "convert", "B") as bar:
         writer = Writer.create(
             temporary,
             source.schema,
@@ -115,9 +125,9 @@ def _at_once(
         )
 
         def tell_origin() -> None:
-            parents = hashes.result()
+            parents.extend(hashes.parents(files))
             writer.describe(lineage_of(job, parents), description(job, source, parents))
 
         parts = selected(source, source.pieces, job.selection, report, advance)
         write(writer, parts, report, check, before_close=tell_origin)
-        return report, hashes.result(), files
+        return report, parents, files

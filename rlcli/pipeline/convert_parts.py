@@ -81,6 +81,7 @@ def convert(
     out: Path,
     temporary: Path,
     crew: Crew,
+    hashes: convert_files.Hashes,
     *,
     jobs: int,
     resume: bool,
@@ -92,23 +93,20 @@ def convert(
     `UsageError` if parts of another conversion lie there, `BusyError` while one is at work, and what
     reading and writing raise.
     """
-    files = convert_files.Fingerprint(source.files)
+    files = hashes.tell(source.files)
     folder = _folder_of(out)
     stopped = f"{job.path}: conversion stopped"
 
     def check() -> None:
         stop.raise_if_requested(stopped)
 
-    with (
-        _folder(folder, job, groups, files, resume) as finished,
-        convert_files.hashing(job.path, source.files, check) as hashes,
-    ):
+    with _folder(folder, job, groups, files, resume) as finished:
         try:
             reports = _make_all(job, source, groups, folder, finished, crew, jobs, check)
             report = Report()
             for part in reports:
                 report.add(part)
-            parents = hashes.result()
+            parents = hashes.parents(files)
             with ExitStack() as stack:
                 parts = [folder / _name(n) for n, part in enumerate(reports) if part.rows]
                 datasets = [stack.enter_context(Dataset.open(part)) for part in parts]
