@@ -14,7 +14,8 @@ import numpy as np
 
 from rlcli.config import opt
 from rlcli.datasets import hdf5
-from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen, Source
+from rlcli.datasets.hdf5_episodes import episodes_of, open_episodes
 from rlcli.datasets.hdf5_output import creating
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
@@ -42,9 +43,14 @@ def detect(path: Path) -> Seen:
 
 
 @contextmanager
-def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
+def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Source]:
     """The file, looked through once. Raises `CorruptError` for damage."""
     with hdf5.reading(path) as file:
+        with hdf5.damage(path):
+            episodes = episodes_of(file)
+            if episodes is not None:
+                yield open_episodes(path, *episodes, request)
+                return
         with hdf5.damage(path):
             try:
                 table = Hdf5Table(path, file)
