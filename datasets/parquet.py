@@ -1,4 +1,5 @@
 """Parquet files, both ways (extra `arrow`): a row per step, vectors as lists; a file or a folder of them.
+Tables with a row per episode are read, too (`parquet_episodes.py`).
 
 Files of a folder follow each other by name. Lists of one length become vectors, nested ones matrices; the
 fields of a struct are columns by themselves, with slashes in their names. Where rows of a column of text,
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.parquet_batches import Batches
+from rlcli.datasets.parquet_episodes import episodes_of
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import open_regular
@@ -44,6 +46,9 @@ def detect(path: Path) -> Seen:
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
     """The files, looked through once. Raises `MissingExtraError` without pyarrow."""
     with closing(ParquetTable(path)) as table:
+        if (episodes := episodes_of(table, request)) is not None:
+            yield PlainSource(episodes, request)
+            return
         source = PlainSource(table, request)
         roles = source.roles
         needed = {**roles.below("observation"), **roles.below("action"), **roles.below("next", "observation")}
@@ -105,7 +110,7 @@ class ParquetTable(Table):
             self._opened.append(opened)
             if opened.schema_arrow.remove_metadata() != self._opened[0].schema_arrow.remove_metadata():
                 raise InputError(f"{file}: its columns differ from those of {self.files[0]}", path=file)
-        self._rows = Batches(self.files, self._opened, self._damage)
+        self.rows = Batches(self.files, self._opened, self._damage)
         names = self._opened[0].schema_arrow.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{path}: has {', '.join(twice)} more than once", path=path)
@@ -115,11 +120,11 @@ class ParquetTable(Table):
             f"{name}: {count:,} rows are empty; {name}{_VALID} tells which"
             for name, count in self.nulls.items()
         ]
-        if not len(self._rows):
+        if not len(self.rows):
             raise InputError(f"{path}: has no rows", path=path)
-        for file, batch in self._rows.read(None, 0, 1, 1):
+        for file, batch in self.rows.read(None, 0, 1, 1):
             for name, values in self._arrays(batch, None, file).items():
-                self.fields[name] = Field(values.dtype, values.shape[1:], len(self._rows))
+                self.fields[name] = Field(values.dtype, values.shape[1:], len(self.rows))
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some columns; a batch is decoded once while rows come in order."""
@@ -127,7 +132,7 @@ class ParquetTable(Table):
         tops = sorted({self._tops[name] for name in names})
         row_bytes = sum(self.fields[name].row_bytes for name in names)
         done = 0
-        for file, batch in self._rows.read(tops, start, stop, max(1, _BATCH_BYTES // max(1, row_bytes))):
+        for file, batch in self.rows.read(tops, start, stop, max(1, _BATCH_BYTES // max(1, row_bytes))):
             for name, values in self._arrays(batch, names, file).items():
                 if values.shape[1:] != self.fields[name].shape:
                     raise InputError(
@@ -152,7 +157,7 @@ class ParquetTable(Table):
             kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
             if kinds.is_string(kind) or kinds.is_large_string(kind) or _is_whole(kinds, kind):
                 names[field.name] = field.nullable
-        for number, group in self._rows.groups:
+        for number, group in self.rows.groups:
             told = self._opened[number].metadata.row_group(group)
             for at in range(told.num_columns):
                 column = told.column(at)
@@ -176,7 +181,7 @@ class ParquetTable(Table):
         """The columns `names` of a batch, or all of them."""
         columns: dict[str, Any] = {}
         for top in batch.schema.names:
-            found = dict(self._leaves(top, batch.column(top), file))
+            found = dict(self.leaves(top, batch.column(top), file))
             if top in self.nulls and f"{top}{_VALID}" not in self._opened[0].schema_arrow.names:
                 column = found[top]
                 found[f"{top}{_VALID}"] = column.is_valid()
@@ -186,7 +191,7 @@ class ParquetTable(Table):
         arrays: Arrays = {}
         for name in columns if names is None else names:
             with self._damage(file):
-                arrays[name] = self._values(columns[name], f"{file}: {name}")
+                arrays[name] = self.values(columns[name], f"{file}: {name}")
         return arrays
 
     def _filled(self, column: Any) -> Any:
@@ -198,7 +203,33 @@ class ParquetTable(Table):
             return column.fill_null(False)
         return column.fill_null(0 if kinds.is_integer(column.type) else "")
 
-    def _leaves(self, path: str, column: Any, file: Path) -> Iterator[tuple[str, Any]]:
+    def columns(self, batch: Any, file: Path) -> Iterator[tuple[str, Any]]:
+        """The columns of a batch, and the fields of those that are structs."""
+        for top in batch.schema.names:
+            yield from self.leaves(top, batch.column(top), file)
+
+    def is_list(self, kind: Any) -> bool:
+        """Whether values of this type are lists."""
+        kinds = self._arrow.types
+        return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind))
+
+    def lengths(self, column: Any) -> NDArray[np.int64]:
+        """How long each list of a column is; 0 where a row is empty."""
+        found = self._compute.list_value_length(column).fill_null(0)
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema of the files."""
+        return self._opened[0].schema_arrow
+
+    def fields_of(self, kind: Any) -> list[str]:
+        """The names of what each value of a list of structs has; none for other types."""
+        if not self.is_list(kind) or not self._arrow.types.is_struct(kind.value_type):
+            return []
+        return [field.name for field in kind.value_type]
+
+    def leaves(self, path: str, column: Any, file: Path) -> Iterator[tuple[str, Any]]:
         """The column, or those of the fields of a struct."""
         if not self._arrow.types.is_struct(column.type):
             yield path, column
@@ -206,9 +237,9 @@ class ParquetTable(Table):
         if column.null_count:
             raise InputError(f"{file}: {path} has empty rows", path=file)
         for field, child in zip(column.type, column.flatten(), strict=True):
-            yield from self._leaves(f"{path}/{field.name}", child, file)
+            yield from self.leaves(f"{path}/{field.name}", child, file)
 
-    def _values(self, column: Any, what: str) -> NDArray[Any]:
+    def values(self, column: Any, what: str) -> NDArray[Any]:
         """An Arrow column as `[n, *shape]`, objects for text. Raises `InputError` for ragged lists."""
         arrow, size = self._arrow, len(column)
         kinds = arrow.types
@@ -219,13 +250,9 @@ class ParquetTable(Table):
             values[:] = column.to_pylist()
             return values
         if kinds.is_dictionary(column.type):
-            return self._values(column.dictionary_decode(), what)
+            return self.values(column.dictionary_decode(), what)
         shape: list[int] = []
-        while (
-            kinds.is_list(column.type)
-            or kinds.is_large_list(column.type)
-            or kinds.is_fixed_size_list(column.type)
-        ):
+        while self.is_list(column.type):
             shape.append(self._list_size(column, what))
             column = column.flatten()
             if column.null_count and not kinds.is_floating(column.type):
