@@ -1,14 +1,15 @@
-"""Gzip chunks of HDF5 datasets, decompressed by several threads; the HDF5 library uses one.
+"""Gzip chunks of HDF5 datasets, decompressed by several threads; the HDF5 library uses one, and zlib.
 
-Only for chunks that went through gzip, with or without shuffle; everything else is HDF5's own business.
+Only for chunks that went through gzip, with or without shuffle; everything else is HDF5's own business. Where
+chunks are is asked once for all: the library walks its index anew for each.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import zlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.inflating import InflateError, inflate
 from rlcli.errors import CorruptError
 
 _SHUFFLE, _DEFLATE = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE
+_MAX_CHUNKS = 1 << 18  # whose places are remembered, 5 MiB; HDF5 itself reads datasets of more
+_TASK_BYTES = 256 << 10  # decoded bytes of a call whose chunks are small
+_BAND_BYTES = 1 << 20  # of all chunks that hold the same rows, which one call decodes if they are no more
+_NARROW_BYTES = 16  # of a row in a chunk, if those of a band are joined before they are laid out by rows
+
+_PLACE = np.dtype([("offset", np.uint64), ("size", np.uint64), ("skipped", np.uint32)])
+_NOWHERE = (1 << 64) - 1  # the offset of a chunk that was never written
 
 
 class GzipChunks:
@@ -30,54 +39,146 @@ class GzipChunks:
         self._dataset = dataset
         self._id = dataset.id
         self._shape: tuple[int, ...] = dataset.shape
-        self._chunk: tuple[int, ...] = dataset.chunks or ()
+        self._chunk: tuple[int, ...] = dataset.chunks
+        self._grid = [-(-size // chunk) for size, chunk in zip(self._shape, self._chunk, strict=True)]
         self._dtype: np.dtype[Any] = dataset.dtype
         self._fill = dataset.fillvalue
         self._filters = _filters(dataset)
         self._bytes = math.prod(self._chunk) * self._dtype.itemsize
+        self._across = math.prod(self._grid[1:])  # chunks that hold the same rows, a band
+        self._is_narrow = (
+            self._across > 1
+            and self._bytes // self._chunk[0] <= _NARROW_BYTES
+            and self._bytes * self._across <= _BAND_BYTES
+            and all(size % chunk == 0 for size, chunk in zip(self._shape[1:], self._chunk[1:], strict=True))
+        )
+        self._file = _descriptor(dataset.file)
+        self._places: NDArray[Any] | None = None  # by number, in C order
+        self._kept: tuple[int, NDArray[Any]] | None = None  # the band that the last rows ended in
 
     def tasks(self, low: int, high: int, out: NDArray[Any]) -> Iterator[Callable[[], None]]:
-        """One call per chunk that holds some of rows `low … high - 1`; each fills its part of `out`.
+        """Calls that fill `out` `[high - low, *shape]`, which is contiguous, with rows `low … high - 1`.
 
-        `out` is `[high - low, *shape]`. The calls may run in any threads. They raise `CorruptError` for bytes
-        that are no gzip stream of the chunk's size, and `OSError` or `RuntimeError` as h5py does.
+        The calls may run in any threads. They raise `CorruptError` for bytes that are no gzip stream of the
+        chunk's size, and `OSError` or `RuntimeError` as h5py does.
         """
+        if not out.flags.c_contiguous:
+            raise ValueError("room that is not contiguous")
+        if self._places is None:
+            self._places = self._look()
         rows = self._chunk[0]
-        starts = [range(low - low % rows, high, rows)]
-        trailing = zip(self._shape[1:], self._chunk[1:], strict=True)
-        starts += [range(0, axis, chunk) for axis, chunk in trailing]
-        for corner in itertools.product(*starts):
-            first = corner[0]
-            start, stop = max(first, low), min(first + rows, high)
-            across = tuple(slice(at, at + n) for at, n in zip(corner[1:], self._chunk[1:], strict=True))
-            target = out[(slice(start - low, stop - low), *across)]
-            yield partial(self._read, corner, slice(start - first, stop - first), target)
-
-    def _read(self, corner: tuple[int, ...], rows: slice, target: NDArray[Any]) -> None:
-        if self._id.get_chunk_info_by_coord(corner).byte_offset is None:
-            target[...] = self._fill  # never written
+        first, stop = low // rows, -(-high // rows)
+        bands = []
+        for number in range(first, stop):
+            begin = number * rows
+            there = slice(max(begin, low) - begin, min(begin + rows, high) - begin)
+            bands.append((number, there, out[begin + there.start - low : begin + there.stop - low]))
+        size = self._bytes * self._across
+        if size > _BAND_BYTES:
+            for number, there, target in bands:
+                for at in range(self._across):
+                    yield partial(self._read, number * self._across + at, there, target)
         else:
-            across = tuple(slice(size) for size in target.shape[1:])
-            target[...] = self._decode(corner)[(rows, *across)]
+            together = max(1, _TASK_BYTES // size)
+            for start in range(0, len(bands), together):
+                some = bands[start : start + together]
+                yield partial(self._read_bands, some, self._kept, size <= out.nbytes)
 
-    def _decode(self, corner: tuple[int, ...]) -> NDArray[Any]:
-        """The whole chunk, also what lies beyond the dataset's edge."""
-        skipped, data = self._id.read_direct_chunk(corner)
+    def _read_bands(
+        self,
+        bands: Sequence[tuple[int, slice, NDArray[Any]]],
+        kept: tuple[int, NDArray[Any]] | None,
+        keeps: bool,
+    ) -> None:
+        """Fills what is wanted of some bands; one whose rest may be wanted next is remembered."""
+        for number, there, target in bands:
+            height = min(self._chunk[0], self._shape[0] - number * self._chunk[0])
+            if kept is not None and kept[0] == number:
+                band = kept[1]
+            elif len(target) == height:
+                self._read_band(number, target)
+                continue
+            else:
+                band = np.empty((height, *self._shape[1:]), self._dtype)
+                self._read_band(number, band)
+            target[...] = band[there]
+            if keeps and there.stop < height:
+                self._kept = number, band
+
+    def _read_band(self, number: int, out: NDArray[Any]) -> None:
+        """All rows of a band."""
+        numbers = range(number * self._across, (number + 1) * self._across)
+        rows = slice(len(out))
+        decoded = [self._decode(at) for at in numbers] if self._is_narrow else []
+        chunks = [data for data in decoded if data is not None]
+        if len(chunks) < self._across:
+            for at in numbers:
+                self._read(at, rows, out)
+            return
+        joined = np.frombuffer(b"".join(chunks), self._dtype).reshape(*self._grid[1:], *self._chunk)
+        side = len(self._grid) - 1
+        order = [side, *itertools.chain(*((axis, side + 1 + axis) for axis in range(side)))]
+        by_rows = joined.transpose(order)[rows]  # [rows, grid, chunk, grid, chunk, …]
+        out.reshape(by_rows.shape)[...] = by_rows
+
+    def _read(self, number: int, rows: slice, out: NDArray[Any]) -> None:
+        """Fills a chunk's part of `out`, which has those rows of its band."""
+        corner = self._corner(number)[1:]
+        across = tuple(slice(at, at + n) for at, n in zip(corner, self._chunk[1:], strict=True))
+        target = out[(slice(None), *across)]
+        data = self._decode(number)
+        if data is None:
+            target[...] = self._fill
+            return
+        chunk = np.frombuffer(data, self._dtype).reshape(self._chunk)
+        target[...] = chunk[(rows, *(slice(size) for size in target.shape[1:]))]
+
+    def _look(self) -> NDArray[Any]:
+        """The places of all chunks. Raises what h5py does for a damaged index."""
+        places = np.full(math.prod(self._grid), np.array((_NOWHERE, 0, 0), _PLACE), _PLACE)
+        steps = [math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid))]
+
+        def note(found: Any) -> None:
+            at = [start // size for start, size in zip(found.chunk_offset, self._chunk, strict=True)]
+            if all(n < count for n, count in zip(at, self._grid, strict=True)):
+                number = sum(n * step for n, step in zip(at, steps, strict=True))
+                places[number] = (found.byte_offset, found.size, found.filter_mask)
+
+        self._id.chunk_iter(note)
+        return places
+
+    def _decode(self, number: int) -> bytes | None:
+        """The bytes of a whole chunk, also of what lies beyond the dataset's edge; None if never written."""
+        assert self._places is not None
+        offset, size, skipped = self._places[number].tolist()
+        if offset == _NOWHERE:
+            return None
+        if self._file is None:
+            data = bytes(self._id.read_direct_chunk(self._corner(number))[1])
+        elif offset + size > os.fstat(self._file).st_size:
+            raise self._damaged(number, "a chunk beyond the end of the file")
+        else:
+            data = os.pread(self._file, size, offset)
         used = [kind for n, kind in enumerate(self._filters) if not skipped & (1 << n)]
         if _DEFLATE in used:
             try:
-                data = zlib.decompressobj().decompress(data, self._bytes + 1)
-            except zlib.error as err:
-                raise self._damaged(corner, str(err)) from err
+                data = inflate(data, "zlib", self._bytes)
+            except InflateError as err:
+                raise self._damaged(number, str(err)) from err
         if len(data) != self._bytes:
-            raise self._damaged(corner, f"a chunk of {len(data):,} bytes, expected {self._bytes:,}")
+            raise self._damaged(number, f"a chunk of {len(data):,} bytes, expected {self._bytes:,}")
         if _SHUFFLE in used:
             data = np.frombuffer(data, np.uint8).reshape(self._dtype.itemsize, -1).T.tobytes()
-        return np.frombuffer(data, self._dtype).reshape(self._chunk)
+        return data
 
-    def _damaged(self, corner: tuple[int, ...], reason: str) -> CorruptError:
-        path = self._dataset.file.filename
-        rows = f"{corner[0]}..{min(corner[0] + self._chunk[0], self._shape[0]) - 1}"
+    def _corner(self, number: int) -> tuple[int, ...]:
+        """The first row and place of a chunk."""
+        at = np.unravel_index(number, self._grid)
+        return tuple(int(n) * size for n, size in zip(at, self._chunk, strict=True))
+
+    def _damaged(self, number: int, reason: str) -> CorruptError:
+        path, first = self._dataset.file.filename, self._corner(number)[0]
+        rows = f"{first}..{min(first + self._chunk[0], self._shape[0]) - 1}"
         message = f"{path}: {self._dataset.name} rows {rows}: damaged HDF5: {reason}"
         return CorruptError(message, path=path)
 
@@ -86,6 +187,9 @@ def is_gzip(dataset: h5py.Dataset) -> bool:
     """Whether `GzipChunks` can read this dataset: gzip chunks of plain numbers."""
     if not dataset.chunks or dataset.dtype.kind not in "biuf":
         return False
+    grid = [-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
+    if math.prod(grid) > _MAX_CHUNKS:
+        return False
     same_bytes = dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype, logical=True))
     return bool(same_bytes) and _filters(dataset) in ([_DEFLATE], [_SHUFFLE, _DEFLATE])
 
@@ -93,3 +197,11 @@ def is_gzip(dataset: h5py.Dataset) -> bool:
 def _filters(dataset: h5py.Dataset) -> list[int]:
     properties = dataset.id.get_create_plist()
     return [properties.get_filter(n)[0] for n in range(properties.get_nfilters())]
+
+
+def _descriptor(file: h5py.File) -> int | None:
+    """The open file itself, where what HDF5 tells are places in it: no driver in between, nothing that is yet
+    to be written, and no bytes of others before its own, which its versions count differently.
+    """
+    is_plain = file.driver == "sec2" and file.mode == "r" and file.userblock_size == 0
+    return int(file.id.get_vfd_handle()) if is_plain else None

@@ -74,24 +74,6 @@ def test_rows_read_in_any_slices_are_the_rows(tmp_path, size):
             assert np.array_equal(np.concatenate([np.zeros((0, 3)), *parts]), values)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "u1", "<f4", ">f8", "i8"])
-@pytest.mark.parametrize("filters", [{}, {"shuffle": True}, {"fletcher32": True}, {"compression": None}])
-def test_chunks_read_in_threads_are_what_hdf5_reads(tmp_path, dtype, filters):
-    values = np.random.default_rng(0).integers(0, 2, (53, 7, 3)).astype(dtype)
-    with h5py.File(tmp_path / "x.hdf5", "w") as file:
-        options = {"compression": "gzip", "chunks": (10, 4, 2), **filters}
-        stored = file.create_dataset("a", data=values, **options)
-        holes = file.create_dataset("b", (53, 7, 3), dtype, fillvalue=1, **options)
-        holes[20:30] = values[20:30]  # most chunks are never written
-        for dataset in (stored, holes):
-            rows = hdf5.Rows([dataset])
-            assert (rows.gzip[0] is not None) == (filters in ({}, {"shuffle": True}))
-            for low, high in ((0, 53), (9, 31), (10, 20), (52, 53)):
-                read = rows.read(low, high)
-                assert read.dtype == np.dtype(dtype).newbyteorder("=")
-                assert np.array_equal(read, dataset[low:high])
-
-
 def test_slices_take_whole_chunks(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file.create_dataset("a", (1000, 2), "f4", chunks=(60, 1))
@@ -116,18 +98,6 @@ def test_a_file_cut_short_is_damaged(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CorruptError, match="truncated"), hdf5.reading(path):
         pass
-
-
-def test_a_damaged_chunk_is_named_with_its_rows(tmp_path):
-    path = tmp_path / "x.hdf5"
-    with h5py.File(path, "w") as file:
-        data = np.random.default_rng(0).random(1000)
-        chunk = file.create_dataset("a", data=data, chunks=(1000,), compression="gzip").id.get_chunk_info(0)
-    raw = bytearray(path.read_bytes())
-    raw[chunk.byte_offset : chunk.byte_offset + 40] = bytes(40)
-    path.write_bytes(raw)
-    with hdf5.reading(path) as file, pytest.raises(CorruptError, match=r"/a rows 0\.\.999"):
-        hdf5.Rows([file["a"]]).read(0, 1000)
 
 
 def test_groups_in_a_circle_are_refused(tmp_path):
