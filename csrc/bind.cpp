@@ -10,4 +10,5 @@ PYBIND11_MODULE(_native, module) {
   bind_column_writer(module);
   bind_product(module);
   bind_example(module);
+  bind_heap_end(module);
 }

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from rlcli import _native
 from rlcli.errors import CorruptError
-from rlcli.format import files, sums
+from rlcli.format import files, layer, sums
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
 
+Value = bytes | memoryview  # as it is stored
 Handles = np.ndarray[Any, np.dtype[np.int64]]
 _TABLE_BYTES = 1 << 24  # text beyond this is compared with the value before it only
 
@@ -31,24 +32,27 @@ def heap_end(off: Handles, length: Handles) -> int:
 class HeapWriter:
     """Appends values. Equal text is stored once per segment, other values once per run of equal ones.
 
-    `size` is the number of bytes so far, `sums` are theirs; `hasher` has seen those since it was last reset.
+    `end` is the file's: how large it is, and the hash of what was appended since it was last reset.
     """
 
     def __init__(self, column: Column, path: Path) -> None:
         self.column = column
         self.path = path
-        self.sums = sums.Growing()
-        self.hasher = xxhash.xxh3_64()
+        self.end = _native.HeapEnd()
         self.fd = -1
         self.is_new = False  # its name may not be on the disk yet
         self._is_text = column.is_text
-        self._last: tuple[bytes, int] | None = None  # the newest value that was stored, and where
-        self._offsets: dict[bytes, int] = {}  # of text
+        self._last: tuple[Value, int] | None = None  # the newest value that was stored, and where
+        self._offsets: dict[Value, int] = {}  # of text
         self._table_bytes = 0
 
     @property
     def size(self) -> int:
-        return self.sums.size
+        return self.end.size
+
+    def total(self) -> sums.FileSum:
+        """Of all bytes so far."""
+        return sums.of_heap(self.end, self.fd)
 
     def resume(self, off: Handles, length: Handles) -> None:
         """Goes on after values that were committed; bytes behind them are cut."""
@@ -60,40 +64,48 @@ class HeapWriter:
         self.fd = files.open_write(self.path)
         files.truncate(self.fd, end)
         for start in range(0, end, sums.BLOCK):
-            self.sums.add(files.read_at(self.fd, min(sums.BLOCK, end - start), start))
+            self.end.resume(files.read_at(self.fd, min(sums.BLOCK, end - start), start))
         known = np.unique(np.stack([off, length], 1), axis=0) if self._is_text else [(off[-1], length[-1])]
         for first, count in known if len(off) else ():
             self._remember(files.read_at(self.fd, int(count), int(first)), int(first))
 
     def copy(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Begins the heap with another's bytes."""
-        self._append(data.tobytes())
+        self._append([data.tobytes()])
 
-    def add(self, values: Sequence[bytes]) -> tuple[Handles, Handles]:
+    def add(self, values: Sequence[Value]) -> tuple[Handles, Handles]:
         """Stores values; returns where each begins and how many bytes it has."""
+        length = np.fromiter(map(len, values), np.int64, len(values))
+        return self._add_text(values) if self._is_text else self._add_runs(values, length), length
+
+    def _add_text(self, values: Sequence[Value]) -> Handles:
         off = np.empty(len(values), np.int64)
-        length = np.empty(len(values), np.int64)
-        new: list[bytes] = []
+        new: list[Value] = []
         end = self.size
         for row, value in enumerate(values):
-            at = self._place(value)
+            at = self._offsets.get(value)
             if at is None:
                 at = end
                 new.append(value)
                 end += len(value)
                 self._remember(value, at)
-            off[row], length[row] = at, len(value)
-        if new:
-            self._append(b"".join(new))
-        return off, length
+            off[row] = at
+        self._append(new)
+        return off
 
-    def _place(self, value: bytes) -> int | None:
-        """Where an equal value is stored that can stand for this one."""
-        if self._is_text:
-            return self._offsets.get(value)
-        return self._last[1] if self._last is not None and self._last[0] == value else None
+    def _add_runs(self, values: Sequence[Value], length: Handles) -> Handles:
+        if not len(values):
+            return length
+        last, at = self._last or (None, 0)
+        is_new = _native.differ(values, last)
+        starts = self.size + np.cumsum(length * is_new) - length  # of what is new
+        newest = np.maximum.accumulate(np.where(is_new, np.arange(len(values)), -1))
+        off = np.where(newest < 0, at, starts[newest])
+        self._append([value for value, wanted in zip(values, is_new.tolist(), strict=True) if wanted])
+        self._remember(values[-1], int(off[-1]))
+        return off
 
-    def _remember(self, value: bytes, at: int) -> None:
+    def _remember(self, value: Value, at: int) -> None:
         if not self._is_text:
             self._last = value, at
             return
@@ -103,15 +115,23 @@ class HeapWriter:
         self._offsets[value] = at
         self._table_bytes += len(value)
 
-    def _append(self, data: bytes) -> None:
-        if data:
-            if self.fd < 0:
-                files.make_folder(self.path.parent)
-                self.fd = files.create(self.path)
-                self.is_new = True
+    def _append(self, values: Sequence[Value]) -> None:
+        if not any(map(len, values)):
+            return
+        if self.fd < 0:
+            files.make_folder(self.path.parent)
+            self.fd = files.create(self.path)
+            self.is_new = True
+        if not layer.current().is_direct:
+            data = b"".join(values)
             files.write_at(self.fd, memoryview(data), self.size)
-            self.hasher.update(data)
-            self.sums.add(data)
+            self.end.hash(data)
+            return
+        try:
+            self.end.write(self.fd, values)
+        except OSError as err:
+            err.filename = str(self.path)
+            raise
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1

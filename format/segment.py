@@ -56,7 +56,7 @@ class SegmentWriter:
         self._heaps = [HeapWriter(c, self.paths.heaps / heap_name(c.key)) for c in schema.heaps]
         row_bytes = [column.row_bytes for column in schema.plain]
         self._final_hashers = [xxhash.xxh3_64() for _ in schema.derived]
-        self._other_hashers = [*self._final_hashers, *(heap.hasher for heap in self._heaps)]
+        self._other_hashers = [*self._final_hashers, *(heap.end for heap in self._heaps)]
         self.columns = _native.ColumnWriter(
             column_fds, row_bytes, packer, journal_fd, len(self._other_hashers), rows, entry.alloc
         )
@@ -332,7 +332,7 @@ class SegmentWriter:
         finals = self._seal_finals(seal)
         heaps = []
         for heap in self._heaps:
-            total = heap.sums.total()
+            total = heap.total()
             heaps.append((heap.size, total.content))
             if heap.size:
                 seal.add(heap.path.relative_to(paths.root).as_posix(), total)

@@ -132,34 +132,6 @@ def of_file(fd: int, size: int, used: int) -> FileSum:
     return FileSum(size, tuple(blocks), content.hexdigest())
 
 
-class Growing:
-    """`of_file` of a file to which bytes are only appended, without reading them again."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._content = xxhash.xxh3_128()
-        self._blocks: list[str] = []
-        self._block = xxhash.xxh3_64()  # of the last, unfinished one
-
-    def add(self, data: bytes) -> None:
-        """Bytes that were appended."""
-        self._content.update(data)
-        view, at = memoryview(data), 0
-        while at < len(view):
-            count = min(BLOCK - self.size % BLOCK, len(view) - at)
-            self._block.update(view[at : at + count])
-            at += count
-            self.size += count
-            if self.size % BLOCK == 0:
-                self._blocks.append(self._block.hexdigest())
-                self._block.reset()
-
-    def total(self) -> FileSum:
-        """The sums of all bytes so far."""
-        last = [self._block.hexdigest()] if self.size % BLOCK else []
-        return FileSum(self.size, (*self._blocks, *last), self._content.hexdigest())
-
-
 def of_column(columns: _native.ColumnWriter, number: int, fd: int, size: int, used: int) -> FileSum:
     """`of_file` of a column, from the hashes that were made while its rows were written."""
     blocks, content = columns.sums(number, size)
@@ -167,6 +139,14 @@ def of_column(columns: _native.ColumnWriter, number: int, fd: int, size: int, us
         return of_file(fd, size, used)
     blocks += [_zeros(min(BLOCK, size - start)) for start in range(len(blocks) * BLOCK, size, BLOCK)]
     return FileSum(size, tuple(blocks), content)
+
+
+def of_heap(heap: _native.HeapEnd, fd: int) -> FileSum:
+    """`of_file` of a heap, from the hashes that were made while its values were written."""
+    blocks, content = heap.sums()
+    if content:
+        return FileSum(heap.size, tuple(blocks), content)
+    return of_file(fd, heap.size, heap.size)
 
 
 def dump(segment: str, sums: dict[str, FileSum]) -> bytes:
