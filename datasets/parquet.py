@@ -142,7 +142,6 @@ class ParquetTable(Table):
                     )
                 arrays[name][done : done + len(values)] = values
             done += len(batch)
-        self._arrow.default_memory_pool().release_unused()  # it would keep several times what is in use
         return arrays
 
     def close(self) -> None:

@@ -100,11 +100,11 @@ def convert(
     from rlcli.datasets.contract import AmbiguousMapping
     from rlcli.errors import UsageError
     from rlcli.pipeline import convert as pipeline
-    from rlcli.pipeline.convert_memory import free_at_once
+    from rlcli.pipeline.convert_memory import share_one_heap
 
     if src is None or out is None:
         raise UsageError("rl convert needs SRC and OUT", hint="rl convert --help")
-    free_at_once()
+    share_one_heap()
     try:
         report = pipeline.convert(
             src,

@@ -6,16 +6,20 @@ import ctypes
 import os
 from contextlib import suppress
 
-_MMAP_THRESHOLD = -3  # glibc's malloc.h
-_LARGE = 1 << 18  # bytes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+_LARGE = 32 << 20  # bytes
 
 
-def free_at_once() -> None:
-    """What is freed goes back to the system: a conversion holds what a slice needs, not what many once did.
+def share_one_heap() -> None:
+    """All threads, and Arrow, take memory from one heap, where what one slice left is what the next one takes.
 
-    Large pieces are then asked of the system each time, which glibc stops doing for sizes that it has seen
-    freed, and Arrow's own allocator never does. To be called before Arrow is imported.
+    Else each thread that ever read keeps a heap of its own, and Arrow another, each as large as it once was.
+    Only pieces of 32 MiB are asked of the system each time: fresh memory costs about as much as the copy that
+    fills it. To be called before Arrow is imported and threads begin.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_ARENA_MAX, 1)
+        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_TRIM_THRESHOLD, _LARGE)

@@ -28,7 +28,7 @@ from rlcli.datasets.stacked import StackMismatch
 from rlcli.errors import ResourceError, RLError
 from rlcli.format.writer import Writer
 from rlcli.pipeline.convert_job import Job
-from rlcli.pipeline.convert_memory import free_at_once
+from rlcli.pipeline.convert_memory import share_one_heap
 from rlcli.pipeline.convert_rows import Selection, segment_rows, selected, write
 
 E = TypeVar("E", bound="Task | Look")
@@ -288,7 +288,7 @@ _Told = queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]
 
 def main() -> None:
     """The worker process."""
-    free_at_once()
+    share_one_heap()
     out = sys.stdout
     sys.stdout = sys.stderr  # what libraries print is no message
     pending = 0
