@@ -1,7 +1,7 @@
 """CSV files, both ways: a header, a row per step; columns `obs_0 … obs_n` are one vector.
 
-Between the cells are commas, or semicolons or tabs where the header has these. `text_table.py` says what
-becomes of the cells.
+Between the cells are commas, or semicolons or tabs where the header has these; then numbers may have decimal
+commas. `text_table.py` says what becomes of the cells.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from rlcli.format.dataset import Dataset
 _HEAD_BYTES = 4 << 20  # in which the header and the line after it are looked for
 _MAX_CELLS = 1 << 16  # of one array in a row
 _READ_AS_WRITTEN = {"bool", "int64", "float32", "float64", "object"}
+_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")  # which 1,234 may be as well as 1.234
+_POINT = re.compile(r"\s*[+-]?\d*\.\d*([eE][+-]?\d+)?\s*")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
@@ -39,6 +42,10 @@ class Options:
     """Reading CSV."""
 
     delimiter: str = opt("", "What is between cells: a character, or tab; what the header has if empty.")
+    decimal: Literal["auto", "point", "comma"] = opt(
+        "auto",
+        "What decimals begin with; auto: a comma where none is between cells and no number has a point.",
+    )
 
 
 def detect(path: Path) -> Seen:
@@ -54,7 +61,7 @@ def detect(path: Path) -> Seen:
 @contextmanager
 def open_source(path: Path, request: Request, options: Options) -> Iterator[PlainSource]:
     """The file, read once to learn its types. Raises `CorruptError` for a line of another length."""
-    with closing(CsvTable(path, delimiter=options.delimiter)) as table:
+    with closing(CsvTable(path, delimiter=options.delimiter, decimal=options.decimal)) as table:
         yield PlainSource(table, request)
 
 
@@ -90,17 +97,62 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
 
 
 class CsvTable(TextTable):
-    """The rows of a file whose cells are between `delimiter`, which is found out if empty."""
+    """The rows of a file whose cells are between `delimiter`, which is found out if empty.
+
+    `decimal` is as in `Options`.
+    """
 
     layout = "csv"
 
-    def __init__(self, path: Path, *, delimiter: str = "", vectors: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, delimiter: str = "", decimal: str = "auto", vectors: bool = True
+    ) -> None:
         told = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
         if len(told) > 1 or told in ('"', "\n", "\r", "\0"):
             raise UsageError(f"delimiter={delimiter!r}: expected one character, or tab", path=path)
         found = None if told else _sniff(path)
         self._delimiter = told or (found[0] if found else ",")
+        is_comma = decimal == "comma" or (decimal == "auto" and self._delimiter != ",")
+        self._commas: dict[int, bool] | None = {} if is_comma else None  # column: 1,234 is no thousand in it
+        self._points: set[int] = set()
+        self._is_told = decimal == "comma"
         super().__init__(path, vectors=vectors)
+
+    def kinds(self, column: int, cells: Sequence[str], before: str) -> str:
+        """Those of the kinds in `before` that hold these cells, with decimal commas or without."""
+        if self._commas is None:
+            return super().kinds(column, cells, before)
+        if not any("," in cell for cell in cells):
+            found = super().kinds(column, cells, before)
+            if found and any(map(_POINT.fullmatch, cells)):
+                self._points.add(column)
+            return found
+        found = super().kinds(column, _with_points(cells), before)
+        if found:
+            plain = any(_COMMA.fullmatch(cell) and not _THOUSANDS.fullmatch(cell) for cell in cells)
+            self._commas[column] = self._commas.get(column, False) or plain
+            if any(map(_POINT.fullmatch, cells)):
+                self._points.add(column)
+        return found
+
+    def look_through(self) -> tuple[list[np.dtype[Any]], int]:
+        """See `TextTable`. Commas are decimal if nothing speaks against it, and text otherwise."""
+        dtypes, rows = super().look_through()
+        if self._commas is None:
+            return dtypes, rows
+        numbers = {column for column in self._commas if dtypes[column].kind in "ifd"}
+        points = {column for column in self._points if dtypes[column].kind in "fd"}
+        sure = self._is_told or any(self._commas[column] for column in numbers)
+        if numbers and sure and not points:
+            self.remarks.append(f"{len(numbers):,} columns have decimal commas")
+            self._commas = dict.fromkeys(numbers, True)
+            return dtypes, rows
+        self._commas = None
+        return [np.dtype(object) if c in numbers else dtype for c, dtype in enumerate(dtypes)], rows
+
+    def written(self, cells: list[str], column: int) -> list[str]:
+        """The cells with points in place of decimal commas."""
+        return _with_points(cells) if self._commas is not None and column in self._commas else cells
 
     def lines(self) -> Iterator[list[str]]:
         """The cells of each row. Raises `CorruptError` that names a row of another length."""
@@ -120,6 +172,10 @@ class CsvTable(TextTable):
                     yield line
         except (csv.Error, UnicodeDecodeError) as err:
             raise CorruptError(f"{self.path}: not a CSV file: {err}", path=self.path) from err
+
+
+def _with_points(cells: Sequence[str]) -> list[str]:
+    return [cell.replace(",", ".") if _COMMA.fullmatch(cell) else cell for cell in cells]
 
 
 def _sniff(path: Path) -> tuple[str, list[str]] | None:

@@ -53,7 +53,7 @@ class TextTable(Table):
         self._reader: Iterator[Lines] | None = None
         self._at = 0
         self._held: Lines = []
-        dtypes, rows = self._look_through()
+        dtypes, rows = self.look_through()
         self._groups = _vectors(self.header, dtypes) if vectors else _singles(self.header, dtypes)
         self.fields = {
             name: Field(dtype, () if single else (len(columns),), rows)
@@ -71,13 +71,17 @@ class TextTable(Table):
         """Those of the kinds in `before` that hold these cells of a column, too."""
         return _holding(cells, before)
 
+    def written(self, cells: list[str], column: int) -> list[str]:
+        """The cells of a column with numbers as Python writes them."""
+        return cells
+
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some columns; going back reads the file from its beginning."""
         found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
         for lines in self._rows(start, stop):
             for name in names:
                 columns, dtype, single = self._groups[name]
-                parts = [_parsed([line[column] for line in lines], dtype) for column in columns]
+                parts = [_parsed(self.written([line[c] for line in lines], c), dtype) for c in columns]
                 found[name].append(parts[0] if single else np.stack(parts, axis=1))
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
@@ -108,7 +112,8 @@ class TextTable(Table):
         if held:
             yield held
 
-    def _look_through(self) -> tuple[list[np.dtype[Any]], int]:
+    def look_through(self) -> tuple[list[np.dtype[Any]], int]:
+        """The dtype of each column, and the number of rows."""
         kinds: list[str] = []
         filled: set[int] = set()
         rows = 0

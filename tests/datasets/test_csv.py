@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlcli.errors import CorruptError, UsageError
+from rlcli.errors import CorruptError, InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
 
@@ -87,3 +87,47 @@ def test_what_a_column_is_goes_by_all_its_cells(first, then, dtype, tmp_path, mo
         assert str(values.dtype) == dtype
         expected = [float(first)] * 4 + [float(then or "nan")]
         assert np.array_equal(values.astype(float), expected, equal_nan=True)
+
+
+def commas(path, text):
+    path.write_text(text)
+    return path
+
+
+NUMBERS = (
+    "obs_0;obs_1;action_0;rewards;episode_id;name\n0,5;1;-2,25;1e-3;0;a,b\n1,5;2;3,5;,5;0;1\n7;3;0;2;1;c\n"
+)
+
+
+def test_decimal_commas_between_semicolons(tmp_path):
+    report = convert(commas(tmp_path / "x.csv", NUMBERS), tmp_path / "ds", check=True)
+    assert "3 columns have decimal commas" in report["remarks"]
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("observation",), 0, 3).tolist() == [[0.5, 1], [1.5, 2], [7, 3]]
+        assert dataset.read(("action",), 0, 3)[:, 0].tolist() == [-2.25, 3.5, 0]
+        assert dataset.read(("next", "reward"), 0, 3)[:, 0].tolist() == [np.float32(1e-3), 0.5, 2]
+        assert list(dataset.read(("info", "name"), 0, 3)) == ["a,b", "1", "c"]  # text stays as it was
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("obs;action;rewards\n1,234;1;1\n2,500;2;1\n", "may be thousands"),
+        ("obs;action;rewards\n1,5;1.5;1\n2,5;2;1\n", "a point elsewhere"),
+        ("obs;action;rewards\n1,5;1;1\n2.5;2;1\n", "a point in the column"),
+        ("obs;action;rewards\n1.234,5;1;1\n2.500,5;2;1\n", "thousands have points"),
+    ],
+)
+def test_commas_that_may_be_something_else_stay_text(tmp_path, text, why):
+    with pytest.raises(InputError, match="obs holds text"):
+        convert(commas(tmp_path / "x.csv", text), tmp_path / "ds", yes=True)
+
+
+def test_decimal_commas_are_told(tmp_path):
+    text = 'obs,action,rewards,episode_id\n"1,234",1,1,0\n"2,500",2,1,0\n'
+    convert(commas(tmp_path / "x.csv", text), tmp_path / "ds", sets=["decimal=comma"], yes=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("observation",), 0, 2).reshape(-1).tolist() == [np.float32(1.234), 2.5]
+    text = NUMBERS.replace("obs_0", "obs").replace("obs_1", "more")
+    with pytest.raises(InputError, match="rewards has object"):
+        convert(commas(tmp_path / "y.csv", text), tmp_path / "no", sets=["decimal=point"], yes=True)
