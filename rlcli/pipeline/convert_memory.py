@@ -11,7 +11,7 @@ _LARGE = 32 << 20  # bytes
 
 
 def share_one_heap() -> None:
-    """All threads, and Arrow, take memory from one heap, where what one slice left is what the next one takes.
+    """All threads, and Arrow, take memory from one heap: what one slice left is what the next one takes.
 
     Else each thread that ever read keeps a heap of its own, and Arrow another, each as large as it once was.
     Only pieces of 32 MiB are asked of the system each time: fresh memory costs about as much as the copy that
