@@ -78,12 +78,14 @@ def roles_of(
     told: Mapping[str, Key] | None = None,
     replay_buffer: bool = False,
     texts: Collection[str] = (),
+    unobserved: bool = False,
 ) -> Roles:
     """The meaning of all `names`, paths with slashes below the file's root.
 
     `told` are keys of columns without a role. `given` wins over recognised names; in a `replay_buffer` every
     other array below `data/` is an observation, but for `texts`. Raises `UsageError` for a source key that is
-    not there, `AmbiguousMapping` where a meaning had to be guessed and nobody `confirmed` it.
+    not there, `AmbiguousMapping` where a meaning had to be guessed and nobody `confirmed` it. Observations
+    may be missing where the source says so (`unobserved`), or a user does and there are actions.
     """
     names = list(names)
     for name in given:
@@ -107,7 +109,7 @@ def roles_of(
         name: to for name, to in mapping.items() if name in given or not to.startswith(("info/", "source/"))
     }
     listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    if not inferred.below("observation"):
+    if not (inferred.below("observation") or unobserved or (confirmed and inferred.below("action"))):
         raise AmbiguousMapping(
             f"{where}: nothing is known as observation (found {listed or 'nothing'})", shown
         )

@@ -27,7 +27,7 @@ from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import roles_of, storable
 from rlcli.datasets.opened import differing_rows, env_of, equal_bits, nest
-from rlcli.datasets.plain_export import told_keys
+from rlcli.datasets.plain_export import is_unobserved, told_keys
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
 from rlcli.datasets.rooms import Rooms
@@ -117,6 +117,7 @@ class PlainSource:
             where=table.path,
             replay_buffer=table.replay_buffer,
             texts=[name for name, found in table.fields.items() if found.dtype.kind == "O"],
+            unobserved=is_unobserved(table.metadata),
         )
         self.num_rows = self._count_rows()
         self._leave_out_other_lengths(kept)
@@ -250,8 +251,9 @@ class PlainSource:
             report.lossy.append(f"{', '.join(self.roles.left_out)}: left out, as asked")
         if "reward" not in self.roles.single:
             report.remarks.append("the source has no rewards; they are 0")
-        if not self.roles.below("action"):
-            report.remarks.append("the source has no actions")
+        for top in ("observation", "action"):
+            if not self.roles.below(top):
+                report.remarks.append(f"the source has no {top}s")
         if self.scan.empty:
             report.remarks.append(f"{self.scan.empty:,} episodes have no steps")
         if self.next_names and not self.derived:

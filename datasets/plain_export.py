@@ -14,6 +14,7 @@ from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key, check_key
+from rlcli.format.specs import Composite
 
 METADATA = "rl.json"  # the name of what is not rows, where a container has only arrays
 _DERIVED = {("is_init",), ("episode",), ("step",), ("next", "done")}
@@ -157,6 +158,12 @@ def told_keys(metadata: Mapping[str, Any], names: Collection[str]) -> dict[str, 
         if key not in _NAMES and key not in _DERIVED and key[0] not in _SPACES and key[:2] != _FOLLOWING:
             found[name] = key
     return found
+
+
+def is_unobserved(metadata: Mapping[str, Any]) -> bool:
+    """Whether our own export says that there were no observations."""
+    told = metadata.get("spec")
+    return isinstance(told, dict) and told.get("observation") == Composite({}).to_json()
 
 
 def _says_its_key(key: Key) -> bool:

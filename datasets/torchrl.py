@@ -21,7 +21,7 @@ from rlcli.config import opt
 from rlcli.datasets.contract import Request, Seen
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.plain import PlainSource
-from rlcli.datasets.plain_export import METADATA, told_keys
+from rlcli.datasets.plain_export import METADATA, is_unobserved, told_keys
 from rlcli.datasets.ring_table import EPISODE, TERMINATED, TRUNCATED, Flags, RingTable
 from rlcli.datasets.torchrl_export import ExportOptions, export
 from rlcli.datasets.torchrl_tree import Tree, read_json, read_tree
@@ -197,7 +197,7 @@ def _mapping(table: RingTable, path: Path) -> dict[str, str]:
         if name.split("/")[-1] not in _COUNTERS | set(_FLAGS) and name.split("/")[0] not in ("info", "source")
     }
     seen = seen or {name for name in roots if name.split("/")[0] in _KNOWN}
-    if not seen:
+    if not seen and not is_unobserved(table.metadata):
         raise InputError(
             f"{path}: nothing is known as observation (found {', '.join(names[:12])})", path=path
         )
