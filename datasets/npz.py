@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import errno
 import json
+import lzma
+import os
+import struct
 import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -34,6 +38,7 @@ from rlcli.format.dataset import Dataset
 _MAX_MEMBERS = 10_000
 _MAX_TRANSPOSED = 1 << 30  # bytes of an array in Fortran order, whose rows are not in one place
 _DEFLATE = 1040  # no deflated byte becomes more
+_THREADED_BYTES = 1 << 18  # decoded, from which on several threads are faster
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class NpzTable(Table):
         super().__init__(path)
         self.unreadable: dict[str, str] = {}
         self._members: dict[str, _Member] = {}
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if len(infos) > _MAX_MEMBERS:
             raise IncompatibleError(f"{path}: {len(infos):,} arrays, at most {_MAX_MEMBERS:,}", path=path)
@@ -137,10 +143,24 @@ class NpzTable(Table):
         }
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
-        """Rows of some arrays; going back starts a member from its beginning."""
-        return {name: self._members[name].read(start, stop) for name in names}
+        """Rows of some arrays, several at once; going back starts a member from its beginning."""
+        sizes = {name: self.fields[name].row_bytes * (stop - start) for name in names}
+        calls = {
+            name: partial(self._members[name].read, start, stop, self._room(name, stop - start))
+            for name in sorted(names, key=lambda name: -sizes[name])  # the largest first: no core waits long
+        }
+        if len(calls) < 2 or sum(sizes.values()) < _THREADED_BYTES:
+            found = {name: call() for name, call in calls.items()}
+        else:
+            coming = {name: self._pool.submit(call) for name, call in calls.items()}
+            found = {name: future.result() for name, future in coming.items()}
+        return {name: found[name] for name in names}
+
+    def _room(self, name: str, rows: int) -> NDArray[Any] | None:
+        return None if self._members[name].is_text else self.empty(name, rows)
 
     def close(self) -> None:
+        self._pool.shutdown()
         for member in self._members.values():
             member.close()
 
@@ -153,10 +173,10 @@ class _Member:
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         self._path, self._archive, self._info = path, archive, info
-        self._stream: IO[bytes] | None = None
+        self._stream: zip_archives.MemberBytes | None = None
         self._at = 0  # the row that the stream is at
         self._whole: NDArray[Any] | None = None
-        with self._damage(), archive.open(info) as stream:
+        with self._damage(), closing(zip_archives.MemberBytes(archive, info)) as stream:
             self.shape, fortran, self.dtype = _header(stream, f"{path}: {info.filename}")
             header = stream.tell()
         self.unreadable = _why_unreadable(self.dtype)
@@ -180,7 +200,8 @@ class _Member:
                     f"scattered; save it with numpy.ascontiguousarray",
                     path=path,
                 )
-            flat = self._read_bytes(0, count)
+            flat = np.empty(count, self.dtype)
+            self._read_into(0, flat)
             self._whole = flat.reshape(self.shape, order="F")
 
     @property
@@ -188,16 +209,16 @@ class _Member:
         """Whether the values are strings, one per row."""
         return self.dtype.kind in "US" and len(self.shape) == 1
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows, native-endian, text as objects; of a single value, that value as one row."""
+    def read(self, start: int, stop: int, room: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Rows, native-endian, in `room` if there is; text as objects; of a single value, that as one row."""
         if self._whole is not None:
             values = self._whole[start:stop]
         else:
-            row = 1
-            for size in self.shape[1:]:
-                row *= size
-            values = self._read_bytes(start * row, (stop - start) * row)
-            values = values.reshape((stop - start, *self.shape[1:]))
+            fits = room is not None and room.dtype == self.dtype
+            values = (
+                room if room is not None and fits else np.empty((stop - start, *self.shape[1:]), self.dtype)
+            )
+            self._read_into(start, values)
         if self.is_text:
             with self._damage():
                 return (
@@ -207,41 +228,32 @@ class _Member:
                 )
         return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
 
-    def _read_bytes(self, first: int, count: int) -> NDArray[Any]:
-        """`count` values from value `first` on, of the flat array."""
-        if self._stream is None or first < self._at:
-            self.close()
-            self._stream = self._archive.open(self._info)
-            with self._damage():
-                _header(self._stream, f"{self._path}: {self._info.filename}")
-            self._at = 0
+    def _read_into(self, first: int, out: NDArray[Any]) -> None:
+        """Fills `out` with the values from row `first` on."""
         with self._damage():
-            skip = (first - self._at) * self.dtype.itemsize
+            if self._stream is None or first < self._at:
+                self.close()
+                self._stream = zip_archives.MemberBytes(self._archive, self._info)
+                _header(self._stream, f"{self._path}: {self._info.filename}")
+                self._at = 0
+            skip = (first - self._at) * self._row_bytes
             while skip > 0:
-                skip -= len(self._exactly(min(skip, 1 << 20)))
-            data = self._exactly(count * self.dtype.itemsize)
-        self._at = first + count
-        return np.frombuffer(data, self.dtype)
+                skip -= self._exactly(memoryview(bytearray(min(skip, SLICE_BYTES))))
+            self._exactly(out.reshape(-1).view(np.uint8).data)
+        self._at = first + (len(out) if self.shape else 1)
 
-    def _exactly(self, size: int) -> bytes | bytearray:
+    def _exactly(self, room: memoryview) -> int:
         assert self._stream is not None
-        first = self._stream.read(min(size, SLICE_BYTES))
-        if len(first) == size:
-            return first  # as it is: a copy costs as much as the reading
-        data = bytearray(first)
-        while len(data) < size:
-            block = self._stream.read(min(size - len(data), SLICE_BYTES))
-            if not block:
-                raise EOFError("the data end early")
-            data += block
-        return data
+        if self._stream.readinto(room) < len(room):
+            raise EOFError("the data end early")
+        return len(room)
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
-        """Turns what zip and zlib say about broken bytes into a `CorruptError` that names the member."""
+        """Turns what archives say about broken bytes into a `CorruptError` that names the member."""
         try:
             yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as err:
+        except (zipfile.BadZipFile, lzma.LZMAError, struct.error, EOFError, ValueError) as err:
             message = f"{self._path}: {self._info.filename} is damaged: {err}"
             raise CorruptError(message, path=self._path) from err
         except (NotImplementedError, RuntimeError) as err:  # another compression, or a password
@@ -276,7 +288,7 @@ def _texts(values: NDArray[Any]) -> NDArray[Any]:
     return texts
 
 
-def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(stream: Any, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """`(shape, fortran, dtype)` of a `.npy` stream, which is left at the first value."""
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0), (3, 0)):
