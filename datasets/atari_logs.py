@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import tokenize
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from rlcli.datasets import safe_pickle
+from rlcli.datasets.inflating import Inflated, InflateError, inflate
 from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 
@@ -29,7 +29,6 @@ _NAME = re.compile(
 _EXTRA = re.compile(r"\$store\$_(.+)_ckpt\.(\d{1,9})\.gz")  # what an agent stores beside them
 NEEDED = ("observation", "action", "reward", "terminal")
 _DEFLATE = 1040  # no deflated byte becomes more
-_BLOCK = 1 << 18
 _MAX_PICKLE = 64 << 20
 
 
@@ -64,8 +63,7 @@ class GzArray:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = open_regular(path)  # closed by `close`
-        self._inflate = zlib.decompressobj(31)
-        self._ahead = b""
+        self._stream = Inflated(self._file.read, "gzip")
         self.at = 0
         try:
             self.shape, fortran, self.dtype = self._header()
@@ -115,7 +113,7 @@ class GzArray:
             raise CorruptError(
                 f"{self.path}: has more bytes than its shape {list(self.shape)} says", path=self.path
             )
-        if not self._inflate.eof:
+        if not self._stream.complete:
             raise CorruptError(f"{self.path}: the gzip stream is cut short", path=self.path)
 
     def close(self) -> None:
@@ -135,33 +133,20 @@ class GzArray:
         return shape, fortran, dtype
 
     def _exactly(self, size: int) -> bytes:
-        blocks, missing = [], size
-        while missing:
-            block = self._some(missing)
-            if not block:
-                raise CorruptError(
-                    f"{self.path}: the gzip stream is cut short, {missing:,} of {size:,} bytes missing",
-                    path=self.path,
-                )
-            blocks.append(block)
-            missing -= len(block)
-        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        found = self._some(size)
+        if len(found) < size:
+            raise CorruptError(
+                f"{self.path}: the gzip stream is cut short, {size - len(found):,} of {size:,} bytes missing",
+                path=self.path,
+            )
+        return found
 
     def _some(self, size: int) -> bytes:
-        """Up to `size` bytes, none at the end of the stream or of the file."""
+        """`size` bytes, fewer at the end of the stream or of the file."""
         try:
-            while not self._inflate.eof:
-                if not self._ahead:
-                    self._ahead = self._file.read(_BLOCK)
-                    if not self._ahead:
-                        return b""
-                block = self._inflate.decompress(self._ahead, size)
-                self._ahead = self._inflate.unconsumed_tail
-                if block:
-                    return block
-        except zlib.error as err:
+            return self._stream.read(size)
+        except InflateError as err:
             raise CorruptError(f"{self.path}: damaged gzip: {err}", path=self.path) from err
-        return b""
 
 
 class _Limited:
@@ -187,14 +172,11 @@ def read_all(path: Path) -> NDArray[Any]:
 
 def read_indices(path: Path) -> list[int]:
     """`episode_end_indices`: a pickled set of whole numbers, read without running it. Raises `ValueError`."""
-    inflate = zlib.decompressobj(31)
     try:
         with open_regular(path) as stream:
-            data = inflate.decompress(stream.read(), _MAX_PICKLE)
-    except zlib.error as err:
+            data = inflate(stream.read(), "gzip", _MAX_PICKLE)
+    except InflateError as err:
         raise CorruptError(f"{path}: damaged gzip: {err}", path=path) from err
-    if not inflate.eof:
-        raise CorruptError(f"{path}: the gzip stream is cut short, or too long", path=path)
     found = safe_pickle.loads(data)
     if not isinstance(found, set | frozenset) or not all(type(n) is int for n in found):
         raise ValueError("not a set of whole numbers")

@@ -12,7 +12,6 @@ level. Tensors of which more than one axis varies are `…/value` and `…/shape
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.example import Values
 from rlcli.datasets.features import MAX_ELEMENT_BYTES, Field, show_shape
+from rlcli.datasets.inflating import InflateError, inflate
 from rlcli.errors import CorruptError
 from rlcli.format.keys import DTYPES
 
@@ -206,14 +206,10 @@ def _byte_strings(name: str, values: Any, count: int) -> list[bytes]:
 
 def _inflated(name: str, data: bytes, limit: int) -> bytes:
     """`data` decompressed, at most `limit` bytes."""
-    stream = zlib.decompressobj()
     try:
-        out = stream.decompress(data, limit + 1)
-    except zlib.error as err:
+        return inflate(data, "zlib", limit)
+    except InflateError as err:
         raise CorruptError(f"{name}: its zlib data is damaged: {err}") from err
-    if len(out) > limit or not stream.eof:
-        raise CorruptError(f"{name}: its zlib data does not end within {limit:,} bytes")
-    return out
 
 
 def _cast(name: str, values: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli import _native
+from rlcli.datasets.inflating import Inflated, InflateError
 from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, InputError, ResourceError, RLError
 
@@ -57,9 +58,9 @@ def sniff(path: Path) -> Compression | None:
             return compression
         file.seek(0)
         try:
-            data = _Inflated(file, compression)
+            data = Inflated(file.read, compression, members=True)
             inner = data.read(_HEADER.size)
-        except zlib.error as err:
+        except InflateError as err:
             if compression == "zlib":
                 return None
             raise _damaged(path, compression, err) from err
@@ -80,8 +81,8 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
             yield from _plain(path, file, 0)
         else:
             try:
-                yield from _compressed(path, _Inflated(file, compression))
-            except zlib.error as err:
+                yield from _compressed(path, Inflated(file.read, compression, members=True))
+            except InflateError as err:
                 raise _damaged(path, compression, err) from err
 
 
@@ -250,7 +251,7 @@ def _plain(path: Path, file: IO[bytes], offset: int) -> Iterator[tuple[int, byte
         offset += length + 16
 
 
-def _compressed(path: Path, data: _Inflated) -> Iterator[tuple[int, bytes]]:
+def _compressed(path: Path, data: Inflated) -> Iterator[tuple[int, bytes]]:
     offset = 0
     while header := data.read(_HEADER.size):
         length = _length(path, offset, header)
@@ -291,54 +292,12 @@ def _truncated(path: Path, offset: int, end: int, what: str) -> CorruptError:
     return CorruptError(f"{path}: byte {offset:,}: the file ends at byte {end:,} inside {what}", path=path)
 
 
-def _damaged(path: Path, compression: str, err: zlib.error) -> CorruptError:
+def _damaged(path: Path, compression: str, err: InflateError) -> CorruptError:
     return CorruptError(f"{path}: the {compression} data is damaged: {err}", path=path)
 
 
 def _full(path: Path, err: OSError) -> ResourceError:
     return ResourceError(f"{path}: cannot be written: {err.strerror}", path=path)
-
-
-class _Inflated:
-    """Reads a gzip or zlib stream; memory grows with what was asked and is there, never with what is said."""
-
-    def __init__(self, file: IO[bytes], compression: Compression) -> None:
-        self._file = file
-        self._bits = _WINDOW_BITS[compression]
-        self._stream = zlib.decompressobj(self._bits)
-        self._input = b""
-        self._ready = memoryview(b"")
-        self.complete = False  # whether the stream ended where its format says
-
-    def read(self, size: int) -> bytes:
-        """`size` bytes, fewer at the end. Raises `zlib.error` for damage."""
-        if size <= len(self._ready):
-            taken, self._ready = self._ready[:size], self._ready[size:]
-            return bytes(taken)
-        parts, found = [self._ready], len(self._ready)
-        while found < size and (block := self._inflate()):
-            parts.append(memoryview(block))
-            found += len(block)
-        over = max(0, found - size)
-        last = parts[-1]
-        parts[-1], self._ready = last[: len(last) - over], last[len(last) - over :]
-        return b"".join(parts)
-
-    def _inflate(self) -> bytes:
-        while True:
-            if not self._input:
-                self._input = self._file.read(_BLOCK)
-                if not self._input:  # what was read may stand for more than was taken so far
-                    out = b"" if self._stream.eof else self._stream.decompress(b"", _BLOCK)
-                    self.complete = self._stream.eof
-                    return out
-            if self._stream.eof:  # gzip files may be appended to one another
-                self._stream = zlib.decompressobj(self._bits)
-            out = self._stream.decompress(self._input, _BLOCK)
-            self._input = self._stream.unconsumed_tail or self._stream.unused_data
-            self.complete = self._stream.eof
-            if out:
-                return out
 
 
 @contextmanager
