@@ -91,11 +91,11 @@ class Stored:
     def _converted(self, values: Any, dct: Dct) -> Any:
         column, name = self.column, self.field.name
         if self.form == "text":
-            return [value.decode() for value in values]
+            return [str(value, "utf-8") for value in values]
         if self.form == "encoded":
             return [value or missing(column) for value in values]
         if self.form == "texts":
-            return [_json([value.decode() for value in each]) for each in values]
+            return [_json([str(value, "utf-8") for value in each]) for each in values]
         if self.form == "strings":
             return [encode_strings(each) for each in values]
         if self.form == "pixels":

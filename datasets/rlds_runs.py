@@ -104,16 +104,13 @@ def runs(
     fields: Sequence[Field],
     wanted: dict[str, bool],
     decode: Decode | None = None,
-    *,
-    views: bool = False,
 ) -> Iterator[Run]:
-    """The records of a shard, in order; with `views` of byte strings a run is valid until the next, which is
-    read meanwhile.
+    """The records of a shard, in order; the next ones are read meanwhile. Byte strings may be views.
 
     Of `wanted` features there are values (True: perhaps as uint8, if small), of all there are counts. With
     `decode` every record is alone, with all it has. Raises `CorruptError` that names file and position.
     """
-    for run in _merged(shard, wanted, views) if decode is None else _alone(shard, decode):
+    for run in _merged(shard, wanted) if decode is None else _alone(shard, decode):
         try:
             whole = _with_steps(run, fields)
         except CorruptError:
@@ -145,12 +142,12 @@ def _alone(shard: Shard, decode: Decode) -> Iterator[Run]:
         yield Run.of(shard.path, position, example)
 
 
-def _merged(shard: Shard, wanted: dict[str, bool], views: bool) -> Iterator[Run]:
-    for block in next_ahead(shard.blocks()) if views else shard.blocks():
+def _merged(shard: Shard, wanted: dict[str, bool]) -> Iterator[Run]:
+    for block in next_ahead(shard.blocks()):
         first, total = 0, len(block.starts)
         while first < total:
             number, values, sizes = _native.merge_examples(
-                block.data, block.starts[first:], block.sizes[first:], wanted, views
+                block.data, block.starts[first:], block.sizes[first:], wanted, True
             )
             positions = block.positions[first : first + max(1, number)]
             if number:

@@ -82,7 +82,7 @@ def scan(shards: Sequence[Shard], fields: Sequence[Field], decode: Decode | None
     found = Scan()
     for shard in shards:
         records = episodes = steps = unpadded = 0
-        for run in runs(shard, fields, _wanted(fields), decode, views=True):
+        for run in runs(shard, fields, _wanted(fields), decode):
             _note_run(found, run, fields)
             records += len(run)
             episodes += int(np.count_nonzero(run.lengths))

@@ -106,8 +106,7 @@ class Block(NamedTuple):
 def read_blocks(path: Path) -> Iterator[Block]:
     """The records of `read_records`, a few MiB or one record at a time.
 
-    A block is valid until the next but one is asked for, so that one can be read ahead. Raises what that
-    raises, after the records before the damage.
+    Raises what that raises, after the records before the damage.
     """
     with _opened(path) as file:
         if _compression_of(path, file) == "none":
@@ -222,23 +221,46 @@ def _compression_of(path: Path, file: IO[bytes]) -> Compression:
 def _plain_blocks(path: Path, file: IO[bytes]) -> Iterator[Block]:
     """Whatever is not a whole and right record is left to `_plain`, which says what it is."""
     size = os.fstat(file.fileno()).st_size
-    memory = spare = np.empty(0, np.uint8).data
+    rooms = _Rooms()
     offset, wanted = 0, _ROOM
     while offset < size:
         wanted = min(wanted, size - offset)
-        if len(memory) < wanted:
-            memory = np.empty(wanted, np.uint8).data
-        data = memory[: os.preadv(file.fileno(), [memory[:wanted]], offset)]
+        data = rooms.filled(file.fileno(), offset, wanted)
         starts, sizes, end, following = _native.whole_records(data)
         if len(starts):
             yield Block(data, starts, sizes, starts + (offset - _HEADER.size))
-            memory, spare = spare, memory
         elif not wanted < following <= size - offset:
             file.seek(offset)
             yield from gathered(_plain(path, file, offset))
             return
+        del data
         offset += end
         wanted = following + _HEADER.size if following > _ALONE or not len(starts) else _ROOM
+
+
+class _Rooms:
+    """Memory for blocks: what no view is left of is used again."""
+
+    def __init__(self) -> None:
+        self._rooms: list[bytearray] = []
+
+    def filled(self, file: int, offset: int, size: int) -> memoryview:
+        """At most so many bytes of the file, not to be changed."""
+        room = next((room for room in self._rooms if len(room) >= size and _is_free(room)), None)
+        if room is None:
+            self._rooms = [room for room in self._rooms if not _is_free(room)]
+            self._rooms.append(room := bytearray(size))
+        memory = memoryview(room)[:size]
+        return memory[: os.preadv(file, [memory], offset)].toreadonly()
+
+
+def _is_free(room: bytearray) -> bool:
+    """Whether no view of it is left: it could be made longer."""
+    try:
+        room.append(room.pop())
+    except BufferError:
+        return False
+    return True
 
 
 def _plain(path: Path, file: IO[bytes], offset: int) -> Iterator[tuple[int, bytes]]:

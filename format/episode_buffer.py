@@ -32,7 +32,7 @@ class HeapRows:
 
     def __init__(self, column: Column, rows: int) -> None:
         self.column = column
-        self.stored: list[bytes] = [b""] * rows
+        self.stored: list[bytes | memoryview] = [b""] * rows
         self._last: Nested = None
 
     def __setitem__(self, at: int, value: Nested) -> None:
@@ -41,13 +41,19 @@ class HeapRows:
             self._last = (kept, encode(self.column, value))
         self.stored[at] = self._last[1]
 
-    def __getitem__(self, rows: slice) -> list[bytes]:
+    def __getitem__(self, rows: slice) -> list[bytes | memoryview]:
         return self.stored[rows]
+
+    def clear(self) -> None:
+        """Lets go of values that were written."""
+        self.stored = [b""] * len(self.stored)
 
 
 def _same(one: Nested, other: Nested) -> bool:
     if type(one) is not type(other):
         return False
+    if isinstance(one, memoryview):  # to compare them is for the file, which does it faster
+        return one is other
     if not isinstance(one, np.ndarray):
         return bool(one == other)
     return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
@@ -157,6 +163,9 @@ class EpisodeBuffer:
         """Forgets rows that were written."""
         self.terminated[:] = self.truncated[:] = False
         self.parts.clear()
+        for values in self.by_key.values():
+            if isinstance(values, HeapRows):
+                values.clear()
 
     def stored(self, rows: int) -> list[Stored]:
         """The first `rows` rows as they are written. Raises `LayoutMismatch`."""

@@ -14,7 +14,7 @@ from rlcli.format.values import booleans
 
 Array = np.ndarray[Any, Any]
 Values = Array | Sequence[Any]  # of a plain column, or a heap's values: text, bytes, arrays
-Stored = Array | list[bytes]
+Stored = Array | list[bytes | memoryview]
 
 
 def stored_rows(schema: Schema, columns: Mapping[Key, Values]) -> tuple[list[Stored], int]:
@@ -42,9 +42,9 @@ def stored_rows(schema: Schema, columns: Mapping[Key, Values]) -> tuple[list[Sto
     return stored, rows
 
 
-def stored_final(schema: Schema, final: Mapping[Key, Any]) -> dict[Key, Array | bytes]:
+def stored_final(schema: Schema, final: Mapping[Key, Any]) -> dict[Key, Array | bytes | memoryview]:
     """The final values as they are stored, by the key of the column that is shifted."""
-    stored: dict[Key, Array | bytes] = {}
+    stored: dict[Key, Array | bytes | memoryview] = {}
     for column in schema.shifts:
         assert column.of is not None
         source = schema.column(column.of)

@@ -28,17 +28,19 @@ class Encoded(bytes):
     """
 
 
-def encode(column: Column, value: str | bytes | Array) -> bytes:
+def encode(column: Column, value: str | bytes | memoryview | Array) -> bytes | memoryview:
     """The bytes stored for a value of a heap column.
 
     `Encoded`, or bytes where values are text or arrays, are stored as they came, once their header fits the
-    schema. Raises `TypeError` or `ValueError` for a value that does not fit the column.
+    schema. A read-only view of bytes stands for them and is kept, not copied. Raises `TypeError` or
+    `ValueError` for a value that does not fit the column.
     """
     heap = _heap_of(column)
-    if isinstance(value, Encoded) or (isinstance(value, bytes) and heap.value != "bytes"):
-        data = bytes(value)
-        check_size(column, data)
-        return data
+    if isinstance(value, memoryview):
+        value = value if value.readonly and value.format == "B" and value.contiguous else bytes(value)
+    if isinstance(value, Encoded) or (isinstance(value, bytes | memoryview) and heap.value != "bytes"):
+        check_size(column, value)
+        return value if isinstance(value, memoryview) else bytes(value)
     if heap.codec in ("png", "jpeg"):
         return _encode_image(column, heap.codec, _array(column, value))
     raw = _raw_bytes(column, heap, value)
@@ -80,7 +82,7 @@ def missing(column: Column) -> Any:
     return "" if heap.value == "text" else b""
 
 
-def check_size(column: Column, data: bytes) -> int:
+def check_size(column: Column, data: bytes | memoryview) -> int:
     """The decoded size of stored bytes, as they declare it. Raises `ValueError` unless it fits the schema."""
     heap = _heap_of(column)
     if heap.codec in ("png", "jpeg"):
@@ -123,13 +125,13 @@ def _array(column: Column, value: Any) -> Array:
     return booleans(np.ascontiguousarray(array))
 
 
-def _raw_bytes(column: Column, heap: Heap, value: Any) -> bytes:
+def _raw_bytes(column: Column, heap: Heap, value: Any) -> bytes | memoryview:
     if heap.value == "array":
         return _array(column, value).tobytes()
     if heap.value == "text" and isinstance(value, str):
         return value.encode()
     if heap.value == "bytes" and isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
+        return value if isinstance(value, memoryview) else bytes(value)
     raise TypeError(f"{_name(column)} holds {heap.value}, not {type(value).__name__}")
 
 

@@ -22,7 +22,7 @@ class ImageHeader(NamedTuple):
     bits: int  # per channel
 
 
-def png(data: bytes) -> ImageHeader:
+def png(data: bytes | memoryview) -> ImageHeader:
     """The header of a PNG image. Raises `ValueError` if it has none, or one that heaps do not hold."""
     if data[:8] != _PNG or data[12:16] != b"IHDR" or len(data) < 33:
         raise ValueError("not a PNG image")
@@ -32,7 +32,7 @@ def png(data: bytes) -> ImageHeader:
     return ImageHeader(height, width, _PNG_CHANNELS[colour], max(bits, 8))
 
 
-def jpeg(data: bytes) -> ImageHeader:
+def jpeg(data: bytes | memoryview) -> ImageHeader:
     """The header of a JPEG image. Raises `ValueError` if it has none."""
     at = 2
     while data[:2] == b"\xff\xd8" and at + 9 < len(data) and data[at] == 0xFF:
@@ -49,7 +49,7 @@ def jpeg(data: bytes) -> ImageHeader:
     raise ValueError("not a JPEG image with a frame header")
 
 
-def zstd(data: bytes) -> int:
+def zstd(data: bytes | memoryview) -> int:
     """The content size that a Zstandard frame declares (RFC 8878, section 3.1.1.1). Raises `ValueError` if
     it declares none.
     """
@@ -64,7 +64,7 @@ def zstd(data: bytes) -> int:
     return int.from_bytes(data[at : at + size_bytes], "little") + (256 if size_bytes == 2 else 0)
 
 
-def lz4(data: bytes) -> int:
+def lz4(data: bytes | memoryview) -> int:
     """The content size that an LZ4 frame declares. Raises `ValueError` if it declares none."""
     if len(data) < 7 or int.from_bytes(data[:4], "little") != _LZ4_MAGIC:
         raise ValueError("not an LZ4 frame")

@@ -14,7 +14,7 @@ import xxhash
 
 from rlcli import _native
 from rlcli.format import bulk, digests, files, layer, sums, trees
-from rlcli.format.heap_file import HeapWriter, heap_name
+from rlcli.format.heap_file import HeapWriter, Value, heap_name
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
 from rlcli.format.keys import Key
 from rlcli.format.layout import MANY_AT_ONCE, SEGMENT_FOLDERS, SegmentPaths
@@ -24,7 +24,7 @@ from rlcli.format.schema import Schema
 from rlcli.format.sealing import Sealing
 
 Array = np.ndarray[Any, Any]
-Values = Array | Sequence[bytes]  # of a plain column, or the stored bytes of a heap's values
+Values = Array | Sequence[Value]  # of a plain column, or the stored bytes of a heap's values
 
 
 class SegmentWriter:
@@ -56,7 +56,7 @@ class SegmentWriter:
         self._heaps = [HeapWriter(c, self.paths.heaps / heap_name(c.key)) for c in schema.heaps]
         row_bytes = [column.row_bytes for column in schema.plain]
         self._final_hashers = [xxhash.xxh3_64() for _ in schema.derived]
-        self._other_hashers = [*self._final_hashers, *(heap.end for heap in self._heaps)]
+        self._other_hashers: list[Any] = [*self._final_hashers, *(heap.end for heap in self._heaps)]
         self.columns = _native.ColumnWriter(
             column_fds, row_bytes, packer, journal_fd, len(self._other_hashers), rows, entry.alloc
         )
@@ -171,7 +171,7 @@ class SegmentWriter:
             if column.heap is None:
                 arrays.append(cast("Array", given))
             else:
-                arrays += next(heaps).add(cast("Sequence[bytes]", given))
+                arrays += next(heaps).add(cast("Sequence[Value]", given))
         self._write_columns(arrays, rows)
 
     def copy_rows(self, mapped: MappedSegment, rows: int, finals: int) -> None:
@@ -194,7 +194,7 @@ class SegmentWriter:
                 files.write_at(fd, array, self.rows * row_bytes)
             self.columns.hash(arrays, rows)
 
-    def add_final(self, values: Mapping[Key, Array | bytes]) -> None:
+    def add_final(self, values: Mapping[Key, Array | Value]) -> None:
         """Appends one final value per shift, keyed by the column it shifts: an array, or stored bytes."""
         arrays: list[Array] = []
         for column in self.schema.shifts:
@@ -203,7 +203,7 @@ class SegmentWriter:
                 arrays.append(cast("Array", value))
             else:
                 heap = next(heap for heap in self._heaps if heap.column.key == column.of)
-                arrays += heap.add([cast("bytes", value)])
+                arrays += heap.add([cast("Value", value)])
         self._add_final(arrays)
 
     def _add_final(self, values: Sequence[Array]) -> None:
