@@ -51,6 +51,7 @@ from rlcli.benchmarks.rows import EPISODE, SCHEMA
 from rlcli.errors import UsageError, nearest
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Slowest
 from rlcli.pipeline.convert import convert
+from rlcli.pipeline.convert_memory import share_one_heap
 
 TITLE = "foreign files of transitions, pictures and videos become datasets"
 SHARE = 0.8  # of the slower of decode and disk
@@ -127,6 +128,7 @@ def items(setting: Setting) -> Iterator[Item]:
     """`convert/small`; transitions in each format; `pictures-…`, which stay encoded, and `pixels-…`, which
     they become; `lerobot-video`; `jobs`, `jobs-groups`; `disk`.
     """
+    share_one_heap()  # as `rl convert` does; it costs the readers nothing
     known = _makers()
     if setting.wanted and setting.wanted not in known:
         name = setting.wanted

@@ -24,6 +24,7 @@ from rlcli.benchmarks.convert_process import Conversion
 from rlcli.errors import InputError
 from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Role
 from rlcli.pipeline.convert import convert
+from rlcli.pipeline.convert_memory import share_one_heap
 
 GAIN = 1.6  # of two that two cores could give
 
@@ -113,6 +114,7 @@ class Apart(AbstractContextManager["Apart"]):
 
 
 def _serve(core: int) -> None:
+    share_one_heap()
     os.sched_setaffinity(0, [core])
     for line in sys.stdin:
         task: dict[str, Any] = json.loads(line)
