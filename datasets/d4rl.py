@@ -51,7 +51,7 @@ from rlcli.datasets.d4rl_envs import Environment, environment, from_file_name
 from rlcli.datasets.d4rl_episodes import Ends, Rule, Splitter
 from rlcli.datasets.d4rl_export import export, write_file
 from rlcli.datasets.d4rl_folder import D4RLFolder, files_of
-from rlcli.datasets.d4rl_layout import Layout, NotD4RL, find_layout
+from rlcli.datasets.d4rl_layout import STANDARD, Layout, NotD4RL, find_layout
 from rlcli.datasets.d4rl_scan import ends_of, look_through
 from rlcli.datasets.d4rl_specs import nested, specs_of
 from rlcli.datasets.mapping import no_mapping
@@ -208,7 +208,7 @@ class D4RLSource:
         extra = [
             Column(key, str(self.layout.columns[name].dtype), self.layout.columns[name].shape)
             for name, key in self.keys.items()
-            if key[0] in ("info", "source")
+            if name.split("/")[0] not in STANDARD or key[0] == "source"
         ]
         return ted_schema(
             observation, action, extra=extra, next_observation="derived" if self.derived else "plain"

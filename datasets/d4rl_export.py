@@ -1,7 +1,7 @@
 """Writing D4RL HDF5 files: the one a dataset came from, bit for bit, or a new one from any dataset.
 
-`rl_spec`, an attribute of new files, holds the spaces that D4RL files otherwise lose; other readers
-ignore it.
+`rl_spec` and `rl_columns`, attributes of new files, hold the spaces and keys that D4RL files otherwise lose;
+other readers ignore them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, NoOptions, Report
+from rlcli.datasets.d4rl_layout import COLUMNS
 from rlcli.datasets.hdf5_output import creating
 from rlcli.datasets.plain_export import free_name, lost_seeds
 from rlcli.errors import CorruptError, IncompatibleError
@@ -147,8 +148,15 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
         file.create_dataset(name, (dataset.num_rows, *shape), column.numpy, chunks=True, compression="gzip")
         columns[name] = hdf5.Rows([file[name]])
     file.attrs["rl_spec"] = json.dumps(dataset.spec)
+    told = {name: list(key) for name, key in names.items() if not _says_its_key(name, key)}
+    file.attrs[COLUMNS] = json.dumps(told)
     lossy += lost_seeds(dataset)
     return columns, Report(lossy=list(dict.fromkeys(lossy)), details={"original": False, "columns": names})
+
+
+def _says_its_key(name: str, key: Key) -> bool:
+    """Whether the name of an array in the file is enough to know the key again."""
+    return not name.startswith("infos/") or (name == "/".join(("infos", *key[1:])) and key[0] == "info")
 
 
 def _values(

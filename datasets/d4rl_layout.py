@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.plain_export import told_keys
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.keys import DTYPES, Key, check_key
 
+COLUMNS = "rl_columns"  # the attribute of new files with the keys that their names do not say
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 _SAME_LENGTH = (*REQUIRED, "timeouts", "next_observations")
-_STANDARD: dict[str, Key] = {
+STANDARD: dict[str, Key] = {
     "observations": ("observation",),
     "actions": ("action",),
     "next_observations": ("next", "observation"),
@@ -89,7 +93,7 @@ def find_layout(file: h5py.File) -> Layout:
     if layout.num_rows == 0:
         raise InputError("observations has no rows")
     _check_flags(layout)
-    _name_columns(layout)
+    _name_columns(layout, told_keys(told_columns(file), list(columns)))
     if "infos" in columns and columns["infos"].dtype.kind in "iu" and np.prod(columns["infos"].shape) == 1:
         layout.index = "infos"
     rows = set(layout.row_paths())
@@ -176,21 +180,40 @@ def _check_flags(layout: Layout) -> None:
         raise InputError("next_observations differs from observations in shape or dtype")
 
 
-def _name_columns(layout: Layout) -> None:
-    taken: set[Key] = set()
+def told_columns(file: h5py.File) -> dict[str, Any]:
+    """The keys that our own export left in the file for names that do not say them."""
+    try:
+        return {"columns": json.loads(str(file.attrs[COLUMNS]))}
+    except (KeyError, ValueError, OSError):
+        return {}
+
+
+def _name_columns(layout: Layout, told: Mapping[str, Key]) -> None:
+    """One key for each column, also where names differ in the case of letters only, as ours may not."""
+    taken: dict[Key, tuple[str, bool]] = {}
     for name in layout.columns:
         top, *rest = name.split("/")
-        if top in _STANDARD:
-            key = (*_STANDARD[top], *rest)
+        if top in STANDARD:
+            key = (*STANDARD[top], *rest)
         elif top == "infos":
             key = ("info", *(_storable(part) for part in rest or ["index"]))
         else:
             key = ("source", *(_storable(part) for part in name.split("/")))
-        free, number = key, 2
-        while tuple(part.lower() for part in free) in taken:
-            free, number = (*key[:-1], f"{key[-1]}.{number}"), number + 1
-        taken.add(tuple(part.lower() for part in free))
-        layout.keys[name] = free
+        layout.keys[name] = _free(told.get(name, key), taken)
+
+
+def _free(key: Key, taken: dict[Key, tuple[str, bool]]) -> Key:
+    """`key`, numbered where parts of it are others but for case; `taken` has parts, and which end a key."""
+    free: Key = ()
+    for depth, part in enumerate(key, 1):
+        name, number, is_whole = part, 2, depth == len(key)
+        while (known := taken.get(lower := tuple(p.lower() for p in (*free, name)))) is not None:
+            if known == (name, False) and not is_whole:
+                break
+            name, number = f"{part}.{number}", number + 1
+        taken[lower] = name, is_whole
+        free = (*free, name)
+    return free
 
 
 def _storable(part: str) -> str:

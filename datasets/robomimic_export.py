@@ -93,6 +93,8 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
                 advance,
                 report,
             )
+        if names:
+            _write_empty(dataset, plan, data, data[names[0]])
         for key, listed in masks.items():
             output.file[f"mask/{key}"] = np.array(listed, dtype=h5py.string_dtype())
         _write_episodes(dataset, plan, output.file, names, ends)
@@ -188,6 +190,15 @@ def _write_once(dataset: Dataset, plan: _Plan, group: h5py.Group, row: int) -> N
         value = dataset.read(column.key, row, row + 1)[0]
         if column.heap is None or len(value):
             group[name] = value
+
+
+def _write_empty(dataset: Dataset, plan: _Plan, data: h5py.Group, first: h5py.Group) -> None:
+    """What no episode has a value of is written once, empty, so that its column comes back."""
+    there = {name for group in data.values() for name in group.attrs}
+    for name in plan.attributes.keys() - there:
+        if name not in first:
+            column = plan.attributes[name]
+            first.attrs[name] = "" if column.is_text else np.empty((0, *column.shape[1:]), column.dtype)
 
 
 def _write_rows(

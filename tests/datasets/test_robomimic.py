@@ -433,3 +433,14 @@ def test_what_our_export_left_is_not_trusted(told, tmp_path):
         file["data/demo_0"].attrs["num_samples"] = np.array([1, 2])
     report = convert(path, tmp_path / "ds")
     assert any("num_samples says [1 2]" in remark for remark in report["remarks"])
+
+
+def test_an_attribute_that_is_empty_in_all_episodes_comes_back(tmp_path):
+    attributes = {name: {"note": "", "model": "x" if name == "demo_2" else ""} for name in LENGTHS}
+    write(tmp_path / "a.hdf5", demos(), attributes=attributes)
+    convert(tmp_path / "a.hdf5", tmp_path / "one")
+    convert(tmp_path / "one", tmp_path / "b.hdf5", to="robomimic", check=True)
+    convert(tmp_path / "b.hdf5", tmp_path / "two", check=True)
+    with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
+        assert ("info", "episode", "note") in two.schema.by_key
+        assert one.digest == two.digest
