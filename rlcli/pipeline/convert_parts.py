@@ -1,9 +1,10 @@
 """Conversion in parts: `--jobs` processes work on pieces of a source, `--resume` goes on from finished ones.
 
 Consecutive pieces make a group: a source of less than 128 MiB is one, a larger one is cut into groups of
-some 32 to 64 MiB as far as its pieces allow, but no more than 128. Each group is a dataset of its own in the
-hidden folder `.NAME.convert` beside the output; the result is their merge, which links files, in the order of
-the source. Groups depend on the source alone, so any number of processes gives the same dataset.
+64 MiB, or a 64th of it, that become smaller towards the end, so that processes end at about the same time;
+as far as its pieces allow. Each group is a dataset of its own in the hidden folder `.NAME.convert` beside the
+output; the result is their merge, which links files, in the order of the source. Groups depend on the source
+alone, so any number of processes gives the same dataset.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from rlcli.pipeline.convert_rows import Selection
 from rlcli.pipeline.convert_workers import Crew, Task
 
 _GROUP_BYTES = 64 << 20
-_MAX_GROUPS = 128
+_MOST = 64  # groups, but for those that are small
+_SMALLEST = 5  # of them are as much as the largest
 _PLAN = "plan.json"  # in the folder: what its parts are made of and how
 
 
@@ -51,9 +53,7 @@ def groups_of(pieces: Sequence[Piece], selection: Selection) -> list[Group]:
     known = [count for count in counts if count is not None]
     if selection.limit is not None or (selection.episodes is not None and len(known) < len(counts)):
         return [Group(0, len(pieces), total, selection)]
-    count = 1
-    if total >= 2 * _GROUP_BYTES:  # a multiple of 4, which 2 or 4 processes share evenly
-        count = min(4 * -(-total // (4 * _GROUP_BYTES)), _MAX_GROUPS)
+    largest, smallest, left = _sizes(total)
     first, end = selection.episodes or (0, None)
     groups: list[Group] = []
     start, before, number = 0, 0, 0  # of the open group: its first piece, bytes and episodes before it
@@ -61,7 +61,8 @@ def groups_of(pieces: Sequence[Piece], selection: Selection) -> list[Group]:
     for at, piece in enumerate(pieces):
         so_far += piece.num_bytes
         reached += piece.episodes or 0
-        if at < len(pieces) - 1 and so_far * count // max(1, total) == before * count // max(1, total):
+        wanted = min(max((total - before) // left, smallest), largest)
+        if at < len(pieces) - 1 and (so_far - before < wanted or 0 < total - so_far < smallest // 2):
             continue
         chosen = selection
         if selection.episodes is not None:
@@ -72,6 +73,14 @@ def groups_of(pieces: Sequence[Piece], selection: Selection) -> list[Group]:
             groups.append(Group(start, at + 1, so_far - before, chosen))
         start, before, number = at + 1, so_far, reached
     return groups
+
+
+def _sizes(total: int) -> tuple[int, int, int]:
+    """The bytes of the largest group and the smallest, and what share of the rest one is between these."""
+    if total < 2 * _GROUP_BYTES:
+        return total, total, 1
+    largest = max(_GROUP_BYTES, total // _MOST)
+    return largest, max(1, largest // _SMALLEST), min(max(total // (4 * _GROUP_BYTES), 4), 16)
 
 
 def convert(
@@ -154,7 +163,7 @@ def _make_all(
 ) -> list[Report]:
     """The reports of all groups, in order, after their parts were made."""
     tasks = [
-        Task(job, source.plan, group.start, group.stop, group.selection, folder / _name(n))
+        Task(group.start, group.stop, group.selection, folder / _name(n))
         for n, group in enumerate(groups)
         if n not in finished
     ]
@@ -165,7 +174,7 @@ def _make_all(
             bar.advance(count)
 
         advance(sum(groups[n].num_bytes for n in finished))
-        crew.make(tasks, source, jobs, advance, check)
+        crew.make(job, tasks, source, jobs, advance, check)
     return [
         Report.from_json(json.loads((folder / f"{_name(n)}.json").read_text())) for n in range(len(groups))
     ]

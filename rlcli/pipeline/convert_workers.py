@@ -2,7 +2,8 @@
 
 A worker is `python -m rlcli.pipeline.convert_workers FORMAT`: it reads errands from standard input, JSON on a
 line each, and writes one JSON object per line to standard output: bytes done, and for each errand `done`,
-`mismatch` or an error. It opens the source once for all parts, and ends with its input or with an error.
+`mismatch` or an error. Before the first part it is told the source, which it opens once for all of them. It
+ends with its input or with an error.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ _TELL_BYTES = 4 << 20  # a worker tells its progress this often
 class Task:
     """Pieces `start … stop - 1` of a source become the dataset `path`, and its report `path`.json."""
 
-    job: Job
-    plan: Mapping[str, Any]
     start: int
     stop: int
     selection: Selection
@@ -53,8 +52,6 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "job": self.job.to_json(),
-            "plan": dict(self.plan),
             "pieces": [self.start, self.stop],
             "selection": self.selection.to_json(),
             "path": str(self.path),
@@ -63,10 +60,8 @@ class Task:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Task:
         """The task that `to_json` told."""
-        selection = Selection.from_json(value["selection"])
         start, stop = value["pieces"]
-        path = Path(value["path"])
-        return Task(Job.from_json(value["job"]), value["plan"], start, stop, selection, path)
+        return Task(start, stop, Selection.from_json(value["selection"]), Path(value["path"]))
 
 
 @dataclass(frozen=True)
@@ -149,10 +144,20 @@ class Crew:
         return job.plan(self._all(looks, lambda look, _: look.take(), lambda count: None, check))
 
     def make(
-        self, tasks: Sequence[Task], source: Source, jobs: int, advance: Advance, check: Callable[[], None]
+        self,
+        job: Job,
+        tasks: Sequence[Task],
+        source: Source,
+        jobs: int,
+        advance: Advance,
+        check: Callable[[], None],
     ) -> None:
         """Makes all parts with `jobs` processes; this one reads the source as it is opened here."""
         self._grow(min(jobs, len(tasks)))
+        if self._workers:
+            told = json.dumps({"source": {"job": job.to_json(), "plan": dict(source.plan)}})
+            for worker in self._workers:
+                worker.source = told
         self._all(tasks, lambda task, check: make_part(task, source, advance, check), advance, check)
 
     def _all(
@@ -207,6 +212,7 @@ class _Worker:
 
     def __init__(self, format: str, told: _Told) -> None:
         self._told = told
+        self.source = ""  # what it has to be told of the source before it makes parts
         self._errand: Task | Look | None = None
         self._outcome: dict[str, Any] = {}
         self._process = subprocess.Popen(
@@ -233,6 +239,8 @@ class _Worker:
                 while (errand := _next(waiting)) is not None:
                     number, self._errand = errand
                     kind = "look" if isinstance(self._errand, Look) else "part"
+                    source, self.source = self.source, ""
+                    stdin.write(f"{source}\n" if source else "")
                     stdin.write(json.dumps({kind: self._errand.to_json()}) + "\n")
                     stdin.flush()
                     if not any(self._is_done(number, json.loads(line)) for line in stdout):
@@ -313,10 +321,12 @@ def main() -> None:
                 if "look" in asked:
                     tell({"done": Look.from_json(asked["look"]).take()})
                     continue
-                task = Task.from_json(asked["part"])
-                if source is None:
-                    source = stack.enter_context(task.job.opened(task.plan))
-                make_part(task, source, advance, lambda: None)
+                if "source" in asked:
+                    job = Job.from_json(asked["source"]["job"])
+                    source = stack.enter_context(job.opened(asked["source"]["plan"]))
+                    continue
+                assert source is not None
+                make_part(Task.from_json(asked["part"]), source, advance, lambda: None)
                 tell({"bytes": pending})
                 pending = 0
                 tell({"done": None})

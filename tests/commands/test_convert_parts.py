@@ -69,21 +69,36 @@ WHOLE = [float(10 * e + r) for e in range(EPISODES) for r in range(LENGTH)]
     ("sizes", "groups"),
     [
         ([1] * 127, [127]),  # MiB: less than two groups
-        ([1] * 128, [32] * 4),
-        ([1] * 220, [55] * 4),
-        ([1] * 264, [33] * 8),
+        ([1] * 128, [32, 24, 18, 14, 13, 13, 14]),
         ([75] * 4, [75] * 4),  # a piece is never cut
         ([0, 200, 0, 0], [200, 0]),
         ([0], [0]),
-        ([64] * 1024, [512] * 128),
+        ([], []),
     ],
 )
-def test_groups_are_alike_and_of_whole_pieces(sizes, groups):
+def test_groups_are_of_whole_pieces(sizes, groups):
     pieces = [Piece("", size << 20) for size in sizes]
     found = convert_parts.groups_of(pieces, Selection())
     assert [group.num_bytes >> 20 for group in found] == groups
-    assert [group.start for group in found] == [0, *(group.stop for group in found[:-1])]
-    assert found[-1].stop == len(pieces)
+    check_all_are_there(found, pieces)
+
+
+@pytest.mark.parametrize("total", [129, 300, 1000, 5000, 1 << 17])
+def test_groups_become_smaller_towards_the_end(total):
+    pieces = [Piece("", 1 << 20)] * total
+    found = convert_parts.groups_of(pieces, Selection())
+    check_all_are_there(found, pieces)
+    sizes = [group.num_bytes for group in found]
+    largest = max(64 << 20, sizes[0])
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert len(sizes) <= 128
+    assert all(size <= largest / 3 for size in sizes[-3:])
+    assert min(sizes[:-1]) >= largest // 5 - (1 << 20)
+
+
+def check_all_are_there(found, pieces) -> None:
+    assert [group.start for group in found] == [0, *(group.stop for group in found)][: len(found)]
+    assert not found or found[-1].stop == len(pieces)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -102,16 +117,18 @@ def test_parts_make_the_same_rows_in_order_and_leave_nothing(source, out):
 def test_any_number_of_processes_gives_the_same_dataset(source, out, small_parts, monkeypatch):
     """Parts are made from their tasks alone, in any order."""
     one = convert(source, out)
-    monkeypatch.setattr(convert_workers.Crew, "make", lambda crew, tasks, *_: _make(tasks))
+    monkeypatch.setattr(
+        convert_workers.Crew, "make", lambda crew, job, tasks, source, *_: _make(job, tasks, source)
+    )
     two = convert(source, out.with_name("two"), jobs=1)
     assert one["digest"] == two["digest"]
 
 
-def _make(tasks) -> None:
+def _make(job, tasks, source) -> None:
     """Each task through its JSON, with the source opened anew, as a worker does; last part first."""
     for task in reversed(tasks):
         again = convert_workers.Task.from_json(json.loads(json.dumps(task.to_json())))
-        with again.job.opened(again.plan) as opened:
+        with Job.from_json(json.loads(json.dumps(job.to_json()))).opened(source.plan) as opened:
             convert_workers.make_part(again, opened, lambda count: None, lambda: None)
 
 
