@@ -140,9 +140,15 @@ void add_rewards(rl::RewardSum &self, const py::array &values) {
     throw py::type_error("rewards are float32 or float64");
 }
 
-double take_rewards(rl::RewardSum &self, std::size_t rest) {
-  if (rest > self.held()) throw py::value_error("an episode ends in the last write or behind it");
-  return self.take(rest);
+// The returns of episodes that end one after the other, `rests` values before the last one each.
+std::vector<double> take_rewards(rl::RewardSum &self, const std::vector<std::size_t> &rests) {
+  std::vector<double> found;
+  found.reserve(rests.size());
+  for (const std::size_t rest : rests) {
+    if (rest > self.held()) throw py::value_error("an episode ends in the last write or behind it");
+    found.push_back(self.take(rest));
+  }
+  return found;
 }
 
 // What rows must look like: the quick way to a segment for well-formed ones.
@@ -255,7 +261,7 @@ void bind_column_writer(py::module_ &module) {
   py::class_<rl::RewardSum>(module, "RewardSum")
       .def(py::init<double>(), py::arg("start") = 0.0)
       .def("add", &add_rewards, py::arg("values"))
-      .def("take", &take_rewards, py::arg("rest"));
+      .def("take_each", &take_rewards, py::arg("rests"));
   py::class_<QuickRows>(module, "QuickRows")
       .def(py::init<const py::sequence &, const py::sequence &, const py::sequence &, py::ssize_t>(), py::arg("keys"),
            py::arg("dtypes"), py::arg("shapes"), py::arg("reward"))

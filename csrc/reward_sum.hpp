@@ -14,15 +14,17 @@ public:
 
   // All values of one write.
   template <class Reward> void add(const Reward *values, std::size_t count) {
-    if (held_.size() + count > MANY) fold(held_.size());
+    if (held() + count > MANY) fold(held());
+    if (taken_) held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(taken_));
+    taken_ = 0;
     held_.insert(held_.end(), values, values + count);
   }
 
-  std::size_t held() const noexcept { return held_.size(); }
+  std::size_t held() const noexcept { return held_.size() - taken_; }
 
   // The sum of all values but the last `rest`, which begin the next one. Precondition: rest <= held().
   double take(std::size_t rest) {
-    fold(held_.size() - rest);
+    fold(held() - rest);
     const double sum = total_;
     total_ = 0;
     return sum;
@@ -32,13 +34,13 @@ private:
   static constexpr std::size_t MANY = 4096;
 
   void fold(std::size_t count) {
-    for (std::size_t i = 0; i < count; ++i)
-      total_ += held_[i];
-    held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(count));
+    for (const std::size_t end = taken_ + count; taken_ < end; ++taken_)
+      total_ += held_[taken_];
   }
 
   double total_;
   std::vector<double> held_;
+  std::size_t taken_ = 0;  // of `held_`, from its front: in a sum by now
 };
 
 }  // namespace rl

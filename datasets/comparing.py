@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.datasets.contract import Advance, Comparison, End, Part
+from rlcli.datasets.parts import alone, num_rows
 from rlcli.format import heap
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -32,20 +33,20 @@ def compare_parts(
     if all_keys and (odd := sorted("/".join(key) for key in ours.keys() ^ theirs.keys())):
         found.problems.append(f"only one of both has {', '.join(odd)}")
     keys = [key for key, column in theirs.items() if key in ours and column.encoding in ("plain", "heap")]
-    for part in parts:
-        size = len(next(iter(part.columns.values())))
+    for columns, end in alone(parts):
+        size = num_rows(columns)
         start, stop = found.rows, found.rows + size
         if stop > dataset.num_rows:
             found.problems.append(f"the source has more than the dataset's {dataset.num_rows:,} rows")
             return found
         for key in keys:
-            if key in part.columns:
-                rows = _decoded(theirs[key], ours[key], part.columns[key])
+            if key in columns:
+                rows = _decoded(theirs[key], ours[key], columns[key])
                 if not all_keys:
                     rows = _in_dtype(rows, ours[key])
                 _compare_column(found, wrong, ours[key], rows, dataset, start, stop)
-        if part.end is not None:
-            _compare_end(wrong, part.end, schema, dataset, stop - 1, all_keys=all_keys)
+        if end is not None:
+            _compare_end(wrong, end, schema, dataset, stop - 1, all_keys=all_keys)
         found.rows = stop
         advance(size * dataset.schema.row_bytes)
     if found.rows != dataset.num_rows:

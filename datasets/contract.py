@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
+from rlcli.format.ends import Ends as Ends
 from rlcli.format.episode_buffer import LayoutMismatch as LayoutMismatch
 from rlcli.format.keys import Key
 from rlcli.format.schema import Schema
@@ -78,14 +79,16 @@ class End:
 
 @dataclass(frozen=True)
 class Part:
-    """Contiguous rows of one episode; `columns[key]` is `[n, ...]`, valid until the next part.
+    """Contiguous rows, of one episode or of several; `columns[key]` is `[n, ...]`, valid until the next part.
 
     A column in a heap is a sequence of n values instead: `str` for text, `bytes` for bytes and for pictures
-    that stay encoded, arrays otherwise.
+    that stay encoded, arrays otherwise. `end` is None where the episode goes on, an `End` where it ends with
+    the last row. Many short episodes are cheaper together: `Ends` say where each ends among the rows.
+    `parts.py` makes one form of the other.
     """
 
     columns: Mapping[Key, Any]
-    end: End | None
+    end: End | Ends | None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import (
     Advance,
     Comparison,
-    End,
+    Ends,
     LayoutMismatch,
     Part,
     Piece,
@@ -48,12 +48,12 @@ from rlcli.datasets.contract import (
 from rlcli.datasets.d4rl_addresses import fetch
 from rlcli.datasets.d4rl_compare import compare as compare_file
 from rlcli.datasets.d4rl_envs import Environment, environment, from_file_name
-from rlcli.datasets.d4rl_episodes import Ends, Rule, Splitter
+from rlcli.datasets.d4rl_episodes import Rule, SliceEnds, Splitter
 from rlcli.datasets.d4rl_export import export, write_file
 from rlcli.datasets.d4rl_folder import D4RLFolder, files_of
 from rlcli.datasets.d4rl_layout import STANDARD, Layout, NotD4RL, find_layout
 from rlcli.datasets.d4rl_scan import ends_of, look_through
-from rlcli.datasets.d4rl_specs import nested, specs_of
+from rlcli.datasets.d4rl_specs import specs_of
 from rlcli.datasets.mapping import no_mapping
 from rlcli.datasets.opened import differing_rows, equal_bits
 from rlcli.datasets.plain_export import METADATA
@@ -251,11 +251,10 @@ class D4RLSource:
             ends = ends_of(self.layout, splitter, arrays, start, stop)
             if self.derived:
                 self._check_shift(arrays, ends.rows)
-            yield from self._split(arrays, ends)
+            yield Part(self._columns(arrays), self._ends(arrays, ends))
             advance(self.row_bytes * (stop - start))
 
-    def _split(self, arrays: Mapping[str, NDArray[Any]], ends: Ends) -> Iterator[Part]:
-        finals = self.layout.names("next_observations")
+    def _columns(self, arrays: Mapping[str, NDArray[Any]]) -> dict[Key, Any]:
         values: dict[Key, NDArray[Any]] = {}
         for name, key in self.keys.items():
             column = self.schema.by_key[key]
@@ -263,16 +262,14 @@ class D4RLSource:
                 values[key] = arrays[name].astype(column.numpy, copy=False).reshape(-1, *column.shape)
         with np.errstate(over="ignore", invalid="ignore"):
             values["next", "reward"] = arrays["rewards"].astype(np.float32).reshape(-1, 1)
-        first = 0
-        last_row = int(ends.rows[-1]) if len(ends.rows) else -1
-        for row in ends.rows.tolist():
-            final = nested({name: arrays[name][row] for name in finals}) if finals else None
-            cut = ends.cut and row == last_row
-            end = End(bool(ends.terminated[row]), bool(ends.truncated[row]), cut, final)
-            yield Part({key: value[first : row + 1] for key, value in values.items()}, end)
-            first = row + 1
-        if first < len(ends.terminated):
-            yield Part({key: value[first:] for key, value in values.items()}, None)
+        return values
+
+    def _ends(self, arrays: Mapping[str, NDArray[Any]], found: SliceEnds) -> Ends:
+        rows, cut = found.rows, np.zeros(len(found.rows), np.bool_)
+        cut[-1:] = found.cut
+        final = {self.keys[name][1:]: arrays[name][rows] for name in self.layout.names("next_observations")}
+        known = np.full(len(rows), bool(final))
+        return Ends(rows + 1, found.terminated[rows], found.truncated[rows], cut, known, final)
 
     def _check_shift(self, arrays: Mapping[str, NDArray[Any]], ends: NDArray[np.int64]) -> None:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""

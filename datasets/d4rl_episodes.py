@@ -26,7 +26,7 @@ JUMP_METRES = 5.0
 
 
 @dataclass(frozen=True)
-class Ends:
+class SliceEnds:
     """For n rows: where an episode ends and how. `cut`: the last one is only the file's end."""
 
     rows: NDArray[np.int64]  # indices of rows that end an episode
@@ -69,7 +69,7 @@ class Splitter:
 
     def __call__(
         self, terminals: Flags, timeouts: Flags | None, changes: Flags | None, *, last: bool
-    ) -> Ends:
+    ) -> SliceEnds:
         """Ends within the next n rows, all `[n]`.
 
         `changes[i]`: the demonstration index differs, or the position jumps, between rows i and i + 1.
@@ -92,7 +92,7 @@ class Splitter:
         truncated = ended & ~terminals
         if self.rule.timeouts and timeouts is not None:
             truncated |= timeouts
-        return Ends(rows, terminated, truncated, cut)
+        return SliceEnds(rows, terminated, truncated, cut)
 
     def _apply_limit(self, ended: Flags, limit: int) -> None:
         first = -self._open_rows

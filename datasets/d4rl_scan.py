@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets import hdf5
-from rlcli.datasets.d4rl_episodes import Ends, Rule, Splitter, jumps
+from rlcli.datasets.d4rl_episodes import Rule, SliceEnds, Splitter, jumps
 from rlcli.datasets.d4rl_layout import Layout
 
 
@@ -59,7 +59,7 @@ def look_through(layout: Layout, rule: Rule) -> Scan:
 
 def ends_of(
     layout: Layout, splitter: Splitter, arrays: Mapping[str, NDArray[Any]], start: int, stop: int
-) -> Ends:
+) -> SliceEnds:
     """The episode ends among rows `start … stop - 1`, whose flags are in `arrays`; slices come in order."""
     rule = splitter.rule
     changes = None
@@ -78,7 +78,7 @@ def ends_of(
     return splitter(arrays["terminals"].reshape(-1) != 0, timeouts, changes, last=stop == layout.num_rows)
 
 
-def _note_flags(scan: Scan, arrays: Mapping[str, NDArray[Any]], ends: Ends) -> None:
+def _note_flags(scan: Scan, arrays: Mapping[str, NDArray[Any]], ends: SliceEnds) -> None:
     terminals, rewards, timeouts = arrays["terminals"], arrays["rewards"], arrays.get("timeouts")
     flagged = terminals.reshape(-1) != 0
     scan.terminals += int(flagged.sum())

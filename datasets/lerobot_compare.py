@@ -9,6 +9,7 @@ import numpy as np
 
 from rlcli.datasets.comparing import compare_parts
 from rlcli.datasets.contract import Advance, Comparison, Part, Report, Source
+from rlcli.datasets.parts import alone
 from rlcli.format.dataset import Dataset
 from rlcli.format.heap import decode
 from rlcli.format.schema import Column
@@ -20,12 +21,12 @@ def compare_output(source: Source, dataset: Dataset, advance: Advance) -> Compar
 
     def parts() -> Iterator[Part]:
         for piece in source.pieces:
-            for part in source.parts(piece, Report(), lambda count: None):
-                if part.end is not None:
-                    ended.append(part.end.terminated)
+            for columns, end in alone(source.parts(piece, Report(), lambda count: None)):
+                if end is not None:
+                    ended.append(end.terminated)
                 alike = {
                     key: _alike(values, source.schema.by_key[key], dataset.schema.by_key.get(key))
-                    for key, values in part.columns.items()
+                    for key, values in columns.items()
                 }
                 yield Part(alike, None)
 

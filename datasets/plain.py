@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.ahead import ahead
-from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
+from rlcli.datasets.contract import Advance, Ends, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import roles_of, storable
-from rlcli.datasets.opened import differing_rows, env_of, equal_bits, nest
+from rlcli.datasets.opened import differing_rows, env_of, equal_bits
 from rlcli.datasets.plain_export import is_unobserved, told_keys
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
@@ -302,13 +302,14 @@ class PlainSource:
         self.table.rooms = self.table.rooms or Rooms()
         reads = (partial(self.table.read, names, start, stop) for start, stop in ranges)
         for (start, stop), arrays in zip(ranges, ahead(reads), strict=True):
-            ends = self.scan.ends_within(start, stop)
+            episodes = self.scan.within(start, stop)
+            last = self.scan.last_rows[episodes] - start
             if self.derived and self.next_names:
-                pending = self._check_shift(arrays, ends - start, pending)
-            yield from self._split(arrays, start, stop, ends)
+                pending = self._check_shift(arrays, last, pending)
+            yield Part(self._columns(arrays, stop - start), self._ends(arrays, last, episodes))
             advance(self.row_bytes * (stop - start))
 
-    def _split(self, arrays: Arrays, start: int, stop: int, ends: NDArray[np.int64]) -> Iterator[Part]:
+    def _columns(self, arrays: Arrays, rows: int) -> dict[Key, Any]:
         values: dict[Key, Any] = {}
         for name, key in self.keys.items():
             if arrays[name].dtype.kind == "O":
@@ -319,24 +320,20 @@ class PlainSource:
         reward = self.roles.single.get("reward")
         with np.errstate(over="ignore", invalid="ignore"):
             values["next", "reward"] = (
-                np.zeros((stop - start, 1), np.float32)
+                np.zeros((rows, 1), np.float32)
                 if reward is None
                 else arrays[reward].astype(np.float32).reshape(-1, 1)
             )
-        first = 0
-        valid = self.roles.single.get("next_valid")
-        for row in ends.tolist():
-            at = row - start
-            terminated, truncated, cut = self.scan.flags_of(row)
-            known = bool(self.next_names) and (valid is None or bool(arrays[valid].reshape(-1)[at]))
-            end = End(terminated, truncated, cut, self._final(arrays, at) if known else None)
-            yield Part({key: value[first : at + 1] for key, value in values.items()}, end)
-            first = at + 1
-        if first < stop - start:
-            yield Part({key: value[first:] for key, value in values.items()}, None)
+        return values
 
-    def _final(self, arrays: Arrays, at: int) -> Any:
-        return nest({key: arrays[name][at] for name, key in self.next_names.items()}, 2)
+    def _ends(self, arrays: Arrays, last: NDArray[np.int64], episodes: slice) -> Ends:
+        """Of the episodes whose last rows these are; `last` counts from the slice's first row."""
+        known = np.full(len(last), bool(self.next_names))
+        if self.next_names and (valid := self.roles.single.get("next_valid")) is not None:
+            known = arrays[valid].reshape(-1)[last] != 0
+        scan, final = self.scan, {key[1:]: arrays[name][last] for name, key in self.next_names.items()}
+        flags = scan.terminated[episodes], scan.truncated[episodes], scan.is_cut(episodes)
+        return Ends(last + 1, *flags, known, final)
 
     def _check_shift(self, arrays: Arrays, ends: NDArray[np.int64], pending: Arrays | None) -> Arrays | None:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""

@@ -66,15 +66,14 @@ class Scan:
             {name: (low, high) for name, (low, high) in told["action_range"].items()},
         )
 
-    def ends_within(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The rows in `start … stop - 1` that end an episode."""
+    def within(self, start: int, stop: int) -> slice:
+        """The episodes that end in the rows `start … stop - 1`."""
         low, high = np.searchsorted(self.last_rows, [start, stop])
-        return self.last_rows[low:high]
+        return slice(int(low), int(high))
 
-    def flags_of(self, row: int) -> tuple[bool, bool, bool]:
-        """`(terminated, truncated, cut)` of the episode that ends at `row`."""
-        at = int(np.searchsorted(self.last_rows, row))
-        return bool(self.terminated[at]), bool(self.truncated[at]), at in self.cut
+    def is_cut(self, episodes: slice) -> Flags:
+        """Of each of these episodes, whether the source stops before its end."""
+        return np.isin(np.arange(episodes.start, episodes.stop), sorted(self.cut))
 
 
 def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> Scan:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from rlcli.datasets.contract import Advance, LayoutMismatch, Part, Piece, Report, Source
+from rlcli.datasets.parts import alone
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
 from rlcli.format.schema import FRAME, Column, Schema, shift_column, stack_column
@@ -146,15 +147,14 @@ class _Unstacked:
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
         """Those of the source with frames instead of stacks. Raises `StackMismatch`."""
         proofs = {key: Unstacking() for key in self._stacks}
-        for part in self._source.parts(piece, report, advance):
-            columns = dict(part.columns)
+        for whole_columns, end in alone(self._source.parts(piece, report, advance)):
+            columns = dict(whole_columns)
             for key, proof in proofs.items():
                 stacks = np.asarray(columns.pop(key))
                 stacks = stacks.reshape(len(stacks), *self._stacks[key].shape)
                 columns[_frame(key)] = (
                     stacks[:, -1] if not len(stacks) else _held(key, proof.frames_of(stacks))
                 )
-            end = part.end
             if end is not None:
                 final = end.final
                 for key, proof in proofs.items():

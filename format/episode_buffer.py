@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rlcli.format.given import Stored
+from rlcli.format.ends import Ended
+from rlcli.format.given import Stored, Values
 from rlcli.format.heap import encode
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
@@ -129,6 +130,7 @@ class EpisodeBuffer:
 
     def __init__(self, schema: Schema, rows: int) -> None:
         self.by_key = {column.key: _rows_of(column, rows) for column in schema.given}
+        self._lent: dict[Key, Array] = {}  # in place of our own, until the next `clear`
         self.expected: Expected | None = None  # made when there is something to compare
         flat = {
             key: array.reshape(rows, -1)[:, 0]
@@ -144,11 +146,44 @@ class EpisodeBuffer:
         )  # fmt: skip
         self.rows = 0  # in the arrays
         self.parts: list[tuple[int, int, int]] = []  # of each part of an episode: first row, its step, number
-        self.ends: list[tuple[int, dict[str, Any]]] = []  # (rows before the end, arguments of end_episode)
+        self.ended = Ended()  # rows before each end: those in the arrays
         self.length = 0  # steps of the unfinished episode
         self.number = 0
         self.has_number = False  # `number` is that of the next step's episode
         self.seed: int | None = None
+
+    def ended_before(self, row: int) -> None:
+        """An episode has ended before `row`; rows behind it are of the next one."""
+        self.length = self.rows - row
+        self.has_number = False
+        self.seed = None
+
+    def take_ended(self, before: int) -> Ended:
+        """The ends so far, once; `before` rows of the stream lie before those that are here."""
+        ended, self.ended = self.ended, Ended()
+        ended.rows = [before + row for row in ended.rows]
+        return ended
+
+    def take(self, key: Key, values: Values, rows: range, *, lend: bool) -> None:
+        """Takes `rows` of a column's values behind the rows that are here.
+
+        With `lend`, which needs that none are here, they stay where they are until `clear` if they can be
+        written from there. Raises `ValueError` for another dtype or shape.
+        """
+        held, count = self.by_key[key], len(rows)
+        if isinstance(held, HeapRows):
+            for at, value in enumerate(values[rows.start : rows.stop], self.rows):
+                held[at] = value
+            return
+        array = np.asarray(values)
+        part, target = array[rows.start : rows.stop], held[self.rows : self.rows + count]
+        if part.dtype != target.dtype or part.size != target.size:
+            shape = (len(values), *target.shape[1:])
+            raise ValueError(f"column {key} is {array.dtype}{array.shape}, expected {target.dtype}{shape}")
+        if lend and part.flags.c_contiguous:
+            self._lent[key] = part.reshape(target.shape)
+        else:
+            target[...] = part.reshape(target.shape)
 
     def complete(self, rows: int) -> None:
         """Fills in `done`, `is_init`, `episode` and `step` of the first `rows` rows."""
@@ -163,6 +198,7 @@ class EpisodeBuffer:
         """Forgets rows that were written."""
         self.terminated[:] = self.truncated[:] = False
         self.parts.clear()
+        self._lent.clear()
         for values in self.by_key.values():
             if isinstance(values, HeapRows):
                 values.clear()
@@ -170,8 +206,9 @@ class EpisodeBuffer:
     def stored(self, rows: int) -> list[Stored]:
         """The first `rows` rows as they are written. Raises `LayoutMismatch`."""
         self.complete(rows)
+        by_key: dict[Key, Rows] = {**self.by_key, **self._lent}
         if self.expected is not None:
             first = [at for at, step, _ in self.parts if not step]
-            self.expected.check(self.by_key, rows, first, self.length > 0)
-        held = [array[:rows] for array in self.by_key.values()]
+            self.expected.check(by_key, rows, first, self.length > 0)
+        held = [array[:rows] for array in by_key.values()]
         return [booleans(values) if isinstance(values, np.ndarray) else values for values in held]

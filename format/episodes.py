@@ -8,21 +8,24 @@ next observation of a derived schema, is compared bit by bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import repeat
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from rlcli.format.ends import Ends, flags_of
 from rlcli.format.episode_buffer import TERMINATED, TRUNCATED, EpisodeBuffer, Expected, HeapRows, Nested, Rows
-from rlcli.format.given import Values
-from rlcli.format.heap import Encoded, encode
+from rlcli.format.given import Values, stored_finals
 from rlcli.format.keys import Key
 from rlcli.format.layout import STEPPED_ROWS
+from rlcli.format.nested import pick
 from rlcli.format.schema import FRAME
 from rlcli.format.writer import Writer
 
 Array = np.ndarray[Any, Any]
 _DERIVED_BY_US = (("next", "done"), ("is_init",), ("episode",), ("step",))
+_LARGE = 8  # so many times as many rows would be a full chunk: worth a write of their own
 _OBSERVED = ("observation", FRAME)  # what these shift is given as parts of one next observation
 
 
@@ -122,12 +125,16 @@ class EpisodeWriter:
             b.terminated[at], b.truncated[at] = terminated, truncated
             self._end(b, terminated=terminated, truncated=truncated, cut=False, final=next_observation)
 
-    def add_rows(self, stream: int, columns: Mapping[Key, Values]) -> None:
-        """Adds contiguous rows of one episode; call `end` where it ends.
+    def add_rows(self, stream: int, columns: Mapping[Key, Values], ends: Ends | None = None) -> None:
+        """Adds contiguous rows, values copied, and ends the episodes that end among them.
 
         `columns` has every plain column, `[n, …]`, and n values of every heap column, except those that
         follow from the rest (`done`, `is_init`, `episode`, `step`); `terminated` and `truncated` may be left
-        out and are False then, until `end`.
+        out and are False then, but where an episode ends. Without `ends` the rows are of one episode; call
+        `end` where it ends. With `ends` all ends among the rows are known: many rows are written and
+        committed at once, from where they are. An episode's number is the next one at its first row.
+
+        Raises `ValueError` for columns or ends that are not so.
         """
         b = self._buffers[stream]
         if columns.keys() != self._required:
@@ -136,41 +143,50 @@ class EpisodeWriter:
             if unknown := columns.keys() - set(self._keys):
                 raise ValueError(f"unknown columns {sorted(unknown)}")
         total = len(next(iter(columns.values())))
+        for key, values in columns.items():
+            if len(values) != total:
+                raise ValueError(f"column {key} has {len(values)} rows, expected {total}")
+        if ends:
+            ends.check(total)
         done = 0
         while done < total:
-            if b.rows == self.chunk_rows:
+            is_large = ends is not None and _LARGE * min(total - done, self.chunk_rows) >= self.chunk_rows
+            if b.rows == self.chunk_rows or (b.rows and is_large):
                 self.flush()
-            if not b.length or not b.rows:
-                self._start_part(b)
-            count = min(total - done, self.chunk_rows - b.rows)
-            rows = slice(b.rows, b.rows + count)
+            rows = range(done, min(total, done + self.chunk_rows - b.rows))
             for key, values in columns.items():
-                if len(values) != total:
-                    raise ValueError(f"column {key} has {len(values)} rows, expected {total}")
-                held = b.by_key[key]
-                if (
-                    (type(values) is type(held) is np.ndarray and count == total)
-                    and values.dtype == held.dtype
-                    and values.shape[1:] == held.shape[1:]
-                ):  # as nearly all are: short episodes make many calls
-                    held[rows] = values
-                    continue
-                if isinstance(held, HeapRows):
-                    for at, value in enumerate(values[done : done + count], b.rows):
-                        held[at] = value
-                    continue
-                array = np.asarray(values)
-                part = array[done : done + count]
-                target = held[rows]
-                if part.dtype != target.dtype or part.size != target.size:
-                    shape = (total, *target.shape[1:])
-                    raise ValueError(
-                        f"column {key} is {array.dtype}{array.shape}, expected {target.dtype}{shape}"
-                    )
-                target[...] = part.reshape(target.shape)
-            b.length += count
-            b.rows += count
-            done += count
+                b.take(key, values, rows, lend=is_large and key in self._required)
+            self._mark(b, rows, ends)
+            if is_large:
+                self.flush()
+            done = rows.stop
+
+    def _mark(self, b: EpisodeBuffer, rows: range, ends: Ends | None) -> None:
+        """Says which episodes the next rows are of; `ends` counts them as `rows` does."""
+        if not b.length or not b.rows:
+            self._start_part(b)
+        at, b.rows = b.rows, b.rows + len(rows)
+        inside = None if ends is None else ends.within(rows, at)
+        if not inside:
+            b.length += len(rows)
+            return
+        b.terminated[inside.rows - 1], b.truncated[inside.rows - 1] = inside.terminated, inside.truncated
+        stops = inside.rows.tolist()
+        following = range(self._next_number, self._next_number + len(stops) - 1)
+        self._next_number = following.stop
+        known = inside.known & bool(self._final_keys)
+        flags = flags_of(inside.terminated, inside.truncated, inside.cut, known)
+        first, *seeds = inside.seeds or [None] * len(stops)
+        b.ended.extend(
+            stops, flags.tolist(), (b.number, *following), (b.seed if first is None else first, *seeds)
+        )
+        if known.any():
+            self._keep_finals(b, {key: _chosen(inside.final[key], known) for key in self._final_keys})
+        b.parts += zip(stops, repeat(0), following)
+        b.ended_before(stops[-1])
+        if b.length:
+            self._start(b)
+            b.parts.append((stops[-1], 0, b.number))
 
     def end(
         self, stream: int, *, terminated: bool, truncated: bool, final: Nested = None, cut: bool = False
@@ -202,9 +218,8 @@ class EpisodeWriter:
                 b.rows = 0
                 writer.write_arrays(stream, stored, rows)
                 b.clear()
-            for at, arguments in b.ends:
-                writer.end_episode(stream, at=before + at, **arguments)
-            b.ends.clear()
+            if b.ended:
+                writer.end_episodes(stream, b.take_ended(before))
         writer.commit(tag, sync=sync)
 
     def close(self, finals: Mapping[int, Nested] | None = None) -> None:
@@ -240,27 +255,19 @@ class EpisodeWriter:
             self._next_number += 1
 
     def _end(self, b: EpisodeBuffer, *, terminated: bool, truncated: bool, cut: bool, final: Nested) -> None:
-        values: dict[Key, Any] | None = None
-        if final is not None and self._final_keys:
-            values = {}
-            for key in self._final_keys:
-                value = final
-                for name in key[1:]:
-                    value = value[name]
-                held = b.by_key[key]
-                if isinstance(held, HeapRows):
-                    values[key] = Encoded(encode(held.column, value))
-                else:
-                    values[key] = np.array(value, held.dtype)
-        b.ends.append(
-            (b.rows, {
-                "terminated": bool(terminated), "truncated": bool(truncated), "cut": cut, "final": values,
-                "seed": b.seed, "number": b.number,
-            })
-        )  # fmt: skip
-        b.length = 0
-        b.has_number = False
-        b.seed = None
+        known = final is not None and bool(self._final_keys)
+        b.ended.extend((b.rows,), (flags_of(terminated, truncated, cut, known),), (b.number,), (b.seed,))
+        if known:
+            self._keep_finals(b, {key: [pick(final, key[1:])] for key in self._final_keys})
+        b.ended_before(b.rows)
+
+    def _keep_finals(self, b: EpisodeBuffer, final: Mapping[Key, Values]) -> None:
+        """Copies of values that follow episodes' ends, each as the column's dtype."""
+        given = {
+            key: values if isinstance(held := b.by_key[key], HeapRows) else np.array(values, held.dtype)
+            for key, values in final.items()
+        }
+        b.ended.keep(stored_finals(self.writer.schema, given, len(next(iter(given.values())))))
 
     def _expected(self, b: EpisodeBuffer) -> Expected:
         if b.expected is None:
@@ -279,3 +286,11 @@ class EpisodeWriter:
             raise ValueError(
                 f"{key} is {found}; stored are {[k for k in self._keys if k[: len(key)] == key]}"
             )
+
+
+def _chosen(values: Values, which: Array) -> Values:
+    if which.all():
+        return values
+    if isinstance(values, np.ndarray):
+        return values[which]
+    return [value for value, is_chosen in zip(values, which, strict=True) if is_chosen]

@@ -42,21 +42,24 @@ def stored_rows(schema: Schema, columns: Mapping[Key, Values]) -> tuple[list[Sto
     return stored, rows
 
 
-def stored_final(schema: Schema, final: Mapping[Key, Any]) -> dict[Key, Array | bytes | memoryview]:
-    """The final values as they are stored, by the key of the column that is shifted."""
-    stored: dict[Key, Array | bytes | memoryview] = {}
+def stored_finals(schema: Schema, finals: Mapping[Key, Values], count: int) -> dict[Key, Stored]:
+    """`count` final values of each column that is shifted, as they are stored, by its key.
+
+    Raises `ValueError` (of a heap's value also `TypeError`) where they do not fit the schema.
+    """
+    stored: dict[Key, Stored] = {}
     for column in schema.shifts:
         assert column.of is not None
-        source = schema.column(column.of)
+        source, values = schema.column(column.of), finals[column.of]
         if source.heap is not None:
-            stored[column.of] = encode(source, final[column.of])
+            stored[column.of] = [encode(source, value) for value in values]
             continue
-        value = np.ascontiguousarray(final[column.of])
-        if value.dtype != column.numpy or value.size * value.itemsize != column.row_bytes:
+        array = np.ascontiguousarray(values)
+        if array.dtype != column.numpy or array.nbytes != count * column.row_bytes:
             raise ValueError(
-                f"final {column.of} is {value.dtype}{value.shape}, expected {column.numpy}{column.shape}"
+                f"final {column.of} is {array.dtype}{array.shape[1:]}, expected {column.numpy}{column.shape}"
             )
-        stored[column.of] = booleans(value)
+        stored[column.of] = booleans(array).reshape(count, *column.shape)
     return stored
 
 

@@ -255,8 +255,8 @@ class _Result:
             ending = np.flatnonzero((table.stream == stream) & (ends > start + kept))
             known = ending[table.has_final[ending]]
             finals = copying.read_piece(dataset, ends[known] - 1, [c.key for c in schema.shifts])
-            for k in range(len(known)):
-                segment.add_final({c.of or (): finals[c.key][k] for c in schema.shifts})
+            if len(known):
+                segment.add_finals({c.of or (): finals[c.key] for c in schema.shifts}, len(known))
             for episode in _records(table, ending, start):
                 segment.add_episode(episode)
             entry, records = segment.prepare_seal(1, 0, durable=False)

@@ -28,7 +28,7 @@ Values = Array | Sequence[Value]  # of a plain column, or the stored bytes of a 
 
 
 class SegmentWriter:
-    """Rows and finals go in by `write` and `add_final`, become committed by `commit`, final by `seal`.
+    """Rows and finals go in by `write` and `add_finals`, become committed by `commit`, final by `seal`.
 
     `rows` counts what was written, `committed` what a reader can see. Not thread-safe.
     """
@@ -179,8 +179,8 @@ class SegmentWriter:
         for position, heap in enumerate(self._heaps):
             heap.copy(mapped.heap(position)[: mapped.heap_end(position, rows, finals)])
         self._write_columns([array[:rows] for array in mapped.columns], rows)
-        for k in range(finals):
-            self._add_final([array[k : k + 1] for array in mapped.finals])
+        if finals:
+            self._write_finals([array[:finals] for array in mapped.finals], finals)
 
     def _write_columns(self, arrays: Sequence[Array], rows: int) -> None:
         if layer.current().is_direct:
@@ -194,31 +194,31 @@ class SegmentWriter:
                 files.write_at(fd, array, self.rows * row_bytes)
             self.columns.hash(arrays, rows)
 
-    def add_final(self, values: Mapping[Key, Array | Value]) -> None:
-        """Appends one final value per shift, keyed by the column it shifts: an array, or stored bytes."""
+    def add_finals(self, values: Mapping[Key, Values], count: int) -> None:
+        """Appends `count` final values per shift, by the key of the column it shifts: stored ones."""
         arrays: list[Array] = []
         for column in self.schema.shifts:
-            value = values[column.of or ()]
+            given = values[column.of or ()]
             if column.heap is None:
-                arrays.append(cast("Array", value))
+                arrays.append(cast("Array", given))
             else:
                 heap = next(heap for heap in self._heaps if heap.column.key == column.of)
-                arrays += heap.add([cast("Value", value)])
-        self._add_final(arrays)
+                arrays += heap.add(cast("Sequence[Value]", given))
+        self._write_finals(arrays, count)
 
-    def _add_final(self, values: Sequence[Array]) -> None:
+    def _write_finals(self, values: Sequence[Array], count: int) -> None:
         if not self._final_fds:
             for column in self.schema.derived:
                 path = self.paths.finals / column.file
                 files.make_folder(path.parent)
                 self._final_fds.append(files.create(path))
             self._has_new_names = True
-        for fd, column, hasher, value in zip(
+        for fd, column, hasher, array in zip(
             self._final_fds, self.schema.derived, self._final_hashers, values, strict=True
         ):
-            files.write_at(fd, value, self.finals * column.row_bytes)
-            hasher.update(value.data)
-        self.finals += 1
+            files.write_at(fd, array, self.finals * column.row_bytes)
+            hasher.update(array.data)
+        self.finals += count
         self._others_changed = True
 
     def add_episode(self, episode: Episode) -> None:

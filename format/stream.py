@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rlcli import _native
+from rlcli.format.ends import Ended, joined
+from rlcli.format.journal import HAS_FINAL, Episode
 from rlcli.format.recover import Unfinished
 from rlcli.format.schema import Column
 from rlcli.format.segment import SegmentWriter
@@ -54,6 +58,44 @@ class Stream:
             rewards = as_rewards(self._reward, rewards)
         self.rewards.add(rewards)
 
-    def take_return(self, at: int) -> float:
-        """The return of the episode that ends before row `at`, which lies in or after the last write."""
-        return self.rewards.take((self.rows - at) * self._rewards_per_row)
+    def holders(self, ends: Sequence[int]) -> list[tuple[SegmentWriter, int, int]]:
+        """The segments that hold the last rows of episodes that end before the rows `ends`, each with the
+        range of those ends.
+
+        Raises `ValueError` if an episode cannot end there: rows of an earlier write are committed, an
+        episode has rows, and it begins behind the one before.
+        """
+        found: list[tuple[SegmentWriter, int, int]] = []
+        low, begin = 0, self.episode_start
+        for segment in self.segments:
+            first = segment.entry.first
+            high = bisect_right(ends, first + segment.rows, low)
+            for end in ends[low:high]:
+                if end <= max(begin, first) or end < first + segment.committed:
+                    raise ValueError(f"an episode of stream {self.number} cannot end before row {end}")
+                begin = end
+            if high > low:
+                found.append((segment, low, high))
+            low = high
+        if low < len(ends):
+            raise ValueError(f"an episode of stream {self.number} cannot end before row {ends[low]}")
+        return found
+
+    def end(self, ended: Ended, holders: Sequence[tuple[SegmentWriter, int, int]]) -> None:
+        """Hands ends of episodes to the segments that hold them, see `holders`: finals first."""
+        returns = self.rewards.take_each([(self.rows - at) * self._rewards_per_row for at in ended.rows])
+        finals = {key: joined(parts) for key, parts in ended.finals.items()}
+        done = 0  # of them
+        for segment, low, high in holders:
+            if count := sum(1 for flags in ended.flags[low:high] if flags & HAS_FINAL):
+                segment.add_finals({key: v[done : done + count] for key, v in finals.items()}, count)
+                done += count
+            for at in range(low, high):
+                end = ended.rows[at]
+                segment.add_episode(
+                    Episode(
+                        self.episode_start, end - self.episode_start, returns[at], ended.numbers[at],
+                        ended.seeds[at], ended.flags[at],
+                    )
+                )  # fmt: skip
+                self.episode_start = end

@@ -21,8 +21,8 @@ import numpy as np
 
 from rlcli import _native
 from rlcli.format import creation, dataset_json, files, generations, layer, manifest, recover
-from rlcli.format.given import Stored, Values, stored_final, stored_rows
-from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED, Episode
+from rlcli.format.ends import Ended, flags_of
+from rlcli.format.given import Stored, Values, stored_finals, stored_rows
 from rlcli.format.keys import Key
 from rlcli.format.layout import EXPECTED_ROWS, choose_alloc, free_name
 from rlcli.format.locks import WriterLock
@@ -315,28 +315,34 @@ class Writer:
         self._check_usable()
         s = self.streams[stream]
         end = s.rows if at is None else at
-        holder = next((seg for seg in reversed(s.segments) if seg.entry.first < end), None)
-        if (
-            holder is None
-            or not s.episode_start < end <= s.rows
-            or end < holder.entry.first + holder.committed
-        ):
-            raise ValueError(f"an episode of stream {stream} cannot end before row {end}")
-        flags = terminated * TERMINATED | truncated * TRUNCATED | cut * CUT
+        if number is None:
+            number = self._next_number
+            if s.unfinished is not None and s.unfinished.start == s.episode_start:
+                number = s.unfinished.number  # an episode keeps its number over a rewind
+        known = final is not None and bool(self.schema.derived)
+        s.holders([end])  # before the final is judged
+        ended = Ended()
+        ended.extend([end], [flags_of(terminated, truncated, cut, known)], [number], [seed])
+        if final is not None and known:
+            try:
+                ended.keep(stored_finals(self.schema, {key: [value] for key, value in final.items()}, 1))
+            except BaseException:
+                self._state = "failed"
+                raise
+        self.end_episodes(stream, ended)
+
+    def end_episodes(self, stream: int, ended: Ended) -> None:
+        """`end_episode` of several, in order: `ended.rows` are the stream rows before which they end.
+
+        Raises `ValueError` if one cannot end there.
+        """
+        self._check_usable()
+        s = self.streams[stream]
+        holders = s.holders(ended.rows)
         try:
-            if final is not None and self.schema.derived:
-                with files.resources(self.path):
-                    holder.add_final(stored_final(self.schema, final))
-                flags |= HAS_FINAL
-            if number is None:
-                number = self._next_number
-                if s.unfinished is not None and s.unfinished.start == s.episode_start:
-                    number = s.unfinished.number  # an episode keeps its number over a rewind
-            self._next_number = max(self._next_number, number + 1)
-            seed = NO_SEED if seed is None else seed & NO_SEED
-            rows = end - s.episode_start
-            holder.add_episode(Episode(s.episode_start, rows, s.take_return(end), number, seed, flags))
-            s.episode_start = end
+            with files.resources(self.path):
+                s.end(ended, holders)
+            self._next_number = max(self._next_number, max(ended.numbers) + 1)
         except BaseException:
             self._state = "failed"
             raise

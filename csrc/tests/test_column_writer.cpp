@@ -144,7 +144,9 @@ void rewards() {
   for (int i = 0; i < 2; ++i)
     expected += static_cast<double>(second[static_cast<std::size_t>(i)]);
   assert(sum.held() >= second.size() && sum.take(2) == expected);
-  assert(sum.take(2) == 0 && sum.take(0) == -1e16f + 3.0 && sum.take(0) == 0);
+  assert(sum.take(2) == 0 && sum.held() == 2);
+  sum.add(first.data(), 1);
+  assert(sum.take(0) == (-1e16f + 3.0) + static_cast<double>(0.1f) && sum.take(0) == 0);
 }
 
 }  // namespace

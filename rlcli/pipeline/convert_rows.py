@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Source
+from rlcli.datasets.contract import Advance, End, Ends, Part, Piece, Report, Source
 from rlcli.datasets.opened import nest
+from rlcli.datasets.parts import Columns, alone, ends_of, num_rows
 from rlcli.errors import InputError, ResourceError, UsageError
 from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.keys import Key
 from rlcli.format.schema import Schema
 from rlcli.format.writer import Writer
 from rlcli.pipeline.convert_disk import ToDisk
@@ -83,29 +85,25 @@ def write(
     All of it is on the disk then. `check` is called before each part, `before_close` after the last; both
     may raise.
     """
-    heaps = [column.key for column in writer.schema.heaps]
-    row_bytes = writer.schema.row_bytes
-    waiting = 0  # bytes of heap values that were not written yet
+    schema = writer.schema
+    heaps = [column.key for column in schema.heaps]
+    counts = _Counts(schema, report)
+    waiting = 0  # bytes of heap values that may not be written yet
     with (
         ToDisk(writer.path) as disk,
         EpisodeWriter(writer, chunk_rows=_chunk_rows(writer)) as episodes,
     ):
-        for part in counted(parts, writer.schema, report):
+        for part in parts:
             check()
-            end = part.end
-            episodes.add_rows(0, part.columns)
+            if waiting > _CHUNK_BYTES:  # only here: what was flushed goes on, so it is no episode's last row
+                episodes.flush()
+                waiting = 0
+            ends = ends_of(part, schema)
+            counts.add(part.columns, ends)
+            episodes.add_rows(0, part.columns, ends)
             values = sum(_size(value) for key in heaps for value in part.columns[key])
             waiting += values
-            disk.wrote(part_rows(part) * row_bytes + values)
-            if end is not None:
-                if end.seed is not None:
-                    episodes.begin(0, end.seed)
-                episodes.end(
-                    0, terminated=end.terminated, truncated=end.truncated, cut=end.cut, final=end.final
-                )
-                if waiting > _CHUNK_BYTES:  # only here: a flushed row can no longer be an episode's last
-                    episodes.flush()
-                    waiting = 0
+            disk.wrote(num_rows(part.columns) * schema.row_bytes + values)
         before_close()
 
 
@@ -113,8 +111,11 @@ def selected(
     source: Source, pieces: Sequence[Piece], selection: Selection, report: Report, advance: Advance
 ) -> Iterator[Part]:
     """The parts of `pieces` that are wanted. `selection.episodes` counts from the first of these pieces."""
-    first, stop = selection.episodes or (0, None)
-    parts = _chosen(source, pieces, first, stop, report, advance)
+    parts: Iterator[Part]
+    if selection.episodes is None:
+        parts = (part for piece in pieces for part in source.parts(piece, report, advance))
+    else:
+        parts = _chosen(source, pieces, *selection.episodes, report, advance)
     if selection.drop_invalid_last:
         parts = _without_unknown(parts, source.schema, report)
     if selection.limit is not None:
@@ -122,32 +123,33 @@ def selected(
     return parts
 
 
-def counted(parts: Iterator[Part], schema: Schema, report: Report) -> Iterator[Part]:
-    """The same parts; rows, episodes and what is odd about them are added to `report`."""
-    floating = [
-        column.key for column in schema.plain if column.numpy.kind in "fc" and column.key[0] != "source"
-    ]
-    length = 0
-    for part in parts:
-        size = part_rows(part)
-        length += size
-        report.rows += size
-        for key in floating:
-            if not (finite := np.isfinite(part.columns[key])).all():
+class _Counts:
+    """Adds rows, episodes and what is odd about them to a report."""
+
+    def __init__(self, schema: Schema, report: Report) -> None:
+        self.report = report
+        self._floating = [c.key for c in schema.plain if c.numpy.kind in "fc" and c.key[0] != "source"]
+        self._derives = bool(schema.derived)
+        self._length = 0  # of the episode that goes on
+
+    def add(self, columns: Columns, ends: Ends) -> None:
+        report, rows = self.report, num_rows(columns)
+        report.rows += rows
+        for key in self._floating:
+            if not (finite := np.isfinite(columns[key])).all():
                 name = "/".join(key)
                 report.not_finite[name] = report.not_finite.get(name, 0) + int((~finite).sum())
-        if (end := part.end) is not None:
-            report.episodes += 1
-            report.length_one_episodes += length == 1
-            report.unknown_next += bool(schema.derived) and end.final is None
-            report.unfinished_rows += length if end.cut else 0
-            length = 0
-        yield part
-
-
-def part_rows(part: Part) -> int:
-    """How many rows a part has."""
-    return len(next(iter(part.columns.values())))
+        if not len(ends):
+            self._length += rows
+            return
+        lengths = ends.rows.copy()
+        lengths[1:] -= ends.rows[:-1]
+        lengths[0] += self._length
+        self._length = rows - int(ends.rows[-1])
+        report.episodes += len(ends)
+        report.length_one_episodes += int((lengths == 1).sum())
+        report.unknown_next += self._derives * int((~ends.known).sum())
+        report.unfinished_rows += int(lengths[ends.cut].sum())
 
 
 def segment_rows(pieces: Sequence[Piece], schema: Schema) -> int | None:
@@ -197,10 +199,10 @@ def _chosen(
             number += piece.episodes
             advance(piece.num_bytes)
             continue
-        for part in source.parts(piece, report, advance):
+        for columns, end in alone(source.parts(piece, report, advance)):
             if number >= first:
-                yield part
-            number += part.end is not None
+                yield Part(columns, end)
+            number += end is not None
             if stop is not None and number >= stop:
                 return
 
@@ -208,24 +210,24 @@ def _chosen(
 def _limited(parts: Iterator[Part], limit: int, schema: Schema) -> Iterator[Part]:
     """At most `limit` rows; the last episode is cut before the row that would follow."""
     left = limit
-    held: Part | None = None  # ends where the limit is; the next part has its true next observation
-    for part in parts:
+    held: Columns | None = None  # end where the limit is; what follows has their true next observation
+    for columns, end in alone(parts):
         if held is not None:
-            yield Part(held.columns, End(False, True, cut=True, final=_observation(part.columns, 0, schema)))
+            yield Part(held, End(False, True, cut=True, final=_observation(columns, 0, schema)))
             return
-        size = part_rows(part)
-        if left > size or (left == size and part.end is not None):
-            yield part
+        size = num_rows(columns)
+        if left > size or (left == size and end is not None):
+            yield Part(columns, end)
         elif left == size:
-            held = _kept(part.columns, 0, size)
+            held = _kept(columns, 0, size)
         else:
-            final = _observation(part.columns, left, schema)
-            yield Part(_cut(part.columns, 0, left), End(False, True, cut=True, final=final))
+            final = _observation(columns, left, schema)
+            yield Part(_cut(columns, 0, left), End(False, True, cut=True, final=final))
         left -= size
         if left <= 0 and held is None:
             return
     if held is not None:
-        yield Part(held.columns, End(False, True, cut=True))
+        yield Part(held, End(False, True, cut=True))
 
 
 def _without_unknown(parts: Iterator[Part], schema: Schema, report: Report) -> Iterator[Part]:
@@ -233,51 +235,46 @@ def _without_unknown(parts: Iterator[Part], schema: Schema, report: Report) -> I
     if not schema.derived:
         yield from parts
         return
-    held: Part | None = None  # the last row so far of an unfinished episode
-    for part in parts:
-        size = part_rows(part)
-        if part.end is not None and part.end.final is not None:
-            if held is not None:
-                yield held
+    held: Columns | None = None  # the last row so far of an unfinished episode
+    for columns, end in alone(parts):
+        size = num_rows(columns)
+        if held is not None and (size > 1 or end is None or end.final is not None):
+            yield Part(held, None)
             held = None
-            yield part
-        elif part.end is None:
-            if held is not None:
-                yield held
+        if end is None:
             if size > 1:
-                yield Part(_cut(part.columns, 0, size - 1), None)
-            held = _kept(part.columns, size - 1, size)
+                yield Part(_cut(columns, 0, size - 1), None)
+            held = _kept(columns, size - 1, size)
+        elif end.final is not None:
+            yield Part(columns, end)
         else:
-            final = _observation(part.columns, size - 1, schema)
-            end = End(False, True, cut=part.end.cut, final=final, seed=part.end.seed)
-            if held is not None and size == 1:
-                yield Part(held.columns, end)
-            else:
-                if held is not None:
-                    yield held
-                if size > 1:
-                    yield Part(_cut(part.columns, 0, size - 1), end)
-            held = None
+            final = _observation(columns, size - 1, schema)
+            end = End(False, True, cut=end.cut, final=final, seed=end.seed)
+            if held is not None:
+                yield Part(held, end)
+                held = None
+            elif size > 1:
+                yield Part(_cut(columns, 0, size - 1), end)
             report.dropped += 1  # only now: a limit may have ended it all before this row
     if held is not None:
-        yield held
+        yield Part(held, None)
 
 
-def _observation(columns: Mapping[Any, Any], row: int, schema: Schema) -> Any:
+def _observation(columns: Columns, row: int, schema: Schema) -> Any:
     """The observation of one row, an array or a nested dict, as `End.final` takes it."""
-    values = {column.of: columns[column.of][row] for column in schema.columns if column.encoding == "derived"}
-    copied = {key or (): v.copy() if isinstance(v, np.ndarray) else v for key, v in values.items()}
+    values = {column.of or (): columns[column.of or ()][row] for column in schema.shifts}
+    copied = {key: v.copy() if isinstance(v, np.ndarray) else v for key, v in values.items()}
     return nest(copied) if copied else None
 
 
-def _cut(columns: Mapping[Any, Any], start: int, stop: int) -> dict[Any, Any]:
+def _cut(columns: Columns, start: int, stop: int) -> dict[Key, Any]:
     return {key: values[start:stop] for key, values in columns.items()}
 
 
-def _kept(columns: Mapping[Any, Any], start: int, stop: int) -> Part:
+def _kept(columns: Columns, start: int, stop: int) -> dict[Key, Any]:
     """Rows that stay valid after the next part was asked for."""
     cut = _cut(columns, start, stop)
-    return Part({key: v.copy() if isinstance(v, np.ndarray) else list(v) for key, v in cut.items()}, None)
+    return {key: v.copy() if isinstance(v, np.ndarray) else list(v) for key, v in cut.items()}
 
 
 def _size(value: Any) -> int:

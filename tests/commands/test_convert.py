@@ -210,9 +210,9 @@ def test_a_damaged_dataset_is_not_exported(source, out, tmp_path, capsys):
 def test_a_signal_midway_leaves_nothing(number, code, source, out, capsys, monkeypatch):
     add_rows = EpisodeWriter.add_rows
 
-    def interrupted(self, stream, columns):
+    def interrupted(self, *given):
         os.kill(os.getpid(), number)
-        add_rows(self, stream, columns)
+        add_rows(self, *given)
 
     monkeypatch.setattr(EpisodeWriter, "add_rows", interrupted)
     before = signal.getsignal(number)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlcli.datasets.contract import NoOptions, Piece, Report, Request
+from rlcli.datasets.parts import alone
 from rlcli.errors import BusyError, CorruptError, ExitCode, Interrupted, ResourceError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
@@ -333,7 +334,8 @@ def test_a_worker_is_told_where_episodes_end_and_does_not_look_through_the_sourc
         with job.opened(plan) as again:
             assert again.pieces == first.pieces
             ends = [
-                [part.end for part in each.parts(each.pieces[0], Report(), int)] for each in (first, again)
+                [end for _, end in alone(each.parts(each.pieces[0], Report(), int))]
+                for each in (first, again)
             ]
     assert ends[0] == ends[1]
     assert len(ends[0]) == EPISODES

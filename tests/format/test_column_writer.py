@@ -215,7 +215,7 @@ def test_only_rows_that_are_exactly_right_go_the_quick_way(fds: list[int]) -> No
     ]
     for columns in wrong:
         assert quick.write(columns, writer, rewards) == -1
-        assert (writer.rows, rewards.take(0)) == (0, 1.0)
+        assert (writer.rows, rewards.take_each([0])) == (0, [1.0])
         rewards = _native.RewardSum(1.0)
     empty = {("a",): np.zeros((0, 2), np.float32), ("b", "c"): np.zeros(0, bool)}
     assert quick.write(empty, writer, rewards) == 0
@@ -224,7 +224,7 @@ def test_only_rows_that_are_exactly_right_go_the_quick_way(fds: list[int]) -> No
     assert quick.write(again, writer, rewards) == 3
     assert os.pread(fds[0], 100, 0) == right["a",].tobytes() + again["a",].tobytes()
     assert os.pread(fds[1], 100, 0) == b"\1\1\1\0\0\0"
-    assert rewards.take(0) == 1 + 6 + 12
+    assert rewards.take_each([0]) == [1 + 6 + 12]
     assert quick.write(right, writer, rewards) == -1, "it is full"
 
 
@@ -246,11 +246,11 @@ def test_returns_are_sums_in_order(counts: list[int], rest: int, dtype: type) ->
     total, values = 0.25, np.concatenate(parts).astype(np.float64).tolist()
     for value in values[: len(values) - rest]:
         total += value
-    assert rewards.take(rest) == total
+    assert rewards.take_each([rest]) == [total]
     total = 0.0
     for value in values[len(values) - rest :]:
         total += value
-    assert rewards.take(0) == total
+    assert rewards.take_each([0]) == [total]
 
 
 def test_what_is_no_reward_is_refused() -> None:
@@ -261,4 +261,4 @@ def test_what_is_no_reward_is_refused() -> None:
         rewards.add(np.zeros(8)[::2])
     rewards.add(np.ones(3))
     with pytest.raises(ValueError, match="last write"):
-        rewards.take(4)
+        rewards.take_each([4])
