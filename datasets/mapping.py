@@ -91,18 +91,19 @@ def roles_of(
     for name in given:
         if name not in names:
             raise UsageError(f"{where}: no key {name!r} to map; {nearest(name, names)}", path=where)
-    prefix, *alike = _groups(names)
+    told = {name: key for name, key in (told or {}).items() if name not in given}
+    untold = [name for name in names if name not in told]
+    prefix, *alike = _groups(untold)
     mapping = {
         name: given[name] if name in given else _meaning(name, prefix, replay_buffer and name not in texts)
-        for name in names
+        for name in untold
     }
     only = [name for name, to in mapping.items() if to.startswith("observation/")]
     parts = any(to.startswith("next/observation/") for to in mapping.values())
     if replay_buffer and len(only) == 1 and not parts:
         mapping[only[0]] = given.get(only[0], "observation")
     guesses = _resolve_rivals(mapping, given)
-    told = {name: key for name, key in (told or {}).items() if mapping[name] != LEFT_OUT}
-    inferred = _roles({name: to for name, to in mapping.items() if name not in told}, where)
+    inferred = _roles(mapping, where)
     inferred.columns |= told
     single = inferred.single
     shown = {

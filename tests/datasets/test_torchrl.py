@@ -326,3 +326,15 @@ def test_hostile_folders_are_one_line(tmp_path):
         except RLError:
             assert not out.exists()
     assert not [p for p in Path(tmp_path).iterdir() if p.name.startswith(".")]
+
+
+def test_a_column_of_ours_named_like_observations_stays_what_it_is(tmp_path):
+    rows = {"obs": np.ones((4, 2), "f4"), "actions": np.ones((4, 1), "f4"), "rewards": np.ones(4, "f4")}
+    rows |= {"states": np.zeros((4, 3), "f4"), "terminals": np.arange(4) == 3, "dones": np.arange(4) > 1}
+    np.savez(tmp_path / "x.npz", **rows)
+    given = {"obs": "observation/x", "states": "info/states", "dones": "info/dones"}
+    convert(tmp_path / "x.npz", tmp_path / "one", mapping=given)
+    convert(tmp_path / "one", tmp_path / "dump", to="torchrl", check=True)
+    convert(tmp_path / "dump", tmp_path / "two", check=True)
+    with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
+        assert one.digest == two.digest
