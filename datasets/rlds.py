@@ -13,9 +13,10 @@ not follow from where records begin and end are kept as `("source", "is_last")` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,13 +36,17 @@ from rlcli.datasets.rlds_hints import Hints, read_hints
 from rlcli.datasets.rlds_images import Dct
 from rlcli.datasets.rlds_rows import Rows
 from rlcli.datasets.rlds_runs import Decode, Run, at, runs
-from rlcli.datasets.rlds_scan import Scan, scan
+from rlcli.datasets.rlds_scan import Scan, Span, joined, scan
 from rlcli.datasets.slicing import slice_rows
 from rlcli.errors import CorruptError, InputError, RLError, UsageError
 
-__all__ = ["ExportOptions", "Options", "RLDSSource", "detect", "export", "open_source"]
+__all__ = [
+    "ExportOptions", "Options", "RLDSSource", "detect", "export", "look", "open_source", "plan", "shares",
+]  # fmt: skip
 
 _AHEAD_BYTES = 4 << 20  # of rows that are decoded while as many are written
+_SHARE_BYTES = 256 << 20  # of records; fewer are looked through faster than a process begins with them
+_SHARES = 16
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,29 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[RLDS
     yield RLDSSource(directory, tree, fields, request, options, decode_any if request.again else None)
 
 
+def shares(path: Path, request: Request, options: Options) -> int:
+    """Into how many shares a first look is worth cutting, by the sizes of shards. See `contract.Shared`."""
+    shards = read_directory(path).select(options.split, options.allow_missing_shards)
+    num_bytes = sum(shard.path.stat().st_size for shard in shards)
+    return min(_SHARES, len(shards), num_bytes // _SHARE_BYTES)
+
+
+def look(path: Path, request: Request, options: Options, share: int, shares: int) -> Any:
+    """What the records of a share of the shards hold. See `contract.Shared`."""
+    directory = read_directory(path)
+    _, fields = read_features(directory.folder / "features.json")
+    shards = directory.select(options.split, options.allow_missing_shards)
+    first, stop = (number * len(shards) // shares for number in (share, share + 1))
+    return scan(shards[first:stop], fields).to_json()
+
+
+def plan(looks: Sequence[Any]) -> Any:
+    """The plan that the looks of all shares make. See `contract.Shared`."""
+    return joined([Scan.from_json(seen) for seen in looks]).to_json()
+
+
 class RLDSSource:
-    """An opened dataset; its pieces are shards. See `contract.Source`."""
+    """An opened dataset; its pieces are shards, or parts of them. See `contract.Source`."""
 
     alignment = "same row: observation, the action applied to it, the reward for that"
 
@@ -159,7 +185,8 @@ class RLDSSource:
     # -- what the source is --------------------------------------------------------------------------------
 
     def _check_lengths(self, options: Options) -> None:
-        for shard, (records, _, _, _) in zip(self.shards, self.scan.shards, strict=True):
+        for shard, spans in zip(self.shards, self.scan.shards, strict=True):
+            records = sum(span.records for span in spans)
             if shard.records is None or shard.records == records:
                 continue
             message = f"{shard.path} has {records:,} records, dataset_info.json says {shard.records:,}"
@@ -204,27 +231,35 @@ class RLDSSource:
 
     @property
     def pieces(self) -> list[Piece]:
-        """One per shard; sizes are of rows as they are stored, heaps as large as the file."""
+        """One per span; sizes are of rows as they are stored, heaps as large as the records."""
         found = []
-        for index, (shard, (_, episodes, steps, unpadded)) in enumerate(
-            zip(self.shards, self.scan.shards, strict=True)
-        ):
-            rows = unpadded if self.drops else steps
-            size = max(shard.path.stat().st_size, rows * self.schema.row_bytes)
-            found.append(Piece(f"{index:05d}", size, rows, episodes))
+        for number, (shard, span) in enumerate(self._spans):
+            rows = span.unpadded if self.drops else span.steps
+            stop = shard.path.stat().st_size if shard.stop is None else shard.stop
+            size = max(stop - shard.start, rows * self.schema.row_bytes)
+            found.append(Piece(f"{number:05d}", size, rows, span.episodes))
         return found
+
+    @cached_property
+    def _spans(self) -> list[tuple[Shard, Span]]:
+        """What can be read alone."""
+        return [
+            (replace(shard, start=span.start, stop=following.start if following is not None else None), span)
+            for shard, spans in zip(self.shards, self.scan.shards, strict=True)
+            for span, following in zip(spans, [*spans[1:], None], strict=True)
+        ]
 
     # -- its rows ------------------------------------------------------------------------------------------
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
-        """The episodes of one shard; a few records and slices of decoded rows are in memory."""
+        """The episodes of one piece; a few records and slices of decoded rows are in memory."""
         row_bytes = piece.num_bytes // max(1, piece.rows or 1)
 
         def size(part: Part) -> int:
             return row_bytes * len(part.columns[REWARD])
 
         told = 0
-        for part in grouped_ahead(self._parts(self.shards[int(piece.name)], report), size, _AHEAD_BYTES):
+        for part in grouped_ahead(self._parts(self._spans[int(piece.name)][0], report), size, _AHEAD_BYTES):
             yield part
             advance(size(part))
             told += size(part)

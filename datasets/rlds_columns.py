@@ -262,7 +262,7 @@ def _stored(
         return Stored(item, Column(key, item.dtype, fixed))
     if item.encoding == "none" and item.lengths:
         raise _NotKept(f"its shape {show_shape(item.shape)} is not in the records")
-    shapes = found.shapes.get(item.name, set())
+    shapes = found.shapes.get(item.name, {})
     if len(shapes) == 1 and 0 not in (shape := next(iter(shapes))):
         return Stored(item, Column(key, item.dtype, shape))
     if len({shape[1:] for shape in shapes}) == 1 and 0 not in (rest := next(iter(shapes))[1:]):
@@ -273,7 +273,7 @@ def _stored(
 def _list(item: Field, key: Key, found: Scan, images: Literal["keep", "decode"]) -> Stored:
     """Several byte strings in a row."""
     if item.kind == "image" and images == "decode":
-        seen = found.pictures.get(item.name, set())
+        seen = found.pictures.get(item.name, {})
         sizes = {(picture.height, picture.width) for picture in seen}
         if len(sizes) != 1:
             raise _NotKept(f"its pictures have {len(sizes) or 'no'} sizes; --images keep stores them")
@@ -293,7 +293,7 @@ def _list(item: Field, key: Key, found: Scan, images: Literal["keep", "decode"])
 def _picture(
     item: Field, key: Key, found: Scan, images: Literal["keep", "decode"], remarks: list[str]
 ) -> Stored:
-    seen = found.pictures.get(item.name, set())
+    seen = found.pictures.get(item.name, {})
     sizes = {(picture.height, picture.width) for picture in seen}
     if not seen:
         raise _NotKept("none of its pictures has a byte")

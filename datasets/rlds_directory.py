@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.datasets.json_files import read_object
-from rlcli.datasets.tfrecord import Block, gathered, read_blocks, read_records
+from rlcli.datasets.tfrecord import Block, gathered, read_blocks, read_records, sniff
 from rlcli.errors import CorruptError, IncompatibleError, InputError, UsageError, nearest
 from rlcli.plugins import require
 
@@ -29,12 +29,22 @@ _MAX_SHARDS = 10**6
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of records; `records` is how many `dataset_info.json` says it has, None if it does not."""
+    """A file of records; `records` is how many `dataset_info.json` says it has, None if it does not.
+
+    A part of a file has those that begin at `start`, and before `stop`.
+    """
 
     path: Path
     split: str
     file_format: str
     records: int | None = None
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether reading may begin at any record."""
+        return self.file_format == "tfrecord" and sniff(self.path) == "none"
 
     def read(self) -> Iterator[tuple[int, bytes]]:
         """`(position, record)` in file order, the position as errors name it.
@@ -44,13 +54,13 @@ class Shard:
         if self.file_format == "array_record":
             yield from _array_records(self.path)
         else:
-            yield from read_records(self.path)
+            yield from read_records(self.path, self.start, self.stop)
 
     def blocks(self) -> Iterator[Block]:
         """The same records, many at once."""
         if self.file_format == "array_record":
             return gathered(_array_records(self.path))
-        return read_blocks(self.path)
+        return read_blocks(self.path, self.start, self.stop)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ found travels to the workers of a conversion as its plan.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +22,38 @@ from rlcli.datasets.rlds_runs import FLAGS, Decode, Run, at, runs
 from rlcli.datasets.rlds_values import Ragged, read
 from rlcli.errors import CorruptError, IncompatibleError
 
+V = TypeVar("V", tuple[int, ...], Picture)
+
 _MAX_VARIANTS = 16  # different sizes of one feature that are told apart; more is "varies"
+_PART_BYTES = 4 << 20  # of a file; what may be read alone is about so large
+
+
+class Span(NamedTuple):
+    """Records of a shard from the one at `start` on: how many, episodes with steps, their steps, and steps if
+    padding is dropped.
+    """
+
+    start: int
+    records: int
+    episodes: int
+    steps: int
+    unpadded: int
 
 
 @dataclass
 class Scan:
     """What all records say together.
 
-    `shards` has `(records, episodes with steps, steps, steps if padding is dropped)` of each shard. `shapes`
-    and `pictures` are the different ones seen of features whose size `features.json` leaves open, `binary`
-    the features whose strings are not all UTF-8, `seen` the features that any record has, `inexact` the
-    flags that do not follow from where episodes begin and end, and `reward` if it is more than float32.
-    `padded`: every last step is flagged and its action and reward are zero, though other actions are not.
+    `shards` has the spans of each shard that can be read alone. `shapes` and `pictures` are the different
+    ones seen, in that order, of features whose size `features.json` leaves open, `binary` the features whose
+    strings are not all UTF-8, `seen` the features that any record has, `inexact` the flags that do not follow
+    from where episodes begin and end, and `reward` if it is more than float32. `padded`: every last step is
+    flagged and its action and reward are zero, though other actions are not.
     """
 
-    shards: list[tuple[int, int, int, int]] = field(default_factory=list)
-    shapes: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
-    pictures: dict[str, set[Picture]] = field(default_factory=dict)
+    shards: list[list[Span]] = field(default_factory=list)
+    shapes: dict[str, dict[tuple[int, ...], None]] = field(default_factory=dict)
+    pictures: dict[str, dict[Picture, None]] = field(default_factory=dict)
     binary: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
     inexact: set[str] = field(default_factory=set)
@@ -51,9 +66,9 @@ class Scan:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "shards": [list(shard) for shard in self.shards],
-            "shapes": {name: sorted(map(list, shapes)) for name, shapes in self.shapes.items()},
-            "pictures": {name: sorted(map(list, found)) for name, found in self.pictures.items()},
+            "shards": [[list(span) for span in shard] for shard in self.shards],
+            "shapes": {name: list(map(list, shapes)) for name, shapes in self.shapes.items()},
+            "pictures": {name: list(map(list, found)) for name, found in self.pictures.items()},
             **{name: sorted(getattr(self, name)) for name in ("binary", "seen", "inexact")},
             "all_padded": self.all_padded,
             "any_action": self.any_action,
@@ -63,9 +78,12 @@ class Scan:
     def from_json(plan: Mapping[str, Any]) -> Scan:
         """The inverse of `to_json`."""
         return Scan(
-            [(a, b, c, d) for a, b, c, d in plan["shards"]],
-            {name: {tuple(shape) for shape in shapes} for name, shapes in plan["shapes"].items()},
-            {name: {Picture(*picture) for picture in found} for name, found in plan["pictures"].items()},
+            [[Span(*span) for span in shard] for shard in plan["shards"]],
+            {name: dict.fromkeys(map(tuple, shapes)) for name, shapes in plan["shapes"].items()},
+            {
+                name: {Picture(*picture): None for picture in found}
+                for name, found in plan["pictures"].items()
+            },
             set(plan["binary"]),
             set(plan["seen"]),
             set(plan["inexact"]),
@@ -81,16 +99,49 @@ def scan(shards: Sequence[Shard], fields: Sequence[Field], decode: Decode | None
     """
     found = Scan()
     for shard in shards:
-        records = episodes = steps = unpadded = 0
+        spans = [Span(0, 0, 0, 0, 0)]
+        has_parts = shard.path.stat().st_size >= 2 * _PART_BYTES and shard.has_parts
         for run in runs(shard, fields, _wanted(fields), decode):
             _note_run(found, run, fields)
-            records += len(run)
-            episodes += int(np.count_nonzero(run.lengths))
-            steps += run.num_steps
-            last = run.flag("is_last")
-            unpadded += run.num_steps - (0 if last is None else int(np.count_nonzero(_at_ends(run, last))))
-        found.shards.append((records, episodes, steps, unpadded))
+            position = int(run.positions[0])
+            if has_parts and position - spans[-1].start >= _PART_BYTES:
+                spans.append(Span(position, 0, 0, 0, 0))
+            spans[-1] = _added(spans[-1], run)
+        found.shards.append(spans)
     return found
+
+
+def _added(span: Span, run: Run) -> Span:
+    last = run.flag("is_last")
+    padding = 0 if last is None else int(np.count_nonzero(_at_ends(run, last)))
+    return Span(
+        span.start,
+        span.records + len(run),
+        span.episodes + int(np.count_nonzero(run.lengths)),
+        span.steps + run.num_steps,
+        span.unpadded + run.num_steps - padding,
+    )
+
+
+def joined(scans: Sequence[Scan]) -> Scan:
+    """What one look through all would have found."""
+    found = replace(scans[0])
+    for other in scans[1:]:
+        found.shards += other.shards
+        for name, shapes in other.shapes.items():
+            found.shapes[name] = _first({**found.shapes.get(name, {}), **shapes})
+        for name, pictures in other.pictures.items():
+            found.pictures[name] = _first({**found.pictures.get(name, {}), **pictures})
+        found.binary |= other.binary
+        found.seen |= other.seen
+        found.inexact |= other.inexact
+        found.all_padded &= other.all_padded
+        found.any_action |= other.any_action
+    return found
+
+
+def _first(variants: dict[V, None]) -> dict[V, None]:
+    return dict.fromkeys(list(variants)[:_MAX_VARIANTS])
 
 
 def _wanted(fields: Sequence[Field]) -> dict[str, bool]:
@@ -136,10 +187,10 @@ def _note(found: Scan, run: Run, fields: Sequence[Field]) -> None:
 
 def _note_values(found: Scan, item: Field, example: Mapping[str, Values], number: int) -> None:
     if item.kind == "image":
-        known = found.pictures.setdefault(item.name, set())
+        known = found.pictures.setdefault(item.name, {})
         for data in _strings(item, example, number):
             if len(data) and len(known) < _MAX_VARIANTS:
-                known.add(look(item.name, data))
+                known[look(item.name, data)] = None
     elif item.is_bytes:
         previous = None
         for data in _strings(item, example, number) if item.name not in found.binary else ():
@@ -148,7 +199,7 @@ def _note_values(found: Scan, item: Field, example: Mapping[str, Values], number
                 break
             previous = data
     elif len(item.lengths) < 2:
-        shapes = found.shapes.setdefault(item.name, set())
+        shapes = found.shapes.setdefault(item.name, {})
         if len(shapes) < _MAX_VARIANTS:
             shapes.update(_shapes(read(item, example, 0, number)))
 
@@ -196,10 +247,8 @@ def _strings(item: Field, example: Mapping[str, Values], number: int) -> list[by
     return [value for each in found for value in (each if isinstance(each, list) else [each])]
 
 
-def _shapes(values: Any) -> set[tuple[int, ...]]:
-    if isinstance(values, Ragged):
-        return set()
-    return {value.shape for value in values}
+def _shapes(values: Any) -> dict[tuple[int, ...], None]:
+    return {} if isinstance(values, Ragged) else {value.shape: None for value in values}
 
 
 def _is_text(data: bytes) -> bool:

@@ -69,16 +69,18 @@ def sniff(path: Path) -> Compression | None:
     return compression if not inner or _compression(inner) == "none" else None
 
 
-def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_records(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
     """`(offset, payload)` of each record in order; the offset counts decompressed bytes.
 
+    Of a file that is not compressed perhaps only the records from offset `start` on, and those before `stop`.
     One record is in memory at a time. Raises `CorruptError` that names file and offset for a truncated
     file, a checksum that does not hold or a length that cannot be; `InputError` for what is no TFRecord file.
     """
     with _opened(path) as file:
         compression = _compression_of(path, file)
         if compression == "none":
-            yield from _plain(path, file, 0)
+            file.seek(start)
+            yield from _plain(path, file, start, stop)
         else:
             try:
                 yield from _compressed(path, Inflated(file.read, compression, members=True))
@@ -103,14 +105,14 @@ class Block(NamedTuple):
         return bytes(self.data[start : start + int(self.sizes[index])])
 
 
-def read_blocks(path: Path) -> Iterator[Block]:
+def read_blocks(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Block]:
     """The records of `read_records`, a few MiB or one record at a time.
 
     Raises what that raises, after the records before the damage.
     """
     with _opened(path) as file:
         if _compression_of(path, file) == "none":
-            yield from _plain_blocks(path, file)
+            yield from _plain_blocks(path, file, start, stop)
             return
     yield from gathered(read_records(path))
 
@@ -218,11 +220,12 @@ def _compression_of(path: Path, file: IO[bytes]) -> Compression:
     return compression or "none"
 
 
-def _plain_blocks(path: Path, file: IO[bytes]) -> Iterator[Block]:
+def _plain_blocks(path: Path, file: IO[bytes], start: int, stop: int | None) -> Iterator[Block]:
     """Whatever is not a whole and right record is left to `_plain`, which says what it is."""
     size = os.fstat(file.fileno()).st_size
+    size = size if stop is None else min(size, stop)
     rooms = _Rooms()
-    offset, wanted = 0, _ROOM
+    offset, wanted = start, _ROOM
     while offset < size:
         wanted = min(wanted, size - offset)
         data = rooms.filled(file.fileno(), offset, wanted)
@@ -231,7 +234,7 @@ def _plain_blocks(path: Path, file: IO[bytes]) -> Iterator[Block]:
             yield Block(data, starts, sizes, starts + (offset - _HEADER.size))
         elif not wanted < following <= size - offset:
             file.seek(offset)
-            yield from gathered(_plain(path, file, offset))
+            yield from gathered(_plain(path, file, offset, stop))
             return
         del data
         offset += end
@@ -263,9 +266,9 @@ def _is_free(room: bytearray) -> bool:
     return True
 
 
-def _plain(path: Path, file: IO[bytes], offset: int) -> Iterator[tuple[int, bytes]]:
+def _plain(path: Path, file: IO[bytes], offset: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
     size = os.fstat(file.fileno()).st_size
-    while header := file.read(_HEADER.size):
+    while (stop is None or offset < stop) and (header := file.read(_HEADER.size)):
         length = _length(path, offset, header)
         if offset + length + 16 > size:
             raise _truncated(path, offset, size, f"its record of {length:,} bytes")

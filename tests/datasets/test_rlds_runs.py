@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,36 @@ def test_rows_before_the_damage_come_first(tmp_path: Path) -> None:
             assert next(parts).columns["flag",].tolist() == each
         with pytest.raises(CorruptError, match="bool cannot hold"):
             next(parts)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_parts_of_shards_hold_their_episodes_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    episodes = [episode(length, length) for length in (3, 1, 4, 1, 5, 9, 2, 6)]
+    folder = folder_of(tmp_path, *episodes, {}, compression=compression)
+    whole = Found(folder)
+    monkeypatch.setattr("rlcli.datasets.tfrecord._ROOM", 2000)
+    monkeypatch.setattr("rlcli.datasets.rlds_scan._PART_BYTES", 3000)
+    pieces = Found(folder).source.pieces
+    assert (len(pieces) > 2) == (compression == "none")
+    assert sum(piece.rows or 0 for piece in pieces) == sum(whole.lengths)
+    for request in (Request(), AGAIN):
+        found = Found(folder, request)
+        assert (found.lengths, found.report) == (whole.lengths, whole.report)
+        for key, rows in whole.rows.items():
+            assert [np.asarray(row).tobytes() for row in found.rows[key]] == [
+                np.asarray(row).tobytes() for row in rows
+            ]
+
+
+@pytest.mark.parametrize("shares", [2, 3, 5])
+def test_shares_of_a_look_make_the_plan_of_one(tmp_path: Path, shares: int) -> None:
+    """Shards that differ in what they hold, and in whether their ends are padded."""
+    tree = episodes_tree(STEPS, name=files.text(), embedding=files.tensor("float32", 2))
+    shards = [[episode(1 + seed % 3, seed), {}] if seed % 4 else [] for seed in range(9)]
+    folder = write_rlds(tmp_path / "toy" / "1.0.0", tree, {"train": shards})
+    with rlds.open_source(folder, Request(), rlds.Options()) as source:
+        told = source.plan
+    looks = [rlds.look(folder, Request(), rlds.Options(), share, shares) for share in range(shares)]
+    assert rlds.plan(json.loads(json.dumps(looks))) == told
