@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,6 +65,9 @@ def lay_out(dataset: Dataset, cameras: Literal["image", "video"], report: Report
     layout = Layout(told=record.get("info", {}))
     names = {tuple(key): name for name, key in record.get("columns", {}).items()}
     known = layout.told.get("features", {})
+    exact = dataset.schema.by_key.get(("source", "reward"))
+    if exact is None or exact.heap is not None or math.prod(exact.shape) != 1:
+        exact = dataset.schema.column(REWARD)
     for column in dataset.schema.columns:
         key = column.key
         if key in _FOLLOWING or column.encoding in ("derived", "stack"):
@@ -71,8 +75,10 @@ def lay_out(dataset: Dataset, cameras: Literal["image", "video"], report: Report
         if key[:2] == ("next", "observation"):
             report.lossy.append(f"{'/'.join(key)} is not written: LeRobot has no next observations")
             continue
+        if key == exact.key:
+            continue  # it is next.reward
         if key[0] == "source" and record:
-            if key not in (("source", "next", "done"), ("source", "reward")):
+            if key != ("source", "next", "done"):
                 report.lossy.append(f"{'/'.join(key)} is not written; rows are numbered anew")
             continue
         name = "subtask_index" if key == SUBTASK else names.get(key) or ".".join(key)
@@ -86,9 +92,8 @@ def lay_out(dataset: Dataset, cameras: Literal["image", "video"], report: Report
         layout.columns[name] = key
         if feature.form == "numbers" and not column.shape:
             layout.scalars.append(name)
-    rewards = dataset.schema.by_key.get(("source", "reward")) or dataset.schema.column(REWARD)
     if not record or "next.reward" in known:
-        layout.features.append(Feature("next.reward", "numbers", rewards.dtype, (1,), rewards))
+        layout.features.append(Feature("next.reward", "numbers", exact.dtype, (1,), exact))
     for name in _FLAGS:
         if not record or name in known:
             layout.features.append(Feature(name, "flag", "bool", (1,)))

@@ -206,3 +206,21 @@ def test_files_end_at_their_size_and_go_on_in_the_next(
     assert (again["rows"], again["remarks"]) == (9, [])
     found = Dataset.open(tmp_path / "again").read(TOP).astype(int)
     assert np.abs(found - Dataset.open(tmp_path / "ds").read(TOP)).max() <= 8
+
+
+def test_exact_rewards_of_another_format_are_the_rewards(tmp_path):
+    """V-D4RL keeps float64 rewards beside ours; LeRobot has one place for both."""
+    exact = np.array([0.1, 0.2, 0.3, 0.4])
+    np.savez(
+        tmp_path / "x.npz",
+        obs=np.ones((4, 2), "f4"),
+        actions=np.ones((4, 1), "f4"),
+        rewards=exact.astype("f4"),
+        timeouts=np.arange(4) == 3,
+        exact=exact,
+    )
+    convert(tmp_path / "x.npz", tmp_path / "one", mapping={"exact": "source/reward"})
+    convert(tmp_path / "one", tmp_path / "out", to="lerobot", check=True)
+    convert(tmp_path / "out", tmp_path / "two", check=True)
+    with Dataset.open(tmp_path / "two") as two:
+        assert two.read(("source", "reward"), 0, 4).reshape(-1).tolist() == exact.tolist()
