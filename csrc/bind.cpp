@@ -11,4 +11,5 @@ PYBIND11_MODULE(_native, module) {
   bind_product(module);
   bind_example(module);
   bind_heap_end(module);
+  bind_hdf5_objects(module);
 }

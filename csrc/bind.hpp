@@ -39,3 +39,4 @@ void bind_column_writer(py::module_ &module);
 void bind_product(py::module_ &module);
 void bind_example(py::module_ &module);
 void bind_heap_end(py::module_ &module);
+void bind_hdf5_objects(py::module_ &module);

@@ -1,0 +1,439 @@
+// Small groups of HDF5 files, read from the bytes as they lie there: one call tells what a group and those below it
+// hold, where the library needs dozens. Only what the library's oldest and usual format has: object headers of version
+// 1, symbol tables, datasets in one place or in chunks of a version 1 B-tree, without filters. Anything else, and
+// anything that is odd, is left to the library (HDF5 File Format Specification, version 3, sections III and IV).
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "span.hpp"
+
+namespace rl::hdf5 {
+
+struct NotPlain {};  // thrown: leave it to the library
+
+using Bytes = std::vector<std::uint8_t>;
+
+constexpr std::uint64_t NOWHERE = ~std::uint64_t{0};
+constexpr std::uint64_t MOST_BYTES = std::uint64_t{1} << 40;  // of values
+constexpr std::size_t MOST_HEADER = 1 << 20, MOST_RANK = 32;  // bytes, axes
+constexpr int MOST_OBJECTS = 4096, MOST_BLOCKS = 1 << 16, DEEPEST = 16;
+
+inline void require(bool is_so) {
+  if (!is_so) throw NotPlain{};
+}
+
+// Reads little-endian numbers forwards; what lies beyond the end is not plain.
+class Cursor {
+public:
+  explicit Cursor(Span rest) : rest_(rest) {}
+  std::uint64_t number(int bytes) {
+    const Span data = take(static_cast<std::size_t>(bytes));
+    std::uint64_t value = 0;
+    for (int k = 0; k < bytes; ++k)
+      value |= std::uint64_t{data.data[k]} << 8 * k;
+    return value;
+  }
+  Span take(std::size_t size) {
+    require(size <= rest_.size());
+    const Span taken = {rest_.data, rest_.data + size};
+    rest_.data += size;
+    return taken;
+  }
+  std::size_t left() const { return rest_.size(); }
+
+private:
+  Span rest_;
+};
+
+inline Span span_of(const Bytes &bytes) { return {bytes.data(), bytes.data() + bytes.size()}; }
+
+inline Bytes copy_of(Span span) { return Bytes(span.data, span.end); }
+
+// An open file. `size` is what was there at first: nothing beyond is read.
+struct File {
+  int descriptor;
+  std::uint64_t size;
+
+  // Whether all of it was read.
+  bool read(std::uint64_t offset, void *out, std::size_t bytes) const {
+    if (offset > size || bytes > size - offset) return false;
+    auto *at = static_cast<std::uint8_t *>(out);
+    while (bytes > 0) {
+      const ssize_t count = ::pread(descriptor, at, bytes, static_cast<off_t>(offset));
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) return false;
+      at += count, offset += static_cast<std::uint64_t>(count), bytes -= static_cast<std::size_t>(count);
+    }
+    return true;
+  }
+
+  Bytes bytes(std::uint64_t offset, std::uint64_t count) const {
+    require(count <= MOST_HEADER);
+    Bytes found(count);
+    require(read(offset, found.data(), count));
+    return found;
+  }
+};
+
+// Numbers or whatever `type`, a message of a datatype, says: [shape…] of `item` bytes each. In one place if `chunk` is
+// empty, else in chunks, whose `places` are in C order.
+struct Dataset {
+  std::string path;
+  Bytes type;
+  std::vector<std::uint64_t> shape, chunk, places;
+  std::uint64_t item = 0;
+
+  std::uint64_t rows() const { return shape.empty() ? 1 : shape[0]; }
+  std::uint64_t row_bytes() const {
+    std::uint64_t bytes = item;
+    for (std::size_t axis = 1; axis < shape.size(); ++axis)
+      bytes *= shape[axis];
+    return bytes;
+  }
+};
+
+// A single value of a datatype.
+struct Attribute {
+  std::string name;
+  Bytes type, value;
+};
+
+struct Group {
+  std::vector<Dataset> datasets;  // of all groups below too, `path` is from the first
+  std::vector<Attribute> attributes;
+  bool has_others = false;  // attributes that are not single values
+};
+
+// A product that is at most MOST_BYTES.
+inline std::uint64_t times(std::uint64_t a, std::uint64_t b) {
+  require(a == 0 || b <= MOST_BYTES / a);
+  return a * b;
+}
+
+inline std::vector<std::uint64_t> shape_of(Span message) {
+  Cursor at(message);
+  const auto version = at.number(1), rank = at.number(1), flags = at.number(1);
+  require((version == 1 || version == 2) && rank <= MOST_RANK && (flags & ~std::uint64_t{1}) == 0);
+  const auto kind = at.number(1);  // reserved in version 1
+  if (version == 1) at.take(4);
+  require(version == 1 || kind == (rank ? 1u : 0u));
+  std::vector<std::uint64_t> shape(rank);
+  for (auto &size : shape)
+    require((size = at.number(8)) <= MOST_BYTES);
+  return shape;
+}
+
+// Reads a group and what is below it.
+class Reader {
+public:
+  explicit Reader(File file) : file_(file) {}
+
+  Group group(std::uint64_t address) {
+    Group found;
+    walk(address, "", 0, &found);
+    return found;
+  }
+
+private:
+  struct Message {
+    unsigned type;
+    Span data;
+  };
+
+  // What an object's header says, in `blocks`.
+  std::vector<Message> header(std::uint64_t address, std::vector<Bytes> &blocks) {
+    const Bytes prefix = file_.bytes(address, 16);
+    Cursor at(span_of(prefix));
+    require(at.number(1) == 1);
+    at.take(1);
+    const auto count = at.number(2);
+    at.take(4);
+    struct Block {
+      std::uint64_t offset, size;
+    };
+    std::vector<Block> ahead = {{address + 16, at.number(4)}};
+    std::vector<Message> messages;
+    blocks.reserve(64);
+    std::uint64_t seen = 0;
+    for (std::size_t n = 0; n < ahead.size(); ++n) {
+      require(n < 64);
+      blocks.push_back(file_.bytes(ahead[n].offset, ahead[n].size));
+      Cursor rest(span_of(blocks.back()));
+      while (rest.left() >= 8 && seen < count) {
+        const auto type = static_cast<unsigned>(rest.number(2));
+        const auto size = rest.number(2), flags = rest.number(1);
+        rest.take(3);
+        require(!(flags & 2));  // kept elsewhere, for several objects
+        messages.push_back({type, rest.take(size)});
+        ++seen;
+        if (type != CONTINUED) continue;
+        Cursor where(messages.back().data);
+        const auto offset = where.number(8);
+        ahead.push_back({offset, where.number(8)});
+      }
+    }
+    require(seen == count);
+    return messages;
+  }
+
+  void walk(std::uint64_t address, const std::string &path, int depth, Group *found) {
+    require(depth < DEEPEST && ++objects_ <= MOST_OBJECTS);
+    std::vector<Bytes> blocks;
+    const auto messages = header(address, blocks);
+    const Message *table = nullptr, *space = nullptr, *type = nullptr, *layout = nullptr;
+    for (const auto &message : messages) {
+      const Message **slot = nullptr;
+      switch (message.type) {
+      case TABLE:
+        slot = &table;
+        break;
+      case SPACE:
+        slot = &space;
+        break;
+      case TYPE:
+        slot = &type;
+        break;
+      case LAYOUT:
+        slot = &layout;
+        break;
+      case ATTRIBUTE:
+        if (depth == 0) attribute(message.data, found);
+        break;
+      case NOTHING:
+      case OLD_FILL:
+      case FILL:
+      case OLD_TIME:
+      case TIME:
+      case CONTINUED:
+        break;
+      default:
+        throw NotPlain{};
+      }
+      if (slot == nullptr) continue;
+      require(*slot == nullptr);
+      *slot = &message;
+    }
+    if (table != nullptr) {
+      require(space == nullptr && type == nullptr && layout == nullptr);
+      links(table->data, path, depth, found);
+    } else {
+      require(depth > 0 && space != nullptr && type != nullptr && layout != nullptr);
+      found->datasets.push_back(dataset(path, space->data, type->data, layout->data));
+    }
+  }
+
+  void links(Span message, const std::string &path, int depth, Group *found) {
+    Cursor at(message);
+    const auto tree = at.number(8), heap = at.number(8);
+    const Bytes head = file_.bytes(heap, 32);
+    Cursor in(span_of(head));
+    require(in.number(4) == 0x50414548 && in.number(1) == 0);  // HEAP
+    in.take(3);
+    const auto size = in.number(8);
+    in.take(8);
+    const Bytes names = file_.bytes(in.number(8), size);
+    std::vector<std::uint64_t> nodes;
+    leaves(tree, 0, 0, -1, [&](Cursor &, std::uint64_t child) { nodes.push_back(child); });
+    for (const auto node : nodes) {
+      const Bytes first = file_.bytes(node, 8);
+      Cursor told(span_of(first));
+      require(told.number(4) == 0x444f4e53 && told.number(1) == 1);  // SNOD
+      told.take(1);
+      const auto count = told.number(2);
+      const Bytes entries = file_.bytes(node + 8, count * 40);
+      Cursor entry(span_of(entries));
+      for (std::uint64_t n = 0; n < count; ++n) {
+        const auto name = entry.number(8), address = entry.number(8), cached = entry.number(4);
+        entry.take(20);
+        require(cached <= 2 && name < names.size());
+        const auto *begin = names.data() + name;
+        const auto *end = static_cast<const std::uint8_t *>(std::memchr(begin, 0, names.size() - name));
+        require(end != nullptr && end != begin);
+        if (cached == 2) continue;  // a symbolic link
+        const std::string own(begin, end);
+        walk(address, path.empty() ? own : path + "/" + own, depth + 1, found);
+      }
+    }
+  }
+
+  // Calls `note(key, child)` for what hangs on the lowest level of a B-tree; `axes` of a key, for chunks only.
+  template <typename Note>
+  void leaves(std::uint64_t address, unsigned type, std::size_t axes, int level, const Note &note) {
+    require(++blocks_ <= MOST_BLOCKS);
+    const Bytes head = file_.bytes(address, 24);
+    Cursor at(span_of(head));
+    require(at.number(4) == 0x45455254 && at.number(1) == type);  // TREE
+    const int here = static_cast<int>(at.number(1));
+    require(level < 0 || here == level);
+    const auto count = at.number(2);
+    const std::size_t key = type == 0 ? 8 : 8 + 8 * axes;
+    const Bytes entries = file_.bytes(address + 24, count * (key + 8));
+    Cursor entry(span_of(entries));
+    for (std::uint64_t n = 0; n < count; ++n) {
+      Cursor told(entry.take(key));
+      const auto child = entry.number(8);
+      if (here == 0)
+        note(told, child);
+      else
+        leaves(child, type, axes, here - 1, note);
+    }
+  }
+
+  Dataset dataset(const std::string &path, Span space, Span type, Span layout) {
+    Dataset found;
+    found.path = path;
+    found.type = copy_of(type);
+    found.shape = shape_of(space);
+    Cursor typed(type);
+    typed.take(4);
+    found.item = typed.number(4);
+    require(found.item > 0);
+    const std::uint64_t declared = std::accumulate(found.shape.begin(), found.shape.end(), found.item, times);
+    Cursor at(layout);
+    require(at.number(1) == 3);
+    const auto kind = at.number(1);
+    if (kind == 1) {
+      const auto place = at.number(8);
+      require(at.number(8) == declared && place != NOWHERE && declared <= file_.size && place <= file_.size - declared);
+      found.places = {place};
+      return found;
+    }
+    require(kind == 2 && !found.shape.empty());
+    const std::size_t axes = found.shape.size();
+    require(at.number(1) == axes + 1);
+    const auto tree = at.number(8);
+    std::uint64_t bytes = found.item, chunks = 1;
+    std::vector<std::uint64_t> grid;
+    for (std::size_t axis = 0; axis < axes; ++axis) {
+      const auto size = at.number(4);
+      require(size > 0);
+      found.chunk.push_back(size);
+      grid.push_back(found.shape[axis] / size + (found.shape[axis] % size != 0));
+      bytes = times(bytes, size), chunks = times(chunks, grid[axis]);
+    }
+    require(at.number(4) == found.item && chunks <= MOST_BLOCKS && times(chunks, bytes) <= file_.size);
+    found.places.assign(chunks, NOWHERE);
+    std::uint64_t there = 0;
+    if (chunks > 0)
+      leaves(tree, 1, axes + 1, -1, [&](Cursor &key, std::uint64_t place) {
+        require(key.number(4) == bytes && key.number(4) == 0);
+        std::uint64_t number = 0;
+        for (std::size_t axis = 0; axis < axes; ++axis) {
+          const auto first = key.number(8);
+          require(first % found.chunk[axis] == 0 && first / found.chunk[axis] < grid[axis]);
+          number = number * grid[axis] + first / found.chunk[axis];
+        }
+        require(found.places[number] == NOWHERE && place <= file_.size - bytes);
+        found.places[number] = place;
+        ++there;
+      });
+    require(there == chunks);  // others have values that are nowhere
+    return found;
+  }
+
+  void attribute(Span message, Group *found) {
+    Cursor at(message);
+    const auto version = at.number(1), flags = at.number(1);
+    const auto name_size = at.number(2), type_size = at.number(2), space_size = at.number(2);
+    require(version >= 1 && version <= 3 && (version == 1 || flags == 0));
+    if (version == 3) at.take(1);
+    const auto padded = [&](std::uint64_t size) { return version == 1 ? (size + 7) / 8 * 8 : size; };
+    const Span name = at.take(padded(name_size)), type = at.take(padded(type_size)),
+               space = at.take(padded(space_size));
+    const auto *end = static_cast<const std::uint8_t *>(std::memchr(name.data, 0, name.size()));
+    require(end != nullptr && type.size() >= 8);
+    Cursor typed(type);
+    typed.take(4);
+    const auto size = typed.number(4);
+    const bool is_single = space.size() >= 4 && space.data[1] == 0 && (space.data[0] == 1 || space.data[3] == 0);
+    if (!is_single || space.data[0] > 2 || size > at.left()) {
+      found->has_others = true;
+      return;
+    }
+    found->attributes.push_back({std::string(name.data, end), copy_of(type), copy_of(at.take(size))});
+  }
+
+  enum : unsigned {
+    NOTHING = 0,
+    SPACE = 1,
+    TYPE = 3,
+    OLD_FILL = 4,
+    FILL = 5,
+    LAYOUT = 8,
+    ATTRIBUTE = 12,
+    OLD_TIME = 14,
+    CONTINUED = 16,
+    TABLE = 17,
+    TIME = 18,
+  };
+
+  File file_;
+  int objects_ = 0, blocks_ = 0;
+};
+
+// Whether rows `low … high - 1`, which are there, came to `out`.
+inline bool read_rows(const File &file, const Dataset &dataset, std::uint64_t low, std::uint64_t high,
+                      std::uint8_t *out) {
+  const auto row_bytes = dataset.row_bytes();
+  if (low == high || row_bytes == 0) return true;
+  if (dataset.chunk.empty()) return file.read(dataset.places[0] + low * row_bytes, out, (high - low) * row_bytes);
+  const auto &shape = dataset.shape, &chunk = dataset.chunk;
+  const std::size_t axes = shape.size();
+  std::uint64_t chunk_row = dataset.item, across = 1;
+  for (std::size_t axis = 1; axis < axes; ++axis) {
+    chunk_row *= chunk[axis];
+    across *= (shape[axis] + chunk[axis] - 1) / chunk[axis];
+  }
+  Bytes room;
+  std::vector<std::uint64_t> at(axes, 0), corner(axes), extent(axes);
+  for (std::uint64_t band = low / chunk[0]; band * chunk[0] < high; ++band) {
+    const auto first = std::max(low, band * chunk[0]), last = std::min(high, (band + 1) * chunk[0]);
+    for (std::uint64_t n = 0; n < across; ++n) {
+      const auto place = dataset.places[band * across + n] + (first - band * chunk[0]) * chunk_row;
+      const auto bytes = (last - first) * chunk_row;
+      if (chunk_row == row_bytes) {  // whole rows
+        if (!file.read(place, out + (first - low) * row_bytes, bytes)) return false;
+        continue;
+      }
+      room.resize(bytes);
+      if (!file.read(place, room.data(), bytes)) return false;
+      for (auto [axis, left] = std::pair{axes - 1, n}; axis > 0; --axis) {
+        const auto count = (shape[axis] + chunk[axis] - 1) / chunk[axis];
+        corner[axis] = left % count * chunk[axis];
+        extent[axis] = std::min(chunk[axis], shape[axis] - corner[axis]);
+        left /= count;
+      }
+      extent[0] = last - first;
+      const auto run = extent[axes - 1] * dataset.item;  // bytes that lie together in both
+      at.assign(axes, 0);
+      for (bool is_over = false; !is_over;) {
+        std::uint64_t from = at[0], to = first - low + at[0];
+        for (std::size_t axis = 1; axis < axes; ++axis) {
+          from = from * chunk[axis] + at[axis];
+          to = to * shape[axis] + corner[axis] + at[axis];
+        }
+        std::memcpy(out + to * dataset.item, room.data() + from * dataset.item, run);
+        std::size_t axis = axes - 1;
+        is_over = true;
+        while (axis > 0 && is_over) {
+          --axis;
+          is_over = ++at[axis] == extent[axis];
+          if (is_over) at[axis] = 0;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace rl::hdf5
