@@ -28,6 +28,7 @@ from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import check_folder
+from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.datasets.zarr_chunks import missing_chunks
 from rlcli.datasets.zarr_rows import Chunks, Read, reading
 from rlcli.errors import CorruptError, IncompatibleError, InputError, MissingExtraError
@@ -128,12 +129,13 @@ class ZarrTable(Table):
     """The arrays of a group as rows. See `plain.Table`."""
 
     can_seek = True
+    slice_bytes = SLICE_BYTES // 2  # the last chunk of each array is there, too
 
     def __init__(self, path: Path, root: Any, read: Read) -> None:
         super().__init__(path)
         self._arrays: dict[str, Any] = {}
         self._chunks: dict[str, Chunks | None] = {}
-        self._decoded: dict[str, tuple[int, Any]] = {}  # of each array the last chunk, if rows of it are left
+        self._decoded: dict[str, tuple[int, Any]] = {}  # of each array the last chunk that was cut
         self.layout = f"zarr-{root.metadata.zarr_format}"
         self.metadata = _metadata(root)
         with warnings.catch_warnings(record=True) as told:
@@ -175,30 +177,37 @@ class ZarrTable(Table):
         return arrays
 
     def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows of one array, chunk by chunk; the last one stays, so that in order each is decoded once."""
-        array, field = self._arrays[name], self.fields[name]
+        """Rows of one array. A chunk that all go out is decoded in its place; of others the last one stays,
+        so that in order each is decoded once.
+        """
+        array, field, chunks = self._arrays[name], self.fields[name], self._chunks[name]
         rows = int((getattr(array, "shards", None) or array.chunks)[0])
         if rows * field.row_bytes > _CACHE_BYTES // len(self._arrays):
             return _native(array[start:stop], field.dtype)
         out = self.empty(name, stop - start)
         for number in range(start // rows, -(-stop // rows)):
             first = number * rows
-            known, chunk = self._decoded.pop(name, (-1, None))
-            if known != number:
-                chunk = self._chunk(name, number, rows)
-            low, high = max(start, first), min(stop, first + len(chunk))
-            out[low - start : high - start] = chunk[low - first : high - first]
-            if high < first + len(chunk):
-                self._decoded[name] = number, chunk
+            low, high = max(start, first), min(stop, first + rows)
+            place = out[low - start : high - start]
+            found = chunks.get(number, place) if chunks is not None and len(place) == rows else None
+            if found is None:
+                found = self._chunk(name, number, rows)[low - first : high - first]
+            if found is not place:
+                place[...] = found
         return out
 
     def _chunk(self, name: str, number: int, rows: int) -> NDArray[Any]:
-        """The rows of a chunk of `rows` rows, fewer at the array's end."""
+        """The rows of a chunk of `rows` rows, perhaps fewer at the array's end; valid until the next."""
         array, chunks = self._arrays[name], self._chunks[name]
-        first, stop = number * rows, min((number + 1) * rows, int(array.shape[0]))
-        if chunks is not None and (found := chunks.get(number)) is not None:
-            return found[: stop - first]
-        return _native(array[first:stop], self.fields[name].dtype)
+        known, room = self._decoded.pop(name, (-1, None))
+        found = room if known == number else None
+        if found is None and chunks is not None:
+            found = chunks.get(number, room)
+        if found is None:
+            last = min((number + 1) * rows, int(array.shape[0]))
+            found = _native(array[number * rows : last], self.fields[name].dtype)
+        self._decoded[name] = number, found
+        return found
 
     def _check(self, name: str, array: Any) -> None:
         """Refuses shapes and chunks that no file of ours would have, and codecs that run code."""

@@ -7,6 +7,7 @@ values that is stored as it is, or went through blosc or zstd. For any other `Ch
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +21,11 @@ from rlcli.datasets import zip_archives
 BLOSC_HEADER = 16  # version, flags, …, bytes 4-8 decoded size, bytes 12-16 encoded size
 
 _ZSTD = bytes.fromhex("28b52ffd")
+_ZSTD_HEADER = 18  # bytes at most
 
-Read = Callable[[str], bytes | None]
-Decode = Callable[[bytes], bytes]
+Bytes = bytes | memoryview
+Read = Callable[[str], Bytes | None]  # what it returns is valid until the next
+Decode = Callable[[Bytes, NDArray[Any]], object]  # into an array
 
 
 class Chunks:
@@ -49,27 +52,34 @@ class Chunks:
             return None
         return Chunks(read, name, array, dtype, kinds) if kinds in ([], *([k] for k in _DECODERS)) else None
 
-    def get(self, number: int) -> NDArray[Any] | None:
+    def get(self, number: int, room: NDArray[Any] | None = None) -> NDArray[Any] | None:
         """Rows of a chunk, also those beyond the array's end; None if it is not stored.
 
-        Raises `ValueError` or `RuntimeError` for damage, and what `read` raises.
+        They are in `room`, whatever was there, if that is an array like them. Raises `ValueError` or
+        `RuntimeError` for damage, and what `read` raises.
         """
         key = self._array.metadata.encode_chunk_key((number, *[0] * (len(self._shape) - 1)))
         data = self._read(f"{self._name}/{key}")
         if data is None:
             return None
+        size = len(data)
         if self._kind == "Blosc":
-            check_blosc(data, len(data), self._bytes)
-        elif self._kind == "Zstd" and zstd_bytes(data) not in (None, self._bytes):
-            raise ValueError(f"a chunk of {zstd_bytes(data):,} bytes, expected {self._bytes:,}")
-        if self._decode is not None:
-            data = self._decode(data)
-        if len(data) != self._bytes:
-            raise ValueError(f"a chunk of {len(data):,} bytes, expected {self._bytes:,}")
-        return np.frombuffer(data, self._dtype).reshape(self._shape)
+            check_blosc(data[:BLOSC_HEADER], size, self._bytes)
+        elif self._kind == "Zstd":
+            said = zstd_bytes(data[:_ZSTD_HEADER])
+            size = self._bytes if said is None else said
+        if self._kind != "Blosc" and size != self._bytes:
+            raise ValueError(f"a chunk of {size:,} bytes, expected {self._bytes:,}")
+        if room is None or not room.flags.carray or (room.shape, room.dtype) != (self._shape, self._dtype):
+            room = np.empty(self._shape, self._dtype)
+        if self._decode is None:
+            room[...] = np.frombuffer(data, self._dtype).reshape(self._shape)
+        else:
+            self._decode(data, room)
+        return room
 
 
-def check_blosc(head: bytes, size: int, decoded_bytes: int) -> None:
+def check_blosc(head: Bytes, size: int, decoded_bytes: int) -> None:
     """Raises `ValueError` if a blosc buffer of `size` bytes that begins with `head` has other sizes in it.
 
     Blosc itself would read beyond the end of a short one. `decoded_bytes` 0 is any.
@@ -79,7 +89,7 @@ def check_blosc(head: bytes, size: int, decoded_bytes: int) -> None:
         raise ValueError(f"{size:,} bytes")
 
 
-def zstd_bytes(frame: bytes) -> int | None:
+def zstd_bytes(frame: Bytes) -> int | None:
     """How many bytes a Zstandard frame says it holds (RFC 8878, 3.1.1.1), None if it does not say.
 
     Compressors believe it, and take as much memory. Raises `ValueError` for something else.
@@ -98,19 +108,28 @@ def zstd_bytes(frame: bytes) -> int | None:
 def reading(path: Path) -> Iterator[Read]:
     """What reads the keys of a group in a folder or a zip file."""
 
-    def of_folder(key: str) -> bytes | None:
+    room = bytearray()
+
+    def of_folder(key: str) -> Bytes | None:
+        nonlocal room
         try:
             with open(path / key, "rb", buffering=0) as stream:
-                return stream.readall()
+                size = os.fstat(stream.fileno()).st_size
+                if size > len(room):
+                    room = bytearray(size)
+                taken, left = 0, memoryview(room)[:size]
+                while count := stream.readinto(left[taken:]):
+                    taken += count
         except FileNotFoundError:
             return None
+        return left[:taken]
 
     if path.is_dir():
         yield of_folder
         return
     with zip_archives.opened(path) as archive:
 
-        def of_archive(key: str) -> bytes | None:
+        def of_archive(key: str) -> Bytes | None:
             try:
                 member = archive.getinfo(key)
             except KeyError:
