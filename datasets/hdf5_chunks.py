@@ -52,7 +52,7 @@ class GzipChunks:
             and self._bytes * self._across <= _BAND_BYTES
             and all(size % chunk == 0 for size, chunk in zip(self._shape[1:], self._chunk[1:], strict=True))
         )
-        self._file = _descriptor(dataset.file)
+        self._file = descriptor(dataset.file)
         self._places: NDArray[Any] | None = None  # by number, in C order
         self._kept: tuple[int, NDArray[Any]] | None = None  # the band that the last rows ended in
 
@@ -199,7 +199,7 @@ def _filters(dataset: h5py.Dataset) -> list[int]:
     return [properties.get_filter(n)[0] for n in range(properties.get_nfilters())]
 
 
-def _descriptor(file: h5py.File) -> int | None:
+def descriptor(file: h5py.File) -> int | None:
     """The open file itself, where what HDF5 tells are places in it: no driver in between, nothing that is yet
     to be written, and no bytes of others before its own, which its versions count differently.
     """

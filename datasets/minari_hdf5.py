@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets import hdf5
+from rlcli.datasets.hdf5_groups import PlainGroup, PlainGroups
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.minari_files import Field, Kind, Storage
 from rlcli.errors import InputError
@@ -81,6 +83,8 @@ class HDF5Storage(Storage):
         self._types: dict[str, _Type] = {}  # the latest of each path
         self._paths: dict[int, tuple[str, ...]] = {}  # of each episode that was looked at
         self._same_paths: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._plain = PlainGroups(self.file, self._num_bytes)
+        self._plain_held: tuple[int, PlainGroup | None] = (-1, None)
         self._held: tuple[int, dict[str, _Array]] = (-1, {})
         self._group_held: tuple[int, Any] = (-1, None)
         with hdf5.damage(path):
@@ -92,12 +96,17 @@ class HDF5Storage(Storage):
 
     def fields(self, episode: int) -> dict[str, Field]:
         with hdf5.damage(self.path, f"episode_{episode}:"):
+            if (plain := self._plain_group(episode)) is not None:
+                return {path: _field_of(array.dtype, array.shape) for path, array in plain.arrays.items()}
             held = self._look(episode)
             for array in held.values():
                 self._check(array)
             return {path: array.field for path, array in held.items()}
 
     def paths(self, episode: int) -> Collection[str]:
+        with hdf5.damage(self.path, f"episode_{episode}:"):
+            if (plain := self._plain_group(episode)) is not None:
+                return plain.arrays.keys()
         if episode not in self._paths:
             with hdf5.damage(self.path, f"episode_{episode}:"):
                 self._look(episode)
@@ -105,10 +114,15 @@ class HDF5Storage(Storage):
 
     def attributes(self, episode: int) -> dict[str, Any]:
         with hdf5.damage(self.path, f"episode_{episode}:"):
+            plain = self._plain_group(episode)
+            if plain is not None and plain.attributes is not None:
+                return dict(plain.attributes)
             return _attributes(self._group(episode), self._types)
 
     def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
         with hdf5.damage(self.path, f"episode_{episode}/{path}:"):
+            if (plain := self._plain_group(episode)) is not None:
+                return plain.arrays[path].read(start, stop)
             array = self._array(episode, path)
             if array.kind == "numbers" and array.shape:
                 return self._numbers(array, start, stop)
@@ -149,6 +163,12 @@ class HDF5Storage(Storage):
             or array.id.get_storage_size() > self._num_bytes
         ):
             check_storage(self.path, h5py.Dataset(array.id, readonly=True))
+
+    def _plain_group(self, episode: int) -> PlainGroup | None:
+        """An episode as it is told without the library, None if it is not."""
+        if self._plain_held[0] != episode:
+            self._plain_held = (episode, self._plain.find(self.file.id, f"episode_{episode}".encode()))
+        return self._plain_held[1]
 
     def _group(self, episode: int) -> h5py.h5g.GroupID:
         if self._group_held[0] == episode:
@@ -195,6 +215,11 @@ class HDF5Storage(Storage):
             kind == "numbers" or len(shape) == 1 or (kind == "text" and not shape)
         )
         return _Array(id_, shape, known, kind if has_place else "other")
+
+
+@lru_cache
+def _field_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Field:
+    return Field("numbers", str(dtype), shape[1:], shape[0] if shape else None)
 
 
 def _kind(dtype: np.dtype[Any]) -> Kind:

@@ -1,0 +1,163 @@
+"""Groups told natively are what the HDF5 library says, value by value; what is not plain is left to it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import h5py
+import numpy as np
+import pytest
+
+from rlcli.datasets import hdf5
+from rlcli.datasets.hdf5_groups import PlainGroups
+from rlcli.errors import RLError
+
+DTYPES = ["?", "i1", "u1", "<i2", ">u2", "<i4", ">i4", "<i8", ">u8", "<f2", "<f4", ">f4", "<f8", ">f8"]
+CHUNKS = {  # of rows [23, …]
+    (): [None, (5,), (23,), (40,)],
+    (4,): [None, (5, 4), (5, 3), (1, 1), (40, 9)],
+    (3, 2): [None, (7, 2, 2), (23, 3, 1)],
+    (2, 1, 3): [None, (4, 1, 1, 2)],
+}
+
+
+def found(path, name="episode_0"):
+    with hdf5.reading(path) as file:
+        told = PlainGroups(file, path.stat().st_size).find(file.id, name.encode())
+        if told is None:
+            return None
+        values = {path: (array.dtype, array.shape, array.read(0, (array.shape or (1,))[0]))
+                  for path, array in told.arrays.items()}  # fmt: skip
+        for array in told.arrays.values():
+            rows = (array.shape or (1,))[0]
+            for low, high in ((0, 0), (rows // 3, rows - 1), (rows - 1, rows)):
+                if 0 <= low <= high:
+                    whole = array.read(0, rows)[low:high]
+                    assert array.read(low, high).tobytes() == whole.tobytes()
+        return values, told.attributes
+
+
+def check(path, name="episode_0"):
+    """The same arrays and attributes as the library finds."""
+    values, attributes = found(path, name)
+    with h5py.File(path) as file:
+        there = dict(hdf5.walk(file[name]))
+        assert there.keys() == values.keys()
+        for key, dataset in there.items():
+            dtype, shape, value = values[key]
+            assert (dtype, shape) == (dataset.dtype.newbyteorder("="), dataset.shape)
+            assert np.array_equal(value.reshape(shape), dataset[()])
+        if attributes is not None:
+            assert attributes == dict(file[name].attrs)
+            assert all(
+                value.dtype == file[name].attrs[key].dtype.newbyteorder("=")
+                for key, value in attributes.items()
+            )
+    return attributes
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_datasets_of_every_shape_are_what_the_library_reads(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        group = file.create_group("episode_0/observations/deep").parent.parent
+        for shape, chunks in CHUNKS.items():
+            for number, chunk in enumerate(chunks):
+                values = rng.integers(0, 2 if dtype == "?" else 100, (23, *shape)).astype(dtype)
+                name = f"observations/{'x'.join(map(str, shape))}-{number}"
+                options = {} if chunk is None else {"chunks": chunk, "maxshape": (None,) * values.ndim}
+                group.create_dataset(name, data=values, **options)
+        group["single"] = values[0].reshape(-1)[0]
+        group["link"] = h5py.SoftLink("/episode_0/single")
+        group["again"] = group["single"]
+        group.attrs["one"] = values[1].reshape(-1)[0]
+        group.attrs["seed"] = 7
+    assert check(tmp_path / "x.hdf5") is not None
+
+
+def test_many_arrays_and_attributes_of_one_group(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w", track_order=True) as file:  # as Minari does
+        for episode in range(40):
+            group = file.create_group(f"episode_{episode}")
+            for number in range(60):
+                group.create_dataset(f"infos/a name of many letters {number}", data=np.arange(number + 1))
+                group.attrs[f"attribute {number}"] = np.float32(number / 7)
+            group.create_dataset(
+                "chunks", data=np.random.default_rng(episode).random((900, 3)), chunks=(2, 2)
+            )
+    for episode in (0, 17, 39):
+        assert len(check(tmp_path / "x.hdf5", f"episode_{episode}")) == 60
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda group: group.create_dataset("a", (9,), "f4", chunks=(2,), compression="gzip"),
+        lambda group: group.create_dataset("a", (9,), "f4", chunks=(2,)),  # no chunk was written
+        lambda group: group.create_dataset("a", (9,), "f4"),  # nor are values
+        lambda group: group.create_dataset("a", data="text"),
+        lambda group: group.create_dataset("a", data=np.zeros(3, "c8")),
+        lambda group: group.create_dataset("a", (2,), h5py.vlen_dtype("u1")),
+        lambda group: group.create_dataset("a", data=h5py.Empty("f4")),
+        lambda group: group.create_dataset("a", (9,), "f4", external=[("raw", 0, 36)]),
+        lambda group: group.create_dataset("a", data=np.zeros(3, h5py.enum_dtype({"x": 0}, "i1"))),
+        lambda group: group.__setitem__("type", np.dtype("f4")),
+        lambda group: group.__setitem__("circle", group),
+        lambda group: group.create_group("new", track_order=True),
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_library(tmp_path, make):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        group = file.create_group("episode_0")
+        group["plain"] = np.arange(3.0)
+        file.flush()
+        make(group)
+    assert found(tmp_path / "x.hdf5") is None
+
+
+@pytest.mark.parametrize("options", [{"libver": "latest"}, {"userblock_size": 512}, {"fs_strategy": "page"}])
+def test_files_of_other_formats_are_read_right_or_left_to_the_library(tmp_path, options):
+    with h5py.File(tmp_path / "x.hdf5", "w", **options) as file:
+        file["episode_0/a"] = np.arange(30.0).reshape(10, 3)
+    if found(tmp_path / "x.hdf5") is not None:
+        check(tmp_path / "x.hdf5")
+
+
+@pytest.mark.parametrize("value", ["text", [1, 2], np.complex64(1), h5py.Empty("f4")])
+def test_attributes_that_are_not_single_numbers_are_left_to_the_library(tmp_path, value):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["episode_0/a"] = np.arange(3.0)
+        file["episode_0"].attrs.update({"one": 1, "other": value})
+    values, attributes = found(tmp_path / "x.hdf5")
+    assert values.keys() == {"a"}
+    assert attributes is None
+
+
+def test_links_that_are_not_hard_are_left_to_the_library(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["real/a"] = np.arange(3.0)
+        file["episode_0"] = h5py.SoftLink("/real")
+        file["episode_1"] = np.arange(3.0)
+    assert found(tmp_path / "x.hdf5") is None
+    assert found(tmp_path / "x.hdf5", "episode_1") is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_damage_is_found_or_changes_what_the_library_reads_too(tmp_path, seed):
+    path, rng = tmp_path / "x.hdf5", random.Random(seed)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("episode_0")
+        group["a/b"] = np.arange(5, dtype="i2")
+        group.create_dataset("c", data=np.arange(20.0).reshape(10, 2), chunks=(4, 2))
+        group.attrs["id"] = 3
+    sound = path.read_bytes()
+    for _ in range(300):
+        raw = bytearray(sound)
+        raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        path.write_bytes(raw)
+        told = None
+        with contextlib.suppress(RLError, OSError, KeyError, RuntimeError, ValueError):  # of the library
+            told = found(path)
+        if told is not None:
+            assert sum(value.nbytes for _, _, value in told[0].values()) <= 2 * len(raw)
