@@ -12,9 +12,8 @@ import numpy as np
 from rlcli.datasets.d4rl_envs import Environment
 from rlcli.datasets.d4rl_layout import Layout
 from rlcli.datasets.d4rl_scan import Scan
-from rlcli.errors import IncompatibleError
-from rlcli.format.keys import Key
-from rlcli.format.specs import Box, Composite, Discrete, Spec, leaves, spec_from_json
+from rlcli.datasets.opened import described
+from rlcli.format.specs import Box, Composite, Discrete, Spec
 
 
 def specs_of(
@@ -30,13 +29,13 @@ def specs_of(
     action = _spec_of(layout, scan, "actions", env)
     try:
         told = json.loads(str(file.attrs["rl_spec"]))
-        specs = spec_from_json(told["observation"]), spec_from_json(told["action"])
-    except (KeyError, TypeError, ValueError, IncompatibleError):
+        specs = described(told["observation"], observation), described(told["action"], action)
+    except (KeyError, TypeError, ValueError):
         return observation, action, {}
-    if _columns_of(specs[0]) != _columns_of(observation) or _columns_of(specs[1]) != _columns_of(action):
+    if specs[0] is None or specs[1] is None:
         return observation, action, {}
     kept = {name: told[name] for name in ("env", "reference_scores") if isinstance(told.get(name), dict)}
-    return *specs, kept if env is None else {}
+    return specs[0], specs[1], kept if env is None else {}
 
 
 def nested(values: Mapping[str, Any]) -> Any:
@@ -65,7 +64,3 @@ def _spec_of(layout: Layout, scan: Scan, top: str, env: Environment | None) -> S
         return Composite({k: build(v) for k, v in node.items()}) if isinstance(node, dict) else leaf(node)
 
     return build(nested({name: name for name in layout.names(top)}))
-
-
-def _columns_of(spec: Spec) -> dict[Key, tuple[str, tuple[int, ...]]]:
-    return {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(spec).items()}

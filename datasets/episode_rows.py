@@ -47,7 +47,7 @@ class Group:
 class GroupSource(Opened):
     """Episodes of one or more files. See `contract.Source`; a piece is an episode.
 
-    `keys` are told ones; arrays in `hidden` are no columns.
+    `keys` are told ones; arrays in `hidden` are no columns. `rank` is the place of a column among the others.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class GroupSource(Opened):
         keys: Mapping[str, Key] | None = None,
         env: Mapping[str, Any] | None = None,
         hidden: Collection[str] = (),
+        rank: Mapping[Key, int] | None = None,
     ) -> None:
         if not scan.names:
             raise InputError(f"{where}: has no episode with a step", path=where)
@@ -83,7 +84,7 @@ class GroupSource(Opened):
         self.derives = request.derive or not self.following
         self.rewarded = layout.reward in scan.found
         columns = [self._column(name, key) for name, key in self.keys.items()]
-        schema = self._schema(columns, extra)
+        schema = self._schema(columns, extra, rank or {})
         report = Report(remarks=list(scan.remarks))
         report.lossy += [f"{name}: {why}; left out" for name, why in scan.left_out.items()]
         if scan.empty:
@@ -153,7 +154,7 @@ class GroupSource(Opened):
         found = self.scan.found[name]
         limit = MAX_VALUE_BYTES
         if found.dtype == "text":
-            return heap_column(key, Heap("text", limit=limit))
+            return heap_column(key, Heap("text"))
         everywhere = found.count == len(self.scan.names)
         if (found.where in ("row", "state") and -1 not in found.shape) or (everywhere and not found.shape):
             return Column(key, found.dtype, found.shape)
@@ -170,7 +171,7 @@ class GroupSource(Opened):
             odd = sorted(name.strip("/") for name, _ in ours.items() ^ theirs.items())
             raise InputError(f"{where}: {top} and {self.observed} differ in {', '.join(odd)}", path=where)
 
-    def _schema(self, columns: list[Column], extra: list[Column]) -> Schema:
+    def _schema(self, columns: list[Column], extra: list[Column], rank: Mapping[Key, int]) -> Schema:
         texts = [c for c in columns if c.is_text and len(c.key) > 1]
         heaps = [c for c in columns if c.key[0] in ("observation", "action") and c.heap is not None]
         if odd := [column for column in heaps if column not in texts]:
@@ -180,7 +181,7 @@ class GroupSource(Opened):
         return ted_schema(
             spec_from_json(spec["observation"]),
             spec_from_json(spec["action"]),
-            extra=sorted([*others, *extra], key=lambda column: column.key),
+            extra=sorted([*others, *extra], key=lambda c: (rank.get(c.key, len(rank)), c.key)),
             next_observation="derived" if self.derives else "plain",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rlcli.datasets.slicing import slice_rows
 from rlcli.errors import IncompatibleError, UsageError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Schema
-from rlcli.format.specs import Box, Composite, Spec, leaves, spec_from_json
+from rlcli.format.specs import Box, Composite, Discrete, MultiDiscrete, Spec, leaves, spec_from_json
 
 
 @dataclass(kw_only=True)
@@ -82,16 +82,34 @@ def spec_of(columns: Iterable[Column], env: Mapping[str, Any] | None, env_id: st
     }
 
 
+def described(told: Any, found: Spec) -> Spec | None:
+    """The spec that our own export told, where it describes the columns of `found`; None otherwise.
+
+    Whole numbers are of the columns' own types, which the spec of discrete ones does not tell.
+    """
+    columns = leaves(found)
+
+    def stored(spec: Spec, key: Key) -> Spec:
+        if isinstance(spec, Composite):
+            return Composite({name: stored(child, (*key, name)) for name, child in spec.fields.items()})
+        column = columns.get(key)
+        is_whole = column is not None and np.dtype(column.dtype).kind in "iu"
+        whole = isinstance(spec, Discrete | MultiDiscrete) and is_whole
+        return replace(spec, dtype=column.dtype) if whole and column is not None else spec
+
+    try:
+        spec = stored(spec_from_json(told), ())
+    except (KeyError, TypeError, ValueError, IncompatibleError):
+        return None
+    pair = [{key: (leaf.dtype, leaf.shape) for key, leaf in leaves(each).items()} for each in (spec, found)]
+    return spec if pair[0] == pair[1] else None
+
+
 def told_specs(found: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """What our own export said of spaces and scores, where it describes the columns that were found."""
     kept: dict[str, Any] = {}
     for top in ("observation", "action"):
-        try:
-            pair = [leaves(spec_from_json(spec[top])) for spec in (found, told)]
-        except (KeyError, TypeError, ValueError, IncompatibleError):
-            continue
-        ours, theirs = ({key: (leaf.dtype, leaf.shape) for key, leaf in spec.items()} for spec in pair)
-        if ours == theirs:
+        if described(told.get(top), spec_from_json(found[top])) is not None:
             kept[top] = told[top]
     if isinstance(told.get("reference_scores"), dict):
         kept["reference_scores"] = told["reference_scores"]

@@ -27,7 +27,7 @@ from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import Advance, Ends, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import roles_of, storable
 from rlcli.datasets.opened import differing_rows, env_of, equal_bits
-from rlcli.datasets.plain_export import is_unobserved, told_keys
+from rlcli.datasets.plain_export import is_unobserved, rank_of, seeds_of, told_keys
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
 from rlcli.datasets.rooms import Rooms
@@ -131,6 +131,7 @@ class PlainSource:
             else look_through(table, self.roles, self.num_rows, self.slice_rows)
         )
         self.plan: dict[str, Any] = self.scan.to_json()
+        self.seeds = seeds_of(table.metadata, len(self.scan.last_rows))
         self.next_names = {
             name: key
             for name, key in self.roles.below("next", "observation").items()
@@ -224,7 +225,8 @@ class PlainSource:
 
     def _extra(self) -> list[Column]:
         extra = []
-        for name, key in sorted(self.keys.items(), key=lambda pair: pair[1]):
+        rank = rank_of(self.table.metadata)
+        for name, key in sorted(self.keys.items(), key=lambda pair: (rank.get(pair[1], len(rank)), pair[1])):
             found = self.table.fields[name]
             if self._is_text(name):
                 extra.append(heap_column(key, Heap("text")))
@@ -335,7 +337,7 @@ class PlainSource:
             known = arrays[valid].reshape(-1)[last] != 0
         scan, final = self.scan, {key[1:]: arrays[name][last] for name, key in self.next_names.items()}
         flags = scan.terminated[episodes], scan.truncated[episodes], scan.is_cut(episodes)
-        return Ends(last + 1, *flags, known, final)
+        return Ends(last + 1, *flags, known, final, self.seeds[episodes] if self.seeds else None)
 
     def _check_shift(self, arrays: Arrays, ends: NDArray[np.int64], pending: Arrays | None) -> Arrays | None:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""

@@ -27,6 +27,7 @@ _SPACES = ("observation", "action")
 _FOLLOWING: Key = ("next", "observation")
 _EPISODE = "episode_id"
 _VALID = "next_observation_valid"
+_MAX_SEED = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,16 @@ class Exporter:
         self.columns[_EPISODE] = OutputColumn(None, np.dtype(np.int64), (size,))
         if len(self._unknown) and not none_known:
             self.columns[_VALID] = OutputColumn(None, np.dtype(bool), (size,))
-        ends = np.asarray(dataset.episodes.start) + np.asarray(dataset.episodes.length) - 1
-        cut = np.searchsorted(self.last_rows, ends[np.asarray(dataset.episodes.cut, np.bool_)])
-        self.metadata: dict[str, Any] = {"rl": 1, "spec": dataset.spec, "cut": cut.tolist()}
+        self.metadata: dict[str, Any] = {
+            "rl": 1,
+            "spec": dataset.spec,
+            **told_episodes(dataset, self.last_rows),
+        }
         self.metadata["columns"] = {
             name: list(column.key)
             for name, column in self.columns.items()
             if column.key is not None and (_name_of(column.key) != name or not _says_its_key(column.key))
         }
-        self.report.lossy += lost_seeds(dataset)
         self.report.details["columns"] = {
             name: "/".join(column.key) if column.key else None for name, column in self.columns.items()
         }
@@ -136,6 +138,35 @@ def free_name(name: str, key: Key, taken: Collection[str], top: str = "infos") -
     """`name`; one below `top` that says the whole key where another column is at, above or below it."""
     clash = any(f"{name}/".startswith(f"{other}/") or f"{other}/".startswith(f"{name}/") for other in taken)
     return "/".join((top, "rl", *key)) if clash else name
+
+
+def told_episodes(dataset: Dataset, last_rows: NDArray[np.int64]) -> dict[str, Any]:
+    """What rows do not say of the episodes that end at `last_rows`: which are cut, and their seeds, if known.
+
+    And the order of columns, which is that of reading by name otherwise.
+    """
+    episodes = dataset.episodes
+    at = np.searchsorted(last_rows, np.asarray(episodes.start) + np.asarray(episodes.length) - 1)
+    told: dict[str, Any] = {"cut": at[np.asarray(episodes.cut, np.bool_)].tolist()}
+    told["order"] = [list(column.key) for column in dataset.schema.columns]
+    seeds = np.full(len(last_rows), -1, np.int64)
+    seeds[at] = np.asarray(episodes.seed)
+    return told | ({"seeds": seeds.tolist()} if (seeds >= 0).any() else {})
+
+
+def seeds_of(metadata: Mapping[str, Any], episodes: int) -> list[int | None] | None:
+    """The seeds that `told_episodes` told; None if it did not, or not of so many episodes."""
+    told = metadata.get("seeds")
+    if not isinstance(told, list) or len(told) != episodes:
+        return None
+    return [seed if type(seed) is int and 0 <= seed < _MAX_SEED else None for seed in told]
+
+
+def rank_of(metadata: Mapping[str, Any]) -> dict[Key, int]:
+    """The place of each column in the order that `told_episodes` told."""
+    told = metadata.get("order")
+    keys = told if isinstance(told, list) else []
+    return {tuple(map(str, key)): place for place, key in enumerate(keys) if isinstance(key, list)}
 
 
 def lost_seeds(dataset: Dataset) -> list[str]:

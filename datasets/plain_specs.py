@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlcli.datasets.mapping import Roles
-from rlcli.datasets.opened import nested_spec
+from rlcli.datasets.opened import described, nested_spec
 from rlcli.datasets.plain_scan import Scan
-from rlcli.errors import IncompatibleError
-from rlcli.format.keys import Key
-from rlcli.format.specs import Box, Discrete, Spec, leaves, spec_from_json
+from rlcli.format.specs import Box, Discrete, Spec
 
 if TYPE_CHECKING:
     from rlcli.datasets.plain import Table
@@ -26,15 +23,12 @@ def specs_of(table: Table, roles: Roles, scan: Scan) -> tuple[Spec, Spec, dict[s
     observation = _spec_of(table, roles, scan, "observation")
     action = _spec_of(table, roles, scan, "action")
     told = table.metadata.get("spec")
-    try:
-        specs = spec_from_json(told["observation"]), spec_from_json(told["action"])  # type: ignore[index]
-    except (KeyError, TypeError, ValueError, IncompatibleError):
+    told = told if isinstance(told, dict) else {}
+    specs = described(told.get("observation"), observation), described(told.get("action"), action)
+    if specs[0] is None or specs[1] is None:
         return observation, action, {}
-    if _columns_of(specs[0]) != _columns_of(observation) or _columns_of(specs[1]) != _columns_of(action):
-        return observation, action, {}
-    assert told is not None
     kept = {name: told[name] for name in ("env", "reference_scores") if isinstance(told.get(name), dict)}
-    return *specs, kept
+    return specs[0], specs[1], kept
 
 
 def _spec_of(table: Table, roles: Roles, scan: Scan, top: str) -> Spec:
@@ -51,7 +45,3 @@ def _leaf(table: Table, scan: Scan, name: str, top: str) -> Spec:
     if top == "action" and is_one and str(found.dtype) == "int64" and found.shape == () and low >= 0:
         return Discrete(high + 1)
     return Box(found.shape, str(found.dtype))
-
-
-def _columns_of(spec: Spec) -> Mapping[Key, tuple[str, tuple[int, ...]]]:
-    return {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(spec).items()}

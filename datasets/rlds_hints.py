@@ -12,9 +12,10 @@ from typing import Any
 
 from rlcli.datasets.features import MAX_FILE_BYTES
 from rlcli.datasets.json_files import read_object
+from rlcli.datasets.opened import described
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.keys import Key, check_key
-from rlcli.format.specs import Spec, leaves, spec_from_json
+from rlcli.format.specs import Spec
 
 FILE = "rl.json"
 
@@ -42,14 +43,7 @@ class Hints:
 
     def spec_of(self, top: str, found: Spec) -> Spec:
         """The spec that the dataset had for `top`, if it describes the same columns as `found`."""
-        try:
-            told = spec_from_json(self.spec[top])
-        except (KeyError, IncompatibleError):
-            return found
-        ours, theirs = (
-            {key: (leaf.dtype, leaf.shape) for key, leaf in leaves(spec).items()} for spec in (found, told)
-        )
-        return told if ours == theirs else found
+        return described(self.spec.get(top), found) or found
 
     @property
     def env(self) -> dict[str, Any] | None:

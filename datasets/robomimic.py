@@ -25,7 +25,7 @@ from rlcli.datasets.episode_groups import SEED, Layout, Scan, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.opened import told_specs
-from rlcli.datasets.plain_export import METADATA
+from rlcli.datasets.plain_export import METADATA, rank_of
 from rlcli.datasets.robomimic_export import ExportOptions, export
 from rlcli.errors import InputError
 from rlcli.format.keys import Key, check_key
@@ -94,7 +94,16 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     env = told.get("env") if isinstance(told, dict) else _environment(attributes["data"].get("env_args"))
     env = env if isinstance(env, dict) else None
     source = GroupSource(
-        found, _LAYOUT, groups, extra, request, where=path, keys=keys, env=env, hidden=invented
+        found,
+        _LAYOUT,
+        groups,
+        extra,
+        request,
+        where=path,
+        keys=keys,
+        env=env,
+        hidden=invented,
+        rank=rank_of(ours),
     )
     if isinstance(told, dict):
         source.spec |= told_specs(source.spec, told)

@@ -279,6 +279,7 @@ def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[
         "rl": 1,
         "spec": dataset.spec,
         "columns": keys,
+        "order": [list(column.key) for column in dataset.schema.columns],
         "cut": cut,
         "both": both,
         "invented": [name for name, is_there in there.items() if not is_there],

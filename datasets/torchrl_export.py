@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
-from rlcli.datasets.plain_export import METADATA, lost_seeds
+from rlcli.datasets.plain_export import METADATA, told_episodes
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.dataset import Dataset
@@ -60,7 +60,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
     texts = {path: leaves.pop(path).key or () for path in list(leaves) if leaves[path].dtype == "text"}
     storage = out if options.plain else out / "storage"
     storage.mkdir(parents=True)
-    ends, cut = episode_ends(dataset)
+    ends = episode_ends(dataset)[0]
     unknown = np.asarray(dataset.unknown_next, np.int64)
     with ExitStack() as stack:
         streams = {}
@@ -87,10 +87,9 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
     ours = {
         "rl": 1,
         "spec": dataset.spec,
-        "cut": np.searchsorted(ends, cut).tolist(),
+        **told_episodes(dataset, ends),
         "columns": {name: list(key) for name, key in keys.items() if key and "/".join(key) == name},
     }
-    report.lossy += lost_seeds(dataset)
     _write(out / METADATA, ours)
     report.details["columns"] = {"/".join(path): "/".join(leaf.key or ()) for path, leaf in leaves.items()}
     return report
