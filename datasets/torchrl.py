@@ -31,6 +31,7 @@ __all__ = ["ExportOptions", "Options", "detect", "export", "open_source"]
 
 _FLAGS = ("done", "terminated", "truncated")
 _NUMBERS = ("collector/traj_ids", "traj_ids", "traj", "episode")
+_COMPRESSED = "storage/compressed_data"  # of CompressedListStorage: each value by itself
 _COUNTERS = {"step_count", "reward_sum", "episode_reward", "traj_ids", "reward", "is_init", "step", "episode"}
 _KNOWN = ("observation", "pixels", "state", "obs")
 _VALID = "next/observation_valid"
@@ -46,6 +47,8 @@ class Options:
 
 def detect(path: Path) -> Seen:
     """Whether `path` is a dump of a replay buffer, or a TensorDict folder."""
+    if (path / _COMPRESSED).is_dir():
+        return Seen(True, "TorchRL ReplayBuffer dump, compressed")
     if (path / "storage" / "storage_metadata.json").is_file():
         return Seen(True, "TorchRL replay buffer")
     meta = path / "meta.json"
@@ -60,7 +63,17 @@ def detect(path: Path) -> Seen:
 
 @contextmanager
 def open_source(path: Path, request: Request, options: Options) -> Iterator[PlainSource]:
-    """The folder, every array mapped. Raises `CorruptError` for files that have not the size they should."""
+    """The folder, every array mapped.
+
+    Raises `CorruptError` for files that have not the size they should, `IncompatibleError` for compressed
+    dumps.
+    """
+    if (path / _COMPRESSED).is_dir():
+        raise IncompatibleError(
+            f"{path}: a dump of CompressedListStorage, which does not say how its values are compressed",
+            hint="load it with TorchRL and dump it from a buffer with LazyMemmapStorage",
+            path=path,
+        )
     is_dump = (path / "storage").is_dir()
     folder = path / "storage" if is_dump else path
     told = read_json(folder / "storage_metadata.json") if is_dump else {}

@@ -338,3 +338,11 @@ def test_a_column_of_ours_named_like_observations_stays_what_it_is(tmp_path):
     convert(tmp_path / "dump", tmp_path / "two", check=True)
     with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
         assert one.digest == two.digest
+
+
+def test_a_compressed_storage_is_named(tmp_path):
+    """Its dump has values compressed by a function that it does not name: TorchRL has to read it."""
+    (tmp_path / "dump" / "storage" / "compressed_data" / "0").mkdir(parents=True)
+    (tmp_path / "dump" / "storage" / "metadata.json").write_text("[]")
+    with pytest.raises(IncompatibleError, match="a dump of CompressedListStorage"):
+        convert(tmp_path / "dump", tmp_path / "ds")
