@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rlcli.datasets import hdf5
 from rlcli.datasets.d4rl_episodes import Rule, SliceEnds, Splitter, jumps
 from rlcli.datasets.d4rl_layout import Layout
+from rlcli.datasets.stopping import heeding
 
 
 @dataclass
@@ -39,7 +40,7 @@ def look_through(layout: Layout, rule: Rule) -> Scan:
     names = ["rewards", "terminals", *(["timeouts"] if "timeouts" in layout.columns else []), *actions]
     step = hdf5.slice_rows([layout.columns[name] for name in names])
     scan, splitter, open_rows = Scan(), Splitter(rule), 0
-    for start in range(0, layout.num_rows, step):
+    for start in heeding(range(0, layout.num_rows, step)):
         stop = min(start + step, layout.num_rows)
         arrays = hdf5.read_columns({name: layout.columns[name] for name in names}, start, stop)
         ends = ends_of(layout, splitter, arrays, start, stop)

@@ -18,6 +18,7 @@ import numpy as np
 from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.opened import is_exact
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.keys import DTYPES
 
@@ -100,7 +101,7 @@ def scan(groups: Iterable[tuple[str, Path, Any]], layout: Layout) -> Scan:
     result = Scan()
     with_final: set[bool] = set()
     path: Any = None
-    for name, path, group in groups:
+    for name, path, group in heeding(groups):
         with hdf5.damage(path, f"{name}:"):
             if not isinstance(group, h5py.Group):
                 raise InputError(f"{path}: {group.name} is an array, expected a group", path=path)

@@ -26,6 +26,7 @@ from rlcli.datasets.contract import Advance, End, NoOptions, Part, Piece, Report
 from rlcli.datasets.mapping import no_mapping, storable
 from rlcli.datasets.opened import Opened, env_of
 from rlcli.datasets.regular import open_regular
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, IncompatibleError, InputError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, heap_column, ted_schema
@@ -184,7 +185,7 @@ def _reading(path: Path) -> Iterator[tarfile.TarFile]:
 def _checked(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The `.npy` files of an archive. Raises `CorruptError` for names that leave it, links and bombs."""
     size = path.stat().st_size
-    for member in archive:
+    for member in heeding(archive):
         parts = PurePosixPath(member.name)
         if parts.is_absolute() or ".." in parts.parts or "\0" in member.name:
             raise CorruptError(f"{path}: a name that leaves the archive: {member.name[:80]!r}", path=path)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rlcli.datasets.lerobot_meta import Meta
 from rlcli.datasets.lerobot_tables import Tables
 from rlcli.datasets.rlds_images import look
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError
 
 _NUMBERS = ("frame_index", "index", "next.done")
@@ -78,7 +79,7 @@ def _number(path: Path) -> list[int | str]:
 def _numbers(tables: Tables, opened: Any, path: Path) -> Iterator[dict[str, NDArray[Any]]]:
     """What says where episodes are, some rows at a time."""
     wanted = [name for name in ("episode_index", "timestamp", *_NUMBERS) if name in opened.schema_arrow.names]
-    for columns in tables.batches(opened, path, wanted, _BATCH_ROWS):
+    for columns in heeding(tables.batches(opened, path, wanted, _BATCH_ROWS)):
         numbers = {n: tables.numbers(column, path) for n, column in columns.items() if n != "timestamp"}
         numbers["episode_index"] = tables.integers(columns["episode_index"], path)
         yield numbers

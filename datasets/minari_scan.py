@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.minari_files import Field, Storage
 from rlcli.datasets.minari_spaces import Leaf, declared
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import IncompatibleError, InputError
 
 #: Attributes that Minari derives from the rewards of an episode, and how.
@@ -97,7 +98,7 @@ def scan(storage: Storage, leaves: Mapping[str, Leaf], cut: Collection[int] = ()
     attributes: dict[str, list[Any] | None] = {}
     aligned: dict[str, set[str]] = {}
     noted: dict[Any, int] = {}  # what episodes hold, apart from their steps, and how many observations more
-    for position, episode in enumerate(storage.episodes):
+    for position, episode in enumerate(heeding(storage.episodes)):
         where = storage.where(episode)
         fields = storage.fields(episode)
         alike = _but_steps(fields)

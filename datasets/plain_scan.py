@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.mapping import Roles
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
     number = 0  # of the episode that the rows so far ended in
     inexact: set[str] = set()
     ranges: dict[str, tuple[int, int]] = {}
-    for start in range(0, num_rows, slice_rows) if names else ():
+    for start in heeding(range(0, num_rows, slice_rows) if names else ()):
         arrays = table.read(names, start, min(start + slice_rows, num_rows))
         for role, name in flags.items():
             found[role].append(_one_per_row(arrays[name], name, table) != 0)

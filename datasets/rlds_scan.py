@@ -20,6 +20,7 @@ from rlcli.datasets.rlds_directory import Shard
 from rlcli.datasets.rlds_images import Picture, look
 from rlcli.datasets.rlds_runs import FLAGS, Decode, Run, at, runs
 from rlcli.datasets.rlds_values import Ragged, read
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, IncompatibleError
 
 V = TypeVar("V", tuple[int, ...], Picture)
@@ -101,7 +102,7 @@ def scan(shards: Sequence[Shard], fields: Sequence[Field], decode: Decode | None
     for shard in shards:
         spans = [Span(0, 0, 0, 0, 0)]
         has_parts = shard.path.stat().st_size >= 2 * _PART_BYTES and shard.has_parts
-        for run in runs(shard, fields, _wanted(fields), decode):
+        for run in heeding(runs(shard, fields, _wanted(fields), decode)):
             _note_run(found, run, fields)
             position = int(run.positions[0])
             if has_parts and position - spans[-1].start >= _PART_BYTES:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.plain import Arrays, Field, Table
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError
 
 Lines = list[list[str]]
@@ -117,7 +118,7 @@ class TextTable(Table):
         kinds: list[str] = []
         filled: set[int] = set()
         rows = 0
-        for lines in self._chunks():
+        for lines in heeding(self._chunks()):
             if not kinds:
                 self._check_header()
                 kinds = [_KINDS] * len(self.header)

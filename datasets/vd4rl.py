@@ -29,6 +29,7 @@ from rlcli.datasets.npz import NpzTable
 from rlcli.datasets.opened import Opened, is_exact, renamed, spec_of
 from rlcli.datasets.plain import Table
 from rlcli.datasets.slicing import slices
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError, RLError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, heap_column, ted_schema
@@ -180,7 +181,7 @@ def _look_through(path: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Fields, and where every episode is, as JSON."""
     told: dict[str, Any] = {"fields": {}, "episodes": [], "inexact": False, "remarks": [], "counts": {}}
     alone, dummies, longer = 0, 0, 0
-    for number, file in enumerate(files):
+    for number, file in enumerate(heeding(files)):
         with _table(file) as table:
             image = _check(table, file, told, path)
             size = table.fields[image].rows

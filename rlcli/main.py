@@ -175,6 +175,9 @@ def _os_error(err: OSError) -> int:
 
 
 def _bug(err: Exception) -> int:
+    if _was_interrupted(err):
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
     if os.environ.get("RL_TRACEBACK"):
         raise err
     with tempfile.NamedTemporaryFile(
@@ -185,6 +188,13 @@ def _bug(err: Exception) -> int:
     message = f"this is a bug in rl: {type(err).__name__}: {err}"
     console.error(RLError(message, hint=f"please report it with {report.name}", path=report.name))
     return ExitCode.BUG
+
+
+def _was_interrupted(err: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: native modules that it reaches say that they cannot be imported."""
+    while err is not None and not isinstance(err, KeyboardInterrupt):
+        err = err.__cause__ or err.__context__
+    return err is not None
 
 
 def _sentence(err: Exception) -> str:

@@ -276,20 +276,29 @@ def test_signal_handlers_are_put_back() -> None:
 
 STARTING = """
 import sys
+module = sys.argv[1]
 
 class Interrupting:
     def find_spec(self, name, *rest):
-        if name == "typer":
-            raise KeyboardInterrupt
+        if name == module:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as err:
+                if name == "typer":
+                    raise
+                raise ImportError("initialization failed") from err
 
 sys.meta_path.insert(0, Interrupting())
 from rlcli.__main__ import main
+sys.argv = ["rl", "convert", "there-is-none", "out"]
 main()
 """
 
 
-def test_ctrl_c_during_the_imports_is_one_line() -> None:
-    done = run([sys.executable, "-c", STARTING])
+@pytest.mark.parametrize("module", ["typer", "numpy"])
+def test_ctrl_c_during_the_imports_is_one_line(module: str) -> None:
+    """Native modules make another exception of it."""
+    done = run([sys.executable, "-c", STARTING, module])
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 

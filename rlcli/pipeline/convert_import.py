@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rlcli import console
 from rlcli.datasets import registry
 from rlcli.datasets.contract import Advance, LayoutMismatch, Report, Request, Source
+from rlcli.datasets.stopping import stoppable
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.writer import Writer
@@ -87,7 +89,9 @@ def _fill(
     def check() -> None:
         stop.raise_if_requested(f"{job.path}: conversion stopped, nothing was written")
 
-    with Crew(job.format, jobs) as crew, job.opened(crew.look(job, check)) as source:
+    with Crew(job.format, jobs) as crew, ExitStack() as stack:
+        with stoppable(check):
+            source = stack.enter_context(job.opened(crew.look(job, check)))
         if job.selection.is_whole:
             check_space(out, source.pieces, source.schema)
         groups = convert_parts.groups_of(source.pieces, job.selection)
