@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from rlcli.datasets.contract import AmbiguousMapping, Request
 from rlcli.errors import IncompatibleError, UsageError, nearest
@@ -53,6 +54,7 @@ _NAMES = {
     "next_valid": ("next_observation_valid",),
 }
 _ROLE_OF = {name: role for role, names in _NAMES.items() for name in names}
+_OURS = {("is_init",), ("step",)}
 _NESTED = ("observation", "action", "next/observation")
 
 
@@ -67,6 +69,20 @@ class Roles:
     def below(self, *top: str) -> dict[str, Key]:
         """The columns whose key begins so: `below("observation")`, `below("next", "observation")`."""
         return {name: key for name, key in self.columns.items() if key[: len(top)] == top}
+
+
+def check_told(mapping: Mapping[str, str]) -> None:
+    """Raises `UsageError` for a key of ours that is nearly one with a meaning, and would lose it."""
+    for name, to in mapping.items():
+        top, _, rest = to.partition("/")
+        known = _NESTED if rest else tuple(_NAMES)
+        close = get_close_matches(top.lower(), [role for role in known if "/" not in role], 1, 0.8)
+        if close and top != close[0]:
+            meant = "/".join(filter(None, (close[0], rest)))
+            raise UsageError(
+                f"{name} cannot become {to!r}: did you mean {meant!r}?",
+                hint=f"info/{to} is a column without a meaning",
+            )
 
 
 def roles_of(
@@ -277,6 +293,8 @@ def _roles(mapping: Mapping[str, str], where: object) -> Roles:
                 roles.columns[name] = check_key(tuple(to.split("/")))
             except IncompatibleError as err:
                 raise UsageError(f"{where}: {name} cannot become {to!r}: {err.message}") from err
+            if roles.columns[name] in _OURS:
+                raise UsageError(f"{where}: {name} cannot become {to!r}; that follows from the rows")
             if roles.columns[name][0] == "next" and roles.columns[name][:2] != ("next", "observation"):
                 raise UsageError(f"{where}: {name} cannot become {to!r}; known roles: {', '.join(_NAMES)}")
     return roles

@@ -15,6 +15,7 @@ from rlcli import console
 from rlcli.config import options, read_toml, resolve, to_dict
 from rlcli.datasets import registry
 from rlcli.datasets.contract import ConverterModule, NoOptions, Request
+from rlcli.datasets.mapping import check_told
 from rlcli.datasets.stacked import whole
 from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
@@ -95,6 +96,7 @@ def convert(
     if jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {jobs}")
     told = {**(_mapping_of(mapping_file) if mapping_file else {}), **(mapping or {})}
+    check_told(told)
     request = Request(
         env_id=env_id,
         images="keep" if images == "keep" else "decode",

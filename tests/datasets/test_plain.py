@@ -460,3 +460,20 @@ def test_zarr_chunks_without_rows_are_corrupt(chunks, tmp_path):
 def test_a_folder_without_parquet_files_is_told(tmp_path):
     with pytest.raises(InputError, match=r"no \*\.parquet file there"):
         convert(tmp_path, tmp_path / "ds", from_="parquet")
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("observatoin", "did you mean 'observation'"),
+        ("Observation/x", "did you mean 'observation/x'"),
+        ("rewards", "did you mean 'reward'"),
+        ("terminate", "did you mean 'terminated'"),
+        ("step", "that follows from the rows"),
+        ("is_init", "that follows from the rows"),
+    ],
+)
+def test_a_misspelt_key_is_no_column(tmp_path, to, said):
+    path = write("npz", tmp_path / "x", arrays() | {"extra": np.ones(24)})
+    with pytest.raises(UsageError, match=said):
+        convert(path, tmp_path / "ds", mapping={"extra": to}, yes=True)
