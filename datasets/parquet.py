@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
-from rlcli.datasets.parquet_batches import Batches
+from rlcli.datasets.parquet_batches import Batches, read_bytes
 from rlcli.datasets.parquet_episodes import episodes_of
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import open_regular
+from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 from rlcli.plugins import require
 
 _MAGIC = b"PAR1"
-_READ_BYTES = 1 << 20  # of a column that are read at once
 _BATCH_BYTES = 1 << 20  # of all columns that are decoded at once
 _VALID = "_valid"  # the column beside one that has empty rows
 
@@ -92,6 +92,7 @@ class ParquetTable(Table):
     """
 
     layout = "parquet"
+    slice_bytes = SLICE_BYTES // 2  # a decoded row group is there, too
     can_seek = True
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +107,10 @@ class ParquetTable(Table):
         self._tops: dict[str, str] = {}  # path of a column or field -> the column it is in
         for file in self.files:
             with open_regular(file), self._damage(file):
-                opened = reading.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES)
+                metadata = reading.read_metadata(file)
+                opened = reading.ParquetFile(
+                    file, metadata=metadata, pre_buffer=False, buffer_size=read_bytes(metadata)
+                )
             self._opened.append(opened)
             if opened.schema_arrow.remove_metadata() != self._opened[0].schema_arrow.remove_metadata():
                 raise InputError(f"{file}: its columns differ from those of {self.files[0]}", path=file)
@@ -142,6 +146,7 @@ class ParquetTable(Table):
                     )
                 arrays[name][done : done + len(values)] = values
             done += len(batch)
+            del batch, values  # before the next is decoded
         return arrays
 
     def close(self) -> None:

@@ -12,6 +12,16 @@ import numpy as np
 from rlcli.errors import CorruptError
 
 _MAX_ROWS = 1 << 40
+_GROUP_BYTES = 8 << 20  # of a row group that is decoded at once, which takes less time
+_BATCHES = 8  # of such a one
+_READ_BYTES = 1 << 20  # of a column of others that are read at once
+
+
+def read_bytes(metadata: Any) -> int:
+    """How many bytes of a column are to be read at once, for `pyarrow.parquet`; 0 for all of a row group."""
+    groups = range(metadata.num_row_groups)
+    is_small = all(metadata.row_group(group).total_byte_size <= _GROUP_BYTES for group in groups)
+    return 0 if is_small else _READ_BYTES
 
 
 class Batches:
@@ -51,7 +61,8 @@ class Batches:
     ) -> Iterator[tuple[Path, Any]]:
         """`(file, record batch)` of rows `start … stop - 1` of the columns `names`, or all.
 
-        Where the last call ended with the same columns, nothing is decoded again. Take all of them.
+        `batch_rows` are decoded at once, or all of a row group that has not many more. Where the last call
+        ended with the same columns, nothing is decoded again. Take all of them.
         """
         if names != self._names or not self._can_reach(start):
             group = int(np.searchsorted(self._starts, start, side="right")) - 1
@@ -66,6 +77,7 @@ class Batches:
             self._rest = (file, left) if len(left) else None
             if taken > 0:
                 yield file, batch.slice(skipped, taken)
+            del batch, left
 
     def _can_reach(self, start: int) -> bool:
         """Whether rows come before the next row group's; skipping more than that costs more than a seek."""
@@ -79,9 +91,7 @@ class Batches:
             at, group = self.groups[number]
             path, declared = self._files[at], self._starts[number + 1] - self._starts[number]
             with self._damage(path):
-                batches = self._opened[at].iter_batches(
-                    batch_rows, row_groups=[group], columns=names, use_threads=True
-                )
+                batches = self._batches(at, group, names, batch_rows)
             found = 0
             while True:
                 with self._damage(path):
@@ -91,7 +101,19 @@ class Batches:
                 found += len(batch)
                 if found <= declared:
                     yield path, batch
+                del batch  # before the next is decoded
             if found != declared:
                 raise CorruptError(
                     f"{path}: row group {group} has {found:,} rows, not as declared", path=path
                 )
+
+    def _batches(self, at: int, group: int, names: list[str] | None, batch_rows: int) -> Iterator[Any]:
+        """The record batches of a row group."""
+        opened = self._opened[at]
+        told = opened.metadata.row_group(group)
+        if told.total_byte_size <= _GROUP_BYTES and told.num_rows <= _BATCHES * batch_rows:
+            return iter(opened.read_row_group(group, columns=names, use_threads=True).to_batches())
+        found: Iterator[Any] = opened.iter_batches(
+            batch_rows, row_groups=[group], columns=names, use_threads=True
+        )
+        return found
