@@ -9,6 +9,7 @@ and, by episode, the seed and how it was reset; without it both are unknown.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,11 @@ _MAX_SEED = 2**63
 
 
 def detect(path: Path) -> Seen:
-    """Whether `path` is HDF5 with `traj_<i>` groups of actions and what only ManiSkill has beside them."""
+    """Whether `path` is HDF5 with `traj_<i>` groups of actions and what only ManiSkill has beside them.
+
+    Or a folder with one such file.
+    """
+    path = _file_of(path)
     if not hdf5.is_hdf5(path):
         return Seen(False, "not an HDF5 file")
     with hdf5.reading(path) as file, hdf5.damage(path):
@@ -55,6 +60,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
     Raises `InputError` for missing actions or lengths that disagree, `CorruptError` for damage, also in the
     JSON.
     """
+    path = _file_of(path)
     with hdf5.reading(path) as file, hdf5.damage(path):
         names = numbered(file, _PREFIX)
         if not names:
@@ -70,6 +76,12 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         if not told.is_there:
             source.report.remarks.append(f"no {beside.name} beside it: environment and seeds are unknown")
         yield source
+
+
+def _file_of(path: Path) -> Path:
+    """The only HDF5 file of a folder; `path` where it is no folder, or has another number of them."""
+    found = list(itertools.islice(path.glob("*.h5"), 2)) if path.is_dir() else []
+    return found[0] if len(found) == 1 else path
 
 
 class _Told:

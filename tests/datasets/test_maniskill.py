@@ -109,10 +109,12 @@ def test_trees_of_observations_with_true_finals_seeds_and_environment(tmp_path):
         assert dataset.extra["source"]["metadata"]["source_type"] == "motionplanning"
 
 
-def test_flat_observations(tmp_path):
+def test_flat_observations_of_the_only_file_in_a_folder(tmp_path):
     given = trajectories(obs="flat")
-    written(tmp_path / "trajectory.h5", given)
-    convert(tmp_path / "trajectory.h5", tmp_path / "ds", check=True)
+    (tmp_path / "motionplanning").mkdir()
+    written(tmp_path / "motionplanning" / "trajectory.h5", given)
+    report = convert(tmp_path / "motionplanning", tmp_path / "ds", check=True)
+    assert report["seen"] == "ManiSkill HDF5, 4 trajectories"
     with Dataset.open(tmp_path / "ds") as dataset:
         assert (dataset.read(("next", "observation"), 4, 5)[0] == given["traj_0"]["obs"][5]).all()
 

@@ -15,6 +15,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import test_atari
+import test_hdf5_episodes
+import test_maniskill
+import test_parquet_episodes
 import test_rlu
 import test_robomimic
 import test_vd4rl
@@ -29,7 +32,7 @@ from rlcli.pipeline.convert import convert
 
 SCRIPT = Path(__file__).with_name("convert_mutants.py")
 EPISODES, LENGTH = 3, 5
-READ_ONLY = ["rlu", "roboset", "atari", "vd4rl"]
+LAYOUTS = {"pictures": "rlds", "groups": "hdf5", "lists": "parquet"}  # more than one of a format
 WRITTEN = sorted(name for name, converter in CONVERTERS.items() if converter.writes)
 
 
@@ -60,6 +63,12 @@ def roboset(path: Path) -> Path:
     return path
 
 
+def maniskill(path: Path) -> Path:
+    path.mkdir()
+    test_maniskill.written(path / "trajectory.h5", test_maniskill.trajectories())
+    return path
+
+
 def atari(path: Path) -> Path:
     test_atari.play(test_atari.Ring(path, 40), 9, 7, unfinished=3).finish()
     return path
@@ -67,6 +76,9 @@ def atari(path: Path) -> Path:
 
 def vd4rl(path: Path) -> Path:
     return test_vd4rl.save(path, test_vd4rl.episode(5, 0), test_vd4rl.episode(4, 1, terminal=True))
+
+
+MADE = {"rlu": rlu, "roboset": roboset, "maniskill": maniskill, "atari": atari, "vd4rl": vd4rl}
 
 
 def pictures(path: Path) -> Path:
@@ -98,10 +110,20 @@ def source(name: str, tmp_path: Path) -> Path:
     """A small sound source of a format."""
     converter = CONVERTERS[name]
     path = tmp_path / f"source{converter.suffixes[0] if converter.suffixes else ''}"
-    if name in READ_ONLY:
-        return {"rlu": rlu, "roboset": roboset, "atari": atari, "vd4rl": vd4rl}[name](path)
+    if name in MADE:
+        return MADE[name](path)
     convert(dataset(tmp_path / "dataset"), path, to=name)
     return path
+
+
+def layout(name: str, path: Path) -> Path:
+    """A small sound source of a layout."""
+    if name == "pictures":
+        return pictures(path)
+    if name == "groups":
+        test_hdf5_episodes.written(path, final=1)
+        return path
+    return test_parquet_episodes.written(path, test_parquet_episodes.columns(final=1))
 
 
 def run(path: Path, name: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -114,10 +136,10 @@ def run(path: Path, name: str, count: int, seed: int, folder: Path) -> dict[str,
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [*WRITTEN, *READ_ONLY, "pictures"])
+@pytest.mark.parametrize("name", [*WRITTEN, *MADE, *LAYOUTS])
 def test_damage_is_one_line_and_leaves_nothing(name: str, count: int, tmp_path: Path) -> None:
-    path = pictures(tmp_path / "source") if name == "pictures" else source(name, tmp_path)
-    name = "rlds" if name == "pictures" else name
+    path = layout(name, tmp_path / "source") if name in LAYOUTS else source(name, tmp_path)
+    name = LAYOUTS.get(name, name)
     convert(path, tmp_path / "sound", from_=name, yes=True)
     found = run(path, name, count, 0, tmp_path / "work")
     assert not found["violations"], "\n".join(found["violations"])
