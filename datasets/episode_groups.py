@@ -7,7 +7,7 @@ a whole, as the group's attributes do. Which arrays are observations and rewards
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from rlcli.datasets import hdf5
-from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.hdf5_groups import Array, EpisodeGroup, PlainGroups
 from rlcli.datasets.opened import is_exact
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import IncompatibleError, InputError
@@ -85,14 +85,23 @@ def numbered(group: h5py.Group, prefix: str) -> list[str]:
     """The groups `<prefix><number>` of a group, by number; h5py's order is that of the letters."""
     pattern = re.compile(rf"{prefix}(\d{{1,18}})")
     found = []
-    for name in group:
-        match = pattern.fullmatch(name)
-        if match is not None and isinstance(group.get(name, getlink=True), h5py.HardLink):
-            found.append((int(match[1]), name))
+
+    def note(raw: bytes, link: h5py.h5l.LinkInfo) -> None:
+        match = pattern.fullmatch(raw.decode(errors="surrogateescape"))
+        if match is not None and link.type == h5py.h5l.TYPE_HARD:
+            found.append((int(match[1]), match[0]))
+
+    group.id.links.iterate(note, info=True)
     return [name for _, name in sorted(found)]
 
 
-def scan(groups: Iterable[tuple[str, Path, Any]], layout: Layout) -> Scan:
+def members(path: Path, place: h5py.Group, names: Iterable[str]) -> Iterator[tuple[str, Path, EpisodeGroup]]:
+    """Groups of a group, as `scan` takes them."""
+    plain = PlainGroups(place.file, path.stat().st_size)
+    return ((name, path, EpisodeGroup(plain, place, name)) for name in names)
+
+
+def scan(groups: Iterable[tuple[str, Path, EpisodeGroup]], layout: Layout) -> Scan:
     """Looks through shapes, types and attributes of every `(label, file, group)`, and through the rewards.
 
     Raises `InputError` for missing actions or lengths that disagree, `CorruptError` for sizes that cannot
@@ -103,12 +112,8 @@ def scan(groups: Iterable[tuple[str, Path, Any]], layout: Layout) -> Scan:
     path: Any = None
     for name, path, group in heeding(groups):
         with hdf5.damage(path, f"{name}:"):
-            if not isinstance(group, h5py.Group):
-                raise InputError(f"{path}: {group.name} is an array, expected a group", path=path)
-            where = f"{path}: {group.name}"
-            arrays = dict(hdf5.walk(group))
-            for dataset in arrays.values():
-                check_storage(path, dataset)
+            group.check_storage()
+            where, arrays = f"{path}: {group.name}", group.arrays
             rows = _num_rows(arrays, layout, where)
             if rows == 0:
                 result.empty += 1
@@ -127,11 +132,11 @@ def scan(groups: Iterable[tuple[str, Path, Any]], layout: Layout) -> Scan:
             with_final |= {difference == 1 for difference in lengths}
             for key, dataset in arrays.items():
                 _see(result, path, name, key, dataset, rows, layout)
-            for key in group.attrs:
+            for key in group.attributes:
                 _see_attribute(result, path, group, key, rows)
             if not result.inexact and layout.reward in arrays:
                 with hdf5.damage(path, f"{group.name}/{layout.reward}:"):
-                    result.inexact = not is_exact(np.asarray(arrays[layout.reward][()]))
+                    result.inexact = not is_exact(np.asarray(arrays[layout.reward].whole()))
             result.names.append(name)
             result.rows.append(rows)
     if len(with_final) > 1:
@@ -146,7 +151,7 @@ def is_below(key: str, top: str | None) -> bool:
     return top is not None and (key == top or key.startswith(f"{top}/"))
 
 
-def _num_rows(arrays: Mapping[str, h5py.Dataset], layout: Layout, where: str) -> int:
+def _num_rows(arrays: Mapping[str, Array], layout: Layout, where: str) -> int:
     lengths = {
         key: d.shape[0] if d.shape else -1 for key, d in arrays.items() if is_below(key, layout.action)
     }
@@ -161,12 +166,10 @@ def _num_rows(arrays: Mapping[str, h5py.Dataset], layout: Layout, where: str) ->
     return rows
 
 
-def _see(
-    result: Scan, path: Path, name: str, key: str, dataset: h5py.Dataset, rows: int, layout: Layout
-) -> None:
+def _see(result: Scan, path: Path, name: str, key: str, dataset: Array, rows: int, layout: Layout) -> None:
     if key in result.left_out:
         return
-    is_text = h5py.check_string_dtype(dataset.dtype) is not None or dataset.dtype.kind == "S"
+    is_text = dataset.is_text
     dtype = "text" if is_text else str(dataset.dtype.newbyteorder("="))
     is_role = any(
         is_below(key, top) for top in (layout.action, layout.observation, layout.following, layout.reward)
@@ -189,10 +192,10 @@ def _see(
     _join(result, path, name, key, Found(where, dtype, shape), is_role)
 
 
-def _see_attribute(result: Scan, path: Path, group: h5py.Group, key: str, rows: int) -> None:
+def _see_attribute(result: Scan, path: Path, group: EpisodeGroup, key: str, rows: int) -> None:
     if key == SEED:
         return
-    value = group.attrs[key]
+    value = group.attributes[key]
     if key == "num_samples":
         told = np.asarray(value)
         if told.size != 1 or told.dtype.kind not in "iuf" or told.reshape(-1)[0] != rows:
@@ -253,9 +256,3 @@ def _check_complete(result: Scan, path: Path, layout: Layout) -> None:
             raise InputError(f"{path}: {key} is in {found.count:,} of {groups:,} episodes only", path=path)
         del result.found[key]
         result.left_out[key] = f"in {found.count:,} of {groups:,} episodes only"
-
-
-def texts_of(dataset: h5py.Dataset, low: int, high: int) -> list[str]:
-    """Text of rows. Raises `CorruptError` if it is not UTF-8."""
-    raw = np.asarray(dataset[low:high] if dataset.shape else [dataset[()]]).reshape(-1)
-    return [hdf5.text_of(value, dataset) for value in raw.tolist()]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
-from rlcli.datasets.episode_groups import Layout, Scan, is_below, texts_of
+from rlcli.datasets.episode_groups import Layout, Scan, is_below
+from rlcli.datasets.hdf5_groups import EpisodeGroup
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.opened import Opened, equal_bits, nest, renamed, spec_of
 from rlcli.datasets.slicing import slices
@@ -29,14 +28,13 @@ REWARD: Key = ("next", "reward")
 EPISODE: Key = ("info", "episode")
 DEMO: Key = (*EPISODE, "demo")
 ALIGNMENT = "same row: observation, the action applied to it, the reward for that"
-_FAST_BYTES = 1 << 20  # below, HDF5's own reading is faster than several threads
 
 
 @dataclass(frozen=True)
 class Group:
     """One episode: where it is, what belongs to it beside its own arrays, and the seed if it is known."""
 
-    group: h5py.Group
+    group: EpisodeGroup
     extra: Mapping[Key, Any]
     rows: int
     seed: int | None = None
@@ -193,7 +191,7 @@ class GroupSource(Opened):
         Raises `LayoutMismatch` when next observations were to be derived and are not the following rows.
         """
         found = self.groups[self._numbers[piece.name]]()
-        with hdf5.damage(_path_of(found.group), f"{found.group.name}:"):
+        with hdf5.damage(found.group.path, f"{found.group.name}:"):
             yield from self._parts(found, report, advance)
 
     def _parts(self, found: Group, report: Report, advance: Advance) -> Iterator[Part]:
@@ -203,7 +201,7 @@ class GroupSource(Opened):
             n: k for n, k in self.keys.items() if k[0] == "observation" and self.scan.found[n].dtype != "text"
         }
         following = {n: self._next_name(n) for n in observed if self.following}
-        has_next = all(hdf5.holds(group, name) for name in following.values()) and bool(following)
+        has_next = all(name in group.arrays for name in following.values()) and bool(following)
         per_row = [n for n, k in self.keys.items() if k not in constant]
         pending: dict[str, Any] = {}
         for start, stop in slices(0, rows, self.slice_rows()):
@@ -214,7 +212,7 @@ class GroupSource(Opened):
             then = {n: self._read(group, f, start, stop) for n, f in following.items()} if has_next else {}
             if not self.derives:
                 if not has_next:
-                    raise InputError(f"{_path_of(group)}: {group.name} has no {self.layout.following}")
+                    raise InputError(f"{group.path}: {group.name} has no {self.layout.following}")
                 columns |= {("next", *observed[name]): values for name, values in then.items()}
             elif has_next:
                 for name, values in then.items():
@@ -252,7 +250,7 @@ class GroupSource(Opened):
         truncated = truncated or not terminated or found.also_truncated
         return End(terminated, truncated, found.cut, final, found.seed)
 
-    def _constants(self, group: h5py.Group) -> dict[Key, Any]:
+    def _constants(self, group: EpisodeGroup) -> dict[Key, Any]:
         """What an episode has once: attributes and arrays of another length; empty where it has none."""
         values: dict[Key, Any] = {}
         for name, key in self.keys.items():
@@ -261,38 +259,38 @@ class GroupSource(Opened):
                 continue
             is_attribute = found.where == "attribute"
             name = name[1:] if is_attribute else name
-            there = name in (group.attrs if is_attribute else group)
+            there = name in (group.attributes if is_attribute else group.arrays)
             if found.dtype == "text":
-                value = (group.attrs[name] if is_attribute else group[name][()]) if there else ""
-                values[key] = hdf5.text_of(np.asarray(value).reshape(-1).tolist()[0], group)
+                values[key] = ""
+                if there and is_attribute:
+                    raw = np.asarray(group.attributes[name]).reshape(-1).tolist()[0]
+                    values[key] = hdf5.text_of(raw, group.group)
+                elif there:
+                    values[key] = group.arrays[name].texts(0, 1)[0]
                 continue
             if there:
-                array = np.asarray(group.attrs[name] if is_attribute else group[name][()], found.dtype)
+                value = group.attributes[name] if is_attribute else group.arrays[name].whole()
+                array = np.asarray(value, found.dtype)
             else:
                 array = np.zeros((0, *found.shape[1:]), found.dtype)
             values[key] = np.atleast_1d(array) if self.schema.by_key[key].heap else array
         return values
 
-    def _reward(self, group: h5py.Group, start: int, stop: int) -> Any:
+    def _reward(self, group: EpisodeGroup, start: int, stop: int) -> Any:
         if not self.rewarded:
             return np.zeros((stop - start, 1), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             return self._read(group, self.layout.reward, start, stop).astype(np.float32).reshape(-1, 1)
 
-    def _read(self, group: h5py.Group, name: str, start: int, stop: int) -> Any:
-        dataset = group[name]
+    def _read(self, group: EpisodeGroup, name: str, start: int, stop: int) -> Any:
+        array = group.arrays[name]
         found = self.scan.found[name]
         if found.dtype == "text":
-            return texts_of(dataset, start, stop)
-        shape = dataset.shape[1:] if -1 in found.shape else found.shape
-        if stop > dataset.shape[0] or dataset.size // max(1, dataset.shape[0]) != np.prod(shape):
-            raise CorruptError(f"{_path_of(group)}: {dataset.name} has changed since it was looked through")
-        row_bytes = dataset.size // dataset.shape[0] * dataset.dtype.itemsize
-        if dataset.chunks is not None and (stop - start) * row_bytes >= _FAST_BYTES:
-            return hdf5.Rows([dataset]).read(start, stop)
-        values = np.empty((stop - start, *shape), found.dtype)
-        dataset.read_direct(values, np.s_[start:stop])
-        return values
+            return array.texts(start, stop)
+        shape = array.shape[1:] if -1 in found.shape else found.shape
+        if stop > array.shape[0] or array.size // max(1, array.shape[0]) != np.prod(shape):
+            raise CorruptError(f"{group.path}: {array.name} has changed since it was looked through")
+        return array.read(start, stop).astype(found.dtype, copy=False).reshape(-1, *shape)
 
     def _next_name(self, name: str) -> str:
         return f"{self.layout.following}{name.removeprefix(self.observed)}"
@@ -301,7 +299,3 @@ class GroupSource(Opened):
 def _rest(name: str, top: str) -> Key:
     rest = name.removeprefix(top).strip("/")
     return storable(rest) if rest else ()
-
-
-def _path_of(group: h5py.Group) -> Path:
-    return Path(group.file.filename)

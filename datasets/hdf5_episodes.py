@@ -18,8 +18,9 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import AmbiguousMapping, Request
-from rlcli.datasets.episode_groups import Layout, Scan, numbered, scan
+from rlcli.datasets.episode_groups import Layout, Scan, members, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, Group, GroupSource
+from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
 from rlcli.datasets.mapping import Roles, recognised, roles_of
 from rlcli.errors import UsageError
 from rlcli.format.keys import Key
@@ -54,11 +55,13 @@ def open_episodes(path: Path, place: h5py.Group, names: list[str], request: Requ
             {name: to for name, to in meant.items() if not to.startswith("info/")},
         )
     layout = _layout(roles, path)
-    groups = ((name, path, place[name]) for name in names)
+    groups = members(path, place, names)
     found = Scan.from_json(request.plan["scan"]) if request.plan else scan(groups, layout)
 
+    plain = PlainGroups(place.file, path.stat().st_size)
+
     def group_of(name: str, rows: int) -> Group:
-        return Group(place[name], {DEMO: name}, rows)
+        return Group(EpisodeGroup(plain, place, name), {DEMO: name}, rows)
 
     kept = {*roles.left_out, *(name for name, key in roles.columns.items() if key[:2] != _FOLLOWING)}
     told = {name: to for name, to in request.mapping.items() if name in kept}

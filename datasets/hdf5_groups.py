@@ -9,7 +9,8 @@ else nothing is told, and the library has to be asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
@@ -17,8 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli import _native
+from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_chunks import descriptor
+from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.errors import InputError
 
+_FAST_BYTES = 1 << 20  # below, HDF5's own reading of chunks is faster than several threads
 _NUMBERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
 
@@ -77,6 +82,87 @@ class PlainGroups:
                 known[1]
             )[0]
         return PlainGroup(arrays, None if has_others else attributes)
+
+
+class Array:
+    """A dataset of a group, with or without the library. `dtype` is native-endian, of text the library's."""
+
+    def __init__(self, name: str, found: PlainArray | h5py.Dataset) -> None:
+        self.name, self._found = name, found
+        self.shape: tuple[int, ...] = found.shape
+        self.dtype: np.dtype[Any] = (
+            found.dtype.newbyteorder("=") if found.dtype.kind in "iufc" else found.dtype
+        )
+
+    @property
+    def size(self) -> int:
+        """How many values."""
+        return int(np.prod(self.shape, dtype=np.int64)) if self.shape is not None else 0
+
+    @property
+    def is_text(self) -> bool:
+        return h5py.check_string_dtype(self.dtype) is not None or self.dtype.kind == "S"
+
+    def whole(self) -> Any:
+        """All values."""
+        if isinstance(self._found, PlainArray):
+            return self._found.read(0, (*self.shape, 1)[0]).reshape(self.shape)
+        return self._found[()]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows of numbers; large ones by several threads."""
+        found = self._found
+        if isinstance(found, PlainArray):
+            return found.read(start, stop)
+        values = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        if found.chunks is not None and values.nbytes >= _FAST_BYTES:
+            return hdf5.Rows([found]).read(start, stop)
+        found.read_direct(values, np.s_[start:stop])
+        return values
+
+    def texts(self, start: int, stop: int) -> list[str]:
+        """Text of rows, or of a single value. Raises `CorruptError` if it is not UTF-8."""
+        found: Any = self._found
+        raw = np.asarray(found[start:stop] if self.shape else [found[()]]).reshape(-1)
+        return [hdf5.text_of(value, found) for value in raw.tolist()]
+
+
+class EpisodeGroup:
+    """The group `name` of a group, with all datasets that hard links below it lead to."""
+
+    def __init__(self, groups: PlainGroups, parent: h5py.Group, name: str) -> None:
+        self.path, self.name = Path(parent.file.filename), f"{parent.name.rstrip('/')}/{name}"
+        self._groups, self._parent, self._key = groups, parent, name
+
+    @cached_property
+    def _plain(self) -> PlainGroup | None:
+        return self._groups.find(self._parent.id, self._key.encode(errors="surrogateescape"))
+
+    @cached_property
+    def group(self) -> h5py.Group:
+        """As the library has it. Raises `InputError` if it is an array."""
+        found = self._parent[self._key]
+        if not isinstance(found, h5py.Group):
+            raise InputError(f"{self.path}: {self.name} is an array, expected a group", path=self.path)
+        return found
+
+    @cached_property
+    def arrays(self) -> Mapping[str, Array]:
+        """All datasets by path. Raises `InputError`."""
+        found = hdf5.walk(self.group) if self._plain is None else self._plain.arrays.items()
+        return {path: Array(f"{self.name}/{path}", array) for path, array in found}
+
+    def check_storage(self) -> None:
+        """Raises what `hdf5_safety.check_storage` does; plain datasets are what the file can hold."""
+        if self._plain is None:
+            for _, dataset in hdf5.walk(self.group):
+                check_storage(self.path, dataset)
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """Its own attributes, as h5py has them."""
+        told = None if self._plain is None else self._plain.attributes
+        return self.group.attrs if told is None else told
 
 
 @cache

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
-from rlcli.datasets.episode_groups import Layout, Scan, numbered, scan
+from rlcli.datasets.episode_groups import Layout, Scan, members, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
+from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
 from rlcli.datasets.json_files import read_object
 from rlcli.datasets.mapping import storable
 from rlcli.errors import InputError
@@ -66,7 +66,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         if not names:
             raise InputError(f"{path}: no {_PREFIX}<i> groups", path=path)
         layout = _layout(file[names[0]])
-        groups = ((name, path, file[name]) for name in names)
+        groups = members(path, file, names)
         found = Scan.from_json(request.plan["scan"]) if request.plan else scan(groups, layout)
         beside = path.with_suffix(".json")
         told = _Told(read_object(beside) if beside.is_file() else {})
@@ -160,13 +160,15 @@ def _source(
         each = found.found[name]
         extra.append(heap_column(key, Heap("array"), each.dtype, each.shape))
 
+    plain = PlainGroups(file, path.stat().st_size)
+
     def group_of(name: str, rows: int) -> Group:
-        group = file[name]
+        group = EpisodeGroup(plain, file, name)
         values: dict[Key, Any] = {DEMO: name}
         if told.episodes:
             values[_METADATA] = told.metadata(name)
         for state, key in finals.items():
-            values[key] = np.asarray(group[state][rows], found.found[state].dtype)
+            values[key] = group.arrays[state].read(rows, rows + 1)[0].astype(found.found[state].dtype)
         return Group(group, values, rows, told.seed(name))
 
     groups: list[Callable[[], Group]] = [

@@ -31,7 +31,7 @@ from rlcli.datasets.plain_export import is_unobserved, rank_of, seeds_of, told_k
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
 from rlcli.datasets.rooms import Rooms
-from rlcli.datasets.slicing import SLICE_BYTES, slice_rows, slices
+from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
@@ -62,14 +62,14 @@ class Table(ABC):
     `fields` are its arrays that have rows, `others` small JSON values that are kept in the record, `metadata`
     what our own export left there. `chunk_rows` is a good number of rows to read at once (1 for any);
     `can_seek` says that rows can be read from anywhere at no cost; `layout` goes to the record. In a
-    `replay_buffer` all arrays below `data/` have rows. `slice_bytes` are decoded at once: fewer where a table
-    holds much beside them.
+    `replay_buffer` all arrays below `data/` have rows. `slice_bytes` are decoded at once, where a table
+    holds so much beside them that fewer than usual are to be.
     """
 
     layout = ""
     can_seek = False
     replay_buffer = False
-    slice_bytes = SLICE_BYTES
+    slice_bytes: int | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path

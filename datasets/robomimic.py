@@ -21,8 +21,9 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
-from rlcli.datasets.episode_groups import SEED, Layout, Scan, numbered, scan
+from rlcli.datasets.episode_groups import SEED, Layout, Scan, members, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
+from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.opened import told_specs
 from rlcli.datasets.plain_export import METADATA, rank_of
@@ -61,7 +62,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         if not names:
             raise InputError(f"{path}: no data/demo_<i> groups", path=path)
         plan = request.plan
-        groups = ((name, path, data[name]) for name in names)
+        groups = members(path, data, names)
         found = Scan.from_json(plan["scan"]) if plan else scan(groups, _LAYOUT)
         source = _source(path, file, found, request)
         source.files = [path]
@@ -78,11 +79,13 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     extra += [Column((*EPISODE, "mask", *storable(key)), "bool", ()) for key in masks]
     cut, both = set(ours.get("cut", ())), set(ours.get("both", ()))
 
+    data, plain = file["data"], PlainGroups(file, path.stat().st_size)
+
     def group_of(name: str, rows: int) -> Group:
-        group = file["data"][name]
+        group = EpisodeGroup(plain, data, name)
         values: dict[Key, Any] = {} if "demo" in invented else {DEMO: name}
         values |= {(*EPISODE, "mask", *storable(key)): name in names for key, names in masks.items()}
-        seed = np.asarray(group.attrs.get(SEED, ""))
+        seed = np.asarray(group.attributes.get(SEED, ""))
         known = int(seed.reshape(-1)[0]) if seed.size == 1 and seed.dtype.kind in "iu" else None
         return Group(group, values, rows, known, name in cut, name in both)
 

@@ -17,8 +17,9 @@ import h5py
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
-from rlcli.datasets.episode_groups import Layout, Scan, numbered, scan
+from rlcli.datasets.episode_groups import Layout, Scan, members, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
+from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
 from rlcli.errors import InputError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Heap, heap_column
@@ -70,17 +71,17 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         yield source
 
 
-def _trials(opened: list[tuple[Path, h5py.File]]) -> Iterator[tuple[str, Path, Any]]:
+def _trials(opened: list[tuple[Path, h5py.File]]) -> Iterator[tuple[str, Path, EpisodeGroup]]:
     """Every trial as `("<file>:<name>", path, group)`."""
     for number, (path, file) in enumerate(opened):
         with hdf5.damage(path):
-            for name in numbered(file, "Trial"):
-                yield f"{number}:{name}", path, file[name]
+            for name, _, group in members(path, file, numbered(file, "Trial")):
+                yield f"{number}:{name}", path, group
 
 
 def _group(path: Path, file: h5py.File, name: str, values: dict[Key, Any], rows: int) -> Group:
     with hdf5.damage(path, f"{name}:"):
-        return Group(file[name], values, rows)
+        return Group(EpisodeGroup(PlainGroups(file, path.stat().st_size), file, name), values, rows)
 
 
 def _files(path: Path, looked_at: int | None = None) -> list[Path]:

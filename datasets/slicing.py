@@ -8,9 +8,9 @@ from collections.abc import Iterator
 SLICE_BYTES = 8 << 20
 
 
-def slice_rows(row_bytes: int, slice_bytes: int = SLICE_BYTES) -> int:
-    """Rows of a slice; one where a row alone is larger."""
-    return max(1, slice_bytes // max(1, row_bytes))
+def slice_rows(row_bytes: int, slice_bytes: int | None = None) -> int:
+    """Rows of a slice, of `SLICE_BYTES` unless others are said; one where a row alone is larger."""
+    return max(1, (slice_bytes or SLICE_BYTES) // max(1, row_bytes))
 
 
 def slices(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
