@@ -265,11 +265,12 @@ class D4RLSource:
         return values
 
     def _ends(self, arrays: Mapping[str, NDArray[Any]], found: SliceEnds) -> Ends:
-        rows, cut = found.rows, np.zeros(len(found.rows), np.bool_)
-        cut[-1:] = found.cut
+        rows = found.rows
+        cut = [False] * len(rows)
+        cut[-1:] = [found.cut] * len(cut[-1:])
         final = {self.keys[name][1:]: arrays[name][rows] for name in self.layout.names("next_observations")}
-        known = np.full(len(rows), bool(final))
-        return Ends(rows + 1, found.terminated[rows], found.truncated[rows], cut, known, final)
+        terminated, truncated = found.terminated[rows].tolist(), found.truncated[rows].tolist()
+        return Ends((rows + 1).tolist(), terminated, truncated, cut, [bool(final)] * len(rows), final)
 
     def _check_shift(self, arrays: Mapping[str, NDArray[Any]], ends: NDArray[np.int64]) -> None:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""

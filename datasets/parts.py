@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from rlcli.datasets.contract import End, Ends, Part
 from rlcli.datasets.opened import nest
 from rlcli.format.keys import Key
@@ -15,8 +13,7 @@ from rlcli.format.schema import Schema
 
 Columns = Mapping[Key, Any]
 
-_NO_FLAG = np.zeros(0, np.bool_)
-_NO_ENDS = Ends(np.zeros(0, np.int64), _NO_FLAG, _NO_FLAG, _NO_FLAG, _NO_FLAG)
+_NO_ENDS = Ends([], [], [], [], [])
 
 
 def num_rows(columns: Columns) -> int:
@@ -32,10 +29,13 @@ def ends_of(part: Part, schema: Schema) -> Ends:
     if isinstance(end, Ends):
         return end
     known = end.final is not None
-    terminated, truncated, cut, is_known = np.array([[end.terminated], [end.truncated], [end.cut], [known]])
-    keys = [column.of or () for column in schema.shifts] if known else []
-    final = {key: [pick(end.final, key[1:])] for key in keys}
-    return Ends(np.array([num_rows(part.columns)]), terminated, truncated, cut, is_known, final, [end.seed])
+    final = (
+        {key: [pick(end.final, key[1:])] for key in [column.of or () for column in schema.shifts]}
+        if known
+        else {}
+    )
+    rows = num_rows(part.columns)
+    return Ends([rows], [end.terminated], [end.truncated], [end.cut], [known], final, [end.seed])
 
 
 def alone(parts: Iterable[Part]) -> Iterator[tuple[Columns, End | None]]:
@@ -46,11 +46,11 @@ def alone(parts: Iterable[Part]) -> Iterator[tuple[Columns, End | None]]:
             yield columns, ends
             continue
         start = 0
-        for k, stop in enumerate(ends.rows.tolist()):
+        for k, stop in enumerate(ends.rows):
             final = nest({key: values[k] for key, values in ends.final.items()}) if ends.known[k] else None
             seed = None if ends.seeds is None else ends.seeds[k]
-            flags = bool(ends.terminated[k]), bool(ends.truncated[k]), bool(ends.cut[k])
-            yield {key: values[start:stop] for key, values in columns.items()}, End(*flags, final, seed)
+            end = End(ends.terminated[k], ends.truncated[k], ends.cut[k], final, seed)
+            yield {key: values[start:stop] for key, values in columns.items()}, end
             start = stop
         if start < num_rows(columns):
             yield {key: values[start:] for key, values in columns.items()}, None

@@ -332,12 +332,13 @@ class PlainSource:
 
     def _ends(self, arrays: Arrays, last: NDArray[np.int64], episodes: slice) -> Ends:
         """Of the episodes whose last rows these are; `last` counts from the slice's first row."""
-        known = np.full(len(last), bool(self.next_names))
+        known = [bool(self.next_names)] * len(last)
         if self.next_names and (valid := self.roles.single.get("next_valid")) is not None:
-            known = arrays[valid].reshape(-1)[last] != 0
+            known = (arrays[valid].reshape(-1)[last] != 0).tolist()
         scan, final = self.scan, {key[1:]: arrays[name][last] for name, key in self.next_names.items()}
-        flags = scan.terminated[episodes], scan.truncated[episodes], scan.is_cut(episodes)
-        return Ends(last + 1, *flags, known, final, self.seeds[episodes] if self.seeds else None)
+        terminated, truncated = scan.terminated[episodes].tolist(), scan.truncated[episodes].tolist()
+        seeds = self.seeds[episodes] if self.seeds else None
+        return Ends((last + 1).tolist(), terminated, truncated, scan.is_cut(episodes), known, final, seeds)
 
     def _check_shift(self, arrays: Arrays, ends: NDArray[np.int64], pending: Arrays | None) -> Arrays | None:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""

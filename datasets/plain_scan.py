@@ -72,9 +72,9 @@ class Scan:
         low, high = np.searchsorted(self.last_rows, [start, stop])
         return slice(int(low), int(high))
 
-    def is_cut(self, episodes: slice) -> Flags:
+    def is_cut(self, episodes: slice) -> list[bool]:
         """Of each of these episodes, whether the source stops before its end."""
-        return np.isin(np.arange(episodes.start, episodes.stop), sorted(self.cut))
+        return [number in self.cut for number in range(episodes.start, episodes.stop)]
 
 
 def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> Scan:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -12,24 +12,22 @@ from rlcli.format.given import Stored, Values
 from rlcli.format.journal import CUT, HAS_FINAL, NO_SEED, TERMINATED, TRUNCATED
 from rlcli.format.keys import Key
 
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
-
-@dataclass(frozen=True)
+@dataclass
 class Ends:
-    """The ends of episodes among rows that are given together, in order; each array is `[k]`.
+    """The ends of episodes among rows that are given together, in order, k of each.
 
     `rows` are how many of the rows lie before each end, rising from 1; what is behind the last one is of an
-    episode that goes on. `final` has, by the key of the column that is shifted, the k values that follow the
+    episode that goes on. `final` has, by the key of the column that is shifted, the values that follow the
     last rows, `[k, …]` or, of a heap column, a sequence; those that are not `known` may be anything. `seeds`
     are what the episodes were reset with; None where nobody knows.
     """
 
-    rows: np.ndarray[Any, np.dtype[np.int64]]
-    terminated: Flags
-    truncated: Flags
-    cut: Flags
-    known: Flags
+    rows: Sequence[int]
+    terminated: Sequence[bool]
+    truncated: Sequence[bool]
+    cut: Sequence[bool]
+    known: Sequence[bool]
     final: Mapping[Key, Values] = field(default_factory=dict)
     seeds: Sequence[int | None] | None = None
 
@@ -38,21 +36,34 @@ class Ends:
 
     def check(self, total: int) -> None:
         """Raises `ValueError` unless they are ends among `total` rows."""
-        rows = self.rows
-        if len(rows) and not (rows[0] > 0 and rows[-1] <= total and (rows[:-1] < rows[1:]).all()):
-            raise ValueError(f"episodes end after rows {rows}, expected them to rise to at most {total}")
+        before = 0
+        for row in self.rows:
+            if not before < row <= total:
+                raise ValueError(f"an episode ends after row {row}, expected {before + 1} to {total}")
+            before = row
 
     def within(self, rows: range, at: int) -> Ends:
         """Those that end `rows`; the first of these rows becomes row `at`."""
-        low, high = np.searchsorted(self.rows, (rows.start, rows.stop), "right")
-        if high - low == len(self) and at == rows.start:
+        low, high = bisect_right(self.rows, rows.start), bisect_right(self.rows, rows.stop)
+        if high - low == len(self.rows) and at == rows.start:
             return self
-        chosen = slice(int(low), int(high))
+        chosen = slice(low, high)
         return Ends(
-            self.rows[chosen] + (at - rows.start), self.terminated[chosen], self.truncated[chosen],
-            self.cut[chosen], self.known[chosen], {key: v[chosen] for key, v in self.final.items()},
+            [row + at - rows.start for row in self.rows[chosen]], self.terminated[chosen],
+            self.truncated[chosen], self.cut[chosen], self.known[chosen],
+            {key: values[chosen] for key, values in self.final.items()},
             None if self.seeds is None else self.seeds[chosen],
         )  # fmt: skip
+
+    def known_finals(self, key: Key) -> Values:
+        """The values of `final[key]` that are known."""
+        values = self.final[key]
+        if all(self.known):
+            return values
+        if isinstance(values, np.ndarray):
+            chosen: Values = values[np.asarray(self.known)]
+            return chosen
+        return [value for value, known in zip(values, self.known, strict=True) if known]
 
 
 @dataclass
@@ -87,8 +98,8 @@ class Ended:
             self.finals.setdefault(key, []).append(values)
 
 
-def flags_of(terminated: Any, truncated: Any, cut: Any, known: Any) -> Any:
-    """Flags as a journal has them, of one end or of arrays of them."""
+def flags_of(terminated: bool, truncated: bool, cut: bool, known: bool) -> int:
+    """The flags of an episode as a journal has them."""
     return terminated * TERMINATED | truncated * TRUNCATED | cut * CUT | known * HAS_FINAL
 
 

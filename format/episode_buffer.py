@@ -170,20 +170,22 @@ class EpisodeBuffer:
         With `lend`, which needs that none are here, they stay where they are until `clear` if they can be
         written from there. Raises `ValueError` for another dtype or shape.
         """
-        held, count = self.by_key[key], len(rows)
+        held = self.by_key[key]
         if isinstance(held, HeapRows):
             for at, value in enumerate(values[rows.start : rows.stop], self.rows):
                 held[at] = value
             return
         array = np.asarray(values)
-        part, target = array[rows.start : rows.stop], held[self.rows : self.rows + count]
-        if part.dtype != target.dtype or part.size != target.size:
-            shape = (len(values), *target.shape[1:])
-            raise ValueError(f"column {key} is {array.dtype}{array.shape}, expected {target.dtype}{shape}")
+        part = array if len(rows) == len(array) else array[rows.start : rows.stop]
+        if part.shape[1:] != held.shape[1:] and part.size == len(rows) * held[0].size:
+            part = part.reshape(len(rows), *held.shape[1:])
+        if part.dtype != held.dtype or part.shape[1:] != held.shape[1:]:
+            shape = (len(values), *held.shape[1:])
+            raise ValueError(f"column {key} is {array.dtype}{array.shape}, expected {held.dtype}{shape}")
         if lend and part.flags.c_contiguous:
-            self._lent[key] = part.reshape(target.shape)
+            self._lent[key] = part
         else:
-            target[...] = part.reshape(target.shape)
+            held[self.rows : self.rows + len(rows)] = part
 
     def complete(self, rows: int) -> None:
         """Fills in `done`, `is_init`, `episode` and `step` of the first `rows` rows."""

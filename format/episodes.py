@@ -7,7 +7,7 @@ next observation of a derived schema, is compared bit by bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from rlcli.format.ends import Ends, flags_of
 from rlcli.format.episode_buffer import TERMINATED, TRUNCATED, EpisodeBuffer, Expected, HeapRows, Nested, Rows
-from rlcli.format.given import Values, stored_finals
+from rlcli.format.given import Stored, Values, stored_finals
 from rlcli.format.keys import Key
 from rlcli.format.layout import STEPPED_ROWS
 from rlcli.format.nested import pick
@@ -33,11 +33,20 @@ class EpisodeWriter:
     """Adds steps to a `Writer`. Leaves commit policy to `flush`; full chunks are committed by themselves.
 
     Closing it closes the writer. As a context manager an exception aborts instead: the last commit stays.
-    `expected_rows` is how many rows each stream may get; few of them fit into its first segment.
+    `expected_rows` is how many rows each stream may get; few of them fit into its first segment. `watch` is
+    shown rows as they are written: the stored values of `schema.given`, and how many rows they are.
     """
 
-    def __init__(self, writer: Writer, *, chunk_rows: int = 1024, expected_rows: int = STEPPED_ROWS) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        chunk_rows: int = 1024,
+        expected_rows: int = STEPPED_ROWS,
+        watch: Callable[[Sequence[Stored], int], None] = lambda arrays, rows: None,
+    ) -> None:
         self.writer = writer
+        self._watch = watch
         writer.expected_rows = expected_rows
         self.chunk_rows = chunk_rows
         schema = writer.schema
@@ -170,18 +179,17 @@ class EpisodeWriter:
         if not inside:
             b.length += len(rows)
             return
-        b.terminated[inside.rows - 1], b.truncated[inside.rows - 1] = inside.terminated, inside.truncated
-        stops = inside.rows.tolist()
+        stops = inside.rows
+        for stop, terminated, truncated in zip(stops, inside.terminated, inside.truncated, strict=True):
+            b.terminated[stop - 1], b.truncated[stop - 1] = terminated, truncated
         following = range(self._next_number, self._next_number + len(stops) - 1)
         self._next_number = following.stop
-        known = inside.known & bool(self._final_keys)
-        flags = flags_of(inside.terminated, inside.truncated, inside.cut, known)
+        known = inside.known if self._final_keys else [False] * len(stops)
+        flags = map(flags_of, inside.terminated, inside.truncated, inside.cut, known)
         first, *seeds = inside.seeds or [None] * len(stops)
-        b.ended.extend(
-            stops, flags.tolist(), (b.number, *following), (b.seed if first is None else first, *seeds)
-        )
-        if known.any():
-            self._keep_finals(b, {key: _chosen(inside.final[key], known) for key in self._final_keys})
+        b.ended.extend(stops, flags, (b.number, *following), (b.seed if first is None else first, *seeds))
+        if any(known):
+            self._keep_finals(b, {key: inside.known_finals(key) for key in self._final_keys})
         b.parts += zip(stops, repeat(0), following)
         b.ended_before(stops[-1])
         if b.length:
@@ -216,6 +224,7 @@ class EpisodeWriter:
                 rows = b.rows
                 stored = b.stored(rows)
                 b.rows = 0
+                self._watch(stored, rows)
                 writer.write_arrays(stream, stored, rows)
                 b.clear()
             if b.ended:
@@ -286,11 +295,3 @@ class EpisodeWriter:
             raise ValueError(
                 f"{key} is {found}; stored are {[k for k in self._keys if k[: len(key)] == key]}"
             )
-
-
-def _chosen(values: Values, which: Array) -> Values:
-    if which.all():
-        return values
-    if isinstance(values, np.ndarray):
-        return values[which]
-    return [value for value, is_chosen in zip(values, which, strict=True) if is_chosen]

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from rlcli.datasets.opened import nest
 from rlcli.datasets.parts import Columns, alone, ends_of, num_rows
 from rlcli.errors import InputError, ResourceError, UsageError
 from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.given import Stored
 from rlcli.format.keys import Key
 from rlcli.format.schema import Schema
 from rlcli.format.writer import Writer
@@ -91,7 +92,7 @@ def write(
     waiting = 0  # bytes of heap values that may not be written yet
     with (
         ToDisk(writer.path) as disk,
-        EpisodeWriter(writer, chunk_rows=_chunk_rows(writer)) as episodes,
+        EpisodeWriter(writer, chunk_rows=_chunk_rows(writer), watch=counts.watch) as episodes,
     ):
         for part in parts:
             check()
@@ -99,11 +100,12 @@ def write(
                 episodes.flush()
                 waiting = 0
             ends = ends_of(part, schema)
-            counts.add(part.columns, ends)
+            rows = num_rows(part.columns)
+            counts.add(rows, ends)
             episodes.add_rows(0, part.columns, ends)
             values = sum(_size(value) for key in heaps for value in part.columns[key])
             waiting += values
-            disk.wrote(num_rows(part.columns) * schema.row_bytes + values)
+            disk.wrote(rows * schema.row_bytes + values)
         before_close()
 
 
@@ -128,28 +130,32 @@ class _Counts:
 
     def __init__(self, schema: Schema, report: Report) -> None:
         self.report = report
-        self._floating = [c.key for c in schema.plain if c.numpy.kind in "fc" and c.key[0] != "source"]
+        self._floating = {
+            at: "/".join(column.key)
+            for at, column in enumerate(schema.given)
+            if column.heap is None and column.numpy.kind in "fc" and column.key[0] != "source"
+        }
         self._derives = bool(schema.derived)
         self._length = 0  # of the episode that goes on
 
-    def add(self, columns: Columns, ends: Ends) -> None:
-        report, rows = self.report, num_rows(columns)
+    def add(self, rows: int, ends: Ends) -> None:
+        """So many rows, among which episodes end."""
+        report, before = self.report, -self._length
         report.rows += rows
-        for key in self._floating:
-            if not (finite := np.isfinite(columns[key])).all():
-                name = "/".join(key)
-                report.not_finite[name] = report.not_finite.get(name, 0) + int((~finite).sum())
-        if not len(ends):
-            self._length += rows
-            return
-        lengths = ends.rows.copy()
-        lengths[1:] -= ends.rows[:-1]
-        lengths[0] += self._length
-        self._length = rows - int(ends.rows[-1])
         report.episodes += len(ends)
-        report.length_one_episodes += int((lengths == 1).sum())
-        report.unknown_next += self._derives * int((~ends.known).sum())
-        report.unfinished_rows += int(lengths[ends.cut].sum())
+        for row, cut, known in zip(ends.rows, ends.cut, ends.known, strict=True):
+            report.length_one_episodes += row - before == 1
+            report.unfinished_rows += (row - before) * cut
+            report.unknown_next += self._derives and not known
+            before = row
+        self._length = rows - before
+
+    def watch(self, stored: Sequence[Stored], rows: int) -> None:
+        """The values of rows."""
+        for at, name in self._floating.items():
+            finite = np.isfinite(cast("np.ndarray[Any, Any]", stored[at]))
+            if not finite.all():
+                self.report.not_finite[name] = self.report.not_finite.get(name, 0) + int((~finite).sum())
 
 
 def segment_rows(pieces: Sequence[Piece], schema: Schema) -> int | None:
