@@ -31,6 +31,7 @@ py::object group_of(int descriptor, std::uint64_t size, std::uint64_t address) {
 
 void read_into(const Dataset &dataset, int descriptor, std::uint64_t size, std::uint64_t low, std::uint64_t high,
                py::array &out) {
+  if (!dataset.filters.empty()) throw py::value_error("values that went through filters");
   if (low > high || high > dataset.rows()) throw py::index_error("rows that are not there");
   if (!(out.flags() & py::array::c_style) || !out.writeable() ||
       static_cast<std::uint64_t>(out.nbytes()) != (high - low) * dataset.row_bytes())
@@ -44,6 +45,15 @@ void read_into(const Dataset &dataset, int descriptor, std::uint64_t size, std::
   if (!is_read) throw std::runtime_error("values that cannot be read");
 }
 
+// [chunks, 3]: offset, size and skipped filters.
+py::array_t<std::uint64_t> places_of(const Dataset &dataset) {
+  py::array_t<std::uint64_t> found({dataset.places.size(), std::size_t{3}});
+  auto *at = found.mutable_data();
+  for (const auto &place : dataset.places)
+    *at++ = place.offset, *at++ = place.size, *at++ = place.skipped;
+  return found;
+}
+
 py::tuple shape_of_dataset(const Dataset &dataset) { return py::tuple(py::cast(dataset.shape)); }
 
 }  // namespace
@@ -53,6 +63,9 @@ void bind_hdf5_objects(py::module_ &module) {
       .def_property_readonly("path", [](const Dataset &dataset) { return py::bytes(dataset.path); })
       .def_property_readonly("type", [](const Dataset &dataset) { return bytes_of(dataset.type); })
       .def_property_readonly("shape", shape_of_dataset)
+      .def_property_readonly("chunk", [](const Dataset &dataset) { return py::tuple(py::cast(dataset.chunk)); })
+      .def_property_readonly("filters", [](const Dataset &dataset) { return py::tuple(py::cast(dataset.filters)); })
+      .def_property_readonly("places", places_of)
       .def("read_into", read_into, py::arg("descriptor"), py::arg("size"), py::arg("low"), py::arg("high"),
            py::arg("out"));
   module.def("hdf5_group", group_of, py::arg("descriptor"), py::arg("size"), py::arg("address"));

@@ -1,7 +1,8 @@
 // Small groups of HDF5 files, read from the bytes as they lie there: one call tells what a group and those below it
 // hold, where the library needs dozens. Only what the library's oldest and usual format has: object headers of version
-// 1, symbol tables, datasets in one place or in chunks of a version 1 B-tree, without filters. Anything else, and
-// anything that is odd, is left to the library (HDF5 File Format Specification, version 3, sections III and IV).
+// 1, symbol tables, datasets in one place or in chunks of a version 1 B-tree, which are unfiltered, or shuffled and
+// deflated. Anything else, and anything that is odd, is left to the library (HDF5 File Format Specification, version 3,
+// sections III and IV).
 #pragma once
 
 #include <unistd.h>
@@ -24,8 +25,9 @@ struct NotPlain {};  // thrown: leave it to the library
 using Bytes = std::vector<std::uint8_t>;
 
 constexpr std::uint64_t NOWHERE = ~std::uint64_t{0};
-constexpr std::uint64_t MOST_BYTES = std::uint64_t{1} << 40;  // of values
-constexpr std::size_t MOST_HEADER = 1 << 20, MOST_RANK = 32;  // bytes, axes
+constexpr std::uint64_t MOST_BYTES = std::uint64_t{1} << 40;                // of values
+constexpr std::size_t MOST_HEADER = 1 << 20, MOST_RANK = 32;                // bytes, axes
+constexpr std::uint64_t EXPANDS = 1040, NO_PROOF = std::uint64_t{1} << 30;  // deflated bytes; bytes that need none
 constexpr int MOST_OBJECTS = 4096, MOST_BLOCKS = 1 << 16, DEEPEST = 16;
 
 inline void require(bool is_so) {
@@ -85,12 +87,20 @@ struct File {
   }
 };
 
+// Where a chunk is, and which filters it did not go through, a bit for each.
+struct Place {
+  std::uint64_t offset = NOWHERE, size = 0;
+  std::uint32_t skipped = 0;
+};
+
 // Numbers or whatever `type`, a message of a datatype, says: [shape…] of `item` bytes each. In one place if `chunk` is
-// empty, else in chunks, whose `places` are in C order.
+// empty, else in chunks, whose `places` are in C order and which went through `filters`.
 struct Dataset {
   std::string path;
   Bytes type;
-  std::vector<std::uint64_t> shape, chunk, places;
+  std::vector<std::uint64_t> shape, chunk;
+  std::vector<Place> places;
+  std::vector<unsigned> filters;
   std::uint64_t item = 0;
 
   std::uint64_t rows() const { return shape.empty() ? 1 : shape[0]; }
@@ -190,7 +200,7 @@ private:
     require(depth < DEEPEST && ++objects_ <= MOST_OBJECTS);
     std::vector<Bytes> blocks;
     const auto messages = header(address, blocks);
-    const Message *table = nullptr, *space = nullptr, *type = nullptr, *layout = nullptr;
+    const Message *table = nullptr, *space = nullptr, *type = nullptr, *layout = nullptr, *filters = nullptr;
     for (const auto &message : messages) {
       const Message **slot = nullptr;
       switch (message.type) {
@@ -205,6 +215,9 @@ private:
         break;
       case LAYOUT:
         slot = &layout;
+        break;
+      case FILTERS:
+        slot = &filters;
         break;
       case ATTRIBUTE:
         if (depth == 0) attribute(message.data, found);
@@ -224,11 +237,13 @@ private:
       *slot = &message;
     }
     if (table != nullptr) {
-      require(space == nullptr && type == nullptr && layout == nullptr);
+      require(space == nullptr && type == nullptr && layout == nullptr && filters == nullptr);
       links(table->data, path, depth, found);
     } else {
       require(depth > 0 && space != nullptr && type != nullptr && layout != nullptr);
-      found->datasets.push_back(dataset(path, space->data, type->data, layout->data));
+      const Span none = {};
+      found->datasets.push_back(
+          dataset(path, space->data, type->data, layout->data, filters == nullptr ? none : filters->data));
     }
   }
 
@@ -289,11 +304,12 @@ private:
     }
   }
 
-  Dataset dataset(const std::string &path, Span space, Span type, Span layout) {
+  Dataset dataset(const std::string &path, Span space, Span type, Span layout, Span filters) {
     Dataset found;
     found.path = path;
     found.type = copy_of(type);
     found.shape = shape_of(space);
+    if (filters.size() > 0) found.filters = filters_of(filters);
     Cursor typed(type);
     typed.take(4);
     found.item = typed.number(4);
@@ -305,7 +321,8 @@ private:
     if (kind == 1) {
       const auto place = at.number(8);
       require(at.number(8) == declared && place != NOWHERE && declared <= file_.size && place <= file_.size - declared);
-      found.places = {place};
+      require(found.filters.empty());
+      found.places = {{place, declared, 0}};
       return found;
     }
     require(kind == 2 && !found.shape.empty());
@@ -321,23 +338,45 @@ private:
       grid.push_back(found.shape[axis] / size + (found.shape[axis] % size != 0));
       bytes = times(bytes, size), chunks = times(chunks, grid[axis]);
     }
-    require(at.number(4) == found.item && chunks <= MOST_BLOCKS && times(chunks, bytes) <= file_.size);
-    found.places.assign(chunks, NOWHERE);
-    std::uint64_t there = 0;
+    require(at.number(4) == found.item && chunks <= MOST_BLOCKS && times(chunks, bytes) <= MOST_BYTES);
+    found.places.resize(chunks);
+    std::uint64_t there = 0, stored = 0;
     if (chunks > 0)
-      leaves(tree, 1, axes + 1, -1, [&](Cursor &key, std::uint64_t place) {
-        require(key.number(4) == bytes && key.number(4) == 0);
+      leaves(tree, 1, axes + 1, -1, [&](Cursor &key, std::uint64_t offset) {
+        Place place = {offset, key.number(4), static_cast<std::uint32_t>(key.number(4))};
+        require(!found.filters.empty() || (place.size == bytes && place.skipped == 0));
         std::uint64_t number = 0;
         for (std::size_t axis = 0; axis < axes; ++axis) {
           const auto first = key.number(8);
           require(first % found.chunk[axis] == 0 && first / found.chunk[axis] < grid[axis]);
           number = number * grid[axis] + first / found.chunk[axis];
         }
-        require(found.places[number] == NOWHERE && place <= file_.size - bytes);
+        require(found.places[number].offset == NOWHERE && place.size <= file_.size &&
+                offset <= file_.size - place.size);
         found.places[number] = place;
+        stored += place.size;
         ++there;
       });
     require(there == chunks);  // others have values that are nowhere
+    require(stored <= file_.size && (declared <= NO_PROOF || declared <= EXPANDS * stored));
+    return found;
+  }
+
+  static std::vector<unsigned> filters_of(Span message) {
+    Cursor at(message);
+    const auto version = at.number(1), count = at.number(1);
+    require((version == 1 || version == 2) && count <= 8);
+    if (version == 1) at.take(6);
+    std::vector<unsigned> found;
+    for (std::uint64_t n = 0; n < count; ++n) {
+      found.push_back(static_cast<unsigned>(at.number(2)));
+      require(found.back() == DEFLATED || found.back() == SHUFFLED);
+      const auto name = version == 1 ? at.number(2) : 0;
+      at.take(2);
+      const auto values = at.number(2);
+      at.take((name + 7) / 8 * 8 + 4 * values);
+      if (version == 1 && values % 2 == 1) at.take(4);
+    }
     return found;
   }
 
@@ -363,6 +402,7 @@ private:
     found->attributes.push_back({std::string(name.data, end), copy_of(type), copy_of(at.take(size))});
   }
 
+  enum : unsigned { DEFLATED = 1, SHUFFLED = 2 };
   enum : unsigned {
     NOTHING = 0,
     SPACE = 1,
@@ -370,6 +410,7 @@ private:
     OLD_FILL = 4,
     FILL = 5,
     LAYOUT = 8,
+    FILTERS = 11,
     ATTRIBUTE = 12,
     OLD_TIME = 14,
     CONTINUED = 16,
@@ -381,12 +422,13 @@ private:
   int objects_ = 0, blocks_ = 0;
 };
 
-// Whether rows `low … high - 1`, which are there, came to `out`.
+// Whether rows `low … high - 1`, which are there, came to `out`; of a dataset without filters.
 inline bool read_rows(const File &file, const Dataset &dataset, std::uint64_t low, std::uint64_t high,
                       std::uint8_t *out) {
   const auto row_bytes = dataset.row_bytes();
   if (low == high || row_bytes == 0) return true;
-  if (dataset.chunk.empty()) return file.read(dataset.places[0] + low * row_bytes, out, (high - low) * row_bytes);
+  if (dataset.chunk.empty())
+    return file.read(dataset.places[0].offset + low * row_bytes, out, (high - low) * row_bytes);
   const auto &shape = dataset.shape, &chunk = dataset.chunk;
   const std::size_t axes = shape.size();
   std::uint64_t chunk_row = dataset.item, across = 1;
@@ -399,7 +441,7 @@ inline bool read_rows(const File &file, const Dataset &dataset, std::uint64_t lo
   for (std::uint64_t band = low / chunk[0]; band * chunk[0] < high; ++band) {
     const auto first = std::max(low, band * chunk[0]), last = std::min(high, (band + 1) * chunk[0]);
     for (std::uint64_t n = 0; n < across; ++n) {
-      const auto place = dataset.places[band * across + n] + (first - band * chunk[0]) * chunk_row;
+      const auto place = dataset.places[band * across + n].offset + (first - band * chunk[0]) * chunk_row;
       const auto bytes = (last - first) * chunk_row;
       if (chunk_row == row_bytes) {  // whole rows
         if (!file.read(place, out + (first - low) * row_bytes, bytes)) return false;
