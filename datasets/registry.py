@@ -79,9 +79,14 @@ CONVERTERS = {
         (".zarr",),
     ),
     "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
-    "hdf5": Converter("rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group"),
+    "hdf5": Converter(
+        "rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group, or a group per episode"
+    ),
     "parquet": Converter(
-        "rlcli.datasets.parquet", "Parquet: a row per step, vectors as lists", (".parquet",), extra="arrow"
+        "rlcli.datasets.parquet",
+        "Parquet: a row per step or per episode, vectors as lists",
+        (".parquet",),
+        extra="arrow",
     ),
     "csv": Converter("rlcli.datasets.csv_text", "CSV: a row per step, vectors as x_0, x_1, …", (".csv",)),
 }

@@ -155,5 +155,5 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean {lowered[close[0]]!r}?"
     if len(known) <= 12:
-        return f"known: {', '.join(known)}"
+        return f"known: {', '.join(known)}" if known else "there is none"
     return f"{len(known)} are known"
