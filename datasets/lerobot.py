@@ -31,14 +31,14 @@ from rlcli.datasets.lerobot_hints import HINTS, cut_of, hints_of
 from rlcli.datasets.lerobot_meta import INFO, Meta, Span, find, read_info, read_meta
 from rlcli.datasets.lerobot_scan import Scan, scan
 from rlcli.datasets.lerobot_tables import Tables
+from rlcli.datasets.rooms import Rooms
+from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.datasets.video import Video
 from rlcli.errors import CorruptError, InputError, RLError, UsageError, nearest
 from rlcli.format.dataset import Dataset
 from rlcli.format.schema import Column, Heap, heap_column
 
 __all__ = ["ExportOptions", "LeRobotSource", "Options", "compare", "detect", "export", "open_source"]
-
-_PART_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,10 @@ class LeRobotSource:
         self.cameras = self._cameras()
         self._leave_out_missing()
         self._videos: dict[str, Video] = {}
+        self._rooms = Rooms()  # for frames
         self._held: tuple[str, int, Any] = ("", -1, None)
         self._opened: tuple[str, Any] = ("", None)
+        self._stops: NDArray[np.int64] = np.zeros(0, np.int64)  # of its row groups
         hints = hints_of(meta.info)
         features = [name for name in meta.features if name not in meta.cameras or name in self.cameras]
         shapes = {camera: self._video_column(camera) for camera in self.cameras}
@@ -309,23 +311,20 @@ class LeRobotSource:
     # -- its rows --------------------------------------------------------------------------------------
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
-        """The rows of one episode, at most 64 MiB at a time, and one row group of the file."""
+        """The rows of one episode in slices; a row group of the file is in memory."""
         number, file, first, last = self.episodes[int(piece.name)]
         length = last - first
         frames = {
             item.name: self._frames(item.name, number, length) for item in self.stored if item.form == "video"
         }
-        step = max(1, _PART_BYTES // max(1, self._row_bytes))
-        for start in range(0, length, step):
-            stop = min(start + step, length)
+        for start, stop in slices(0, length, slice_rows(self._row_bytes)):
             rows = self._rows(file, first + start, first + stop)
             where = f"{self.meta.root / self.scan.files[file]}"
             columns: dict[Any, Any] = {}
             for item in self.stored:
                 if item.form == "video":
-                    columns[item.column.key] = _gathered(
-                        item, islice(frames[item.name], stop - start), stop - start
-                    )
+                    taken = islice(frames[item.name], stop - start)
+                    columns[item.column.key] = self._gathered(item, taken, stop - start)
                 else:
                     columns[item.column.key] = item.rows(
                         rows.column(item.name).combine_chunks(), self.tables, f"{where}: {item.name}",
@@ -335,6 +334,16 @@ class LeRobotSource:
             end = self._end(number, rows, stop - start - 1, where) if stop == length else None
             yield Part(columns, end)
             advance((stop - start) * self._row_bytes)
+
+    def _gathered(self, item: Stored, frames: Iterator[NDArray[Any]], count: int) -> Any:
+        """Frames as rows of a column: one array, or a list of them for a heap."""
+        column = item.column
+        if column.heap is not None:
+            return [np.ascontiguousarray(_fitting(item, frame)) for frame in frames]
+        out = self._rooms.take(item.name, count, column.shape, column.numpy)
+        for row, frame in enumerate(frames):
+            out[row] = _fitting(item, frame)
+        return out
 
     def _end(self, episode: int, rows: Any, row: int, where: str) -> End:
         def flag(name: str) -> bool:
@@ -355,38 +364,35 @@ class LeRobotSource:
             if self._opened[1] is not None:
                 self._opened[1].close()
             self._opened = (name, self.tables.open(path))
-        opened, parts, at = self._opened[1], [], 0
+            told = self._opened[1].metadata
+            sizes = [told.row_group(number).num_rows for number in range(told.num_row_groups)]
+            if min(sizes, default=0) < 0 or sum(sizes) != told.num_rows:
+                raise CorruptError(f"{path}: damaged Parquet: row groups and rows disagree", path=path)
+            self._stops = np.cumsum(sizes, dtype=np.int64)
+        opened, parts = self._opened[1], []
         wanted = list(dict.fromkeys(item.name for item in self.stored if item.form != "video"))
         wanted += [n for n in self.scan.columns if n.startswith("next.") and n not in wanted]
         wanted = wanted or ["episode_index"]  # a table without columns has no rows
-        if lost := [name for name in wanted if name not in opened.schema_arrow.names]:
+        there = opened.schema_arrow.names
+        if lost := [name for name in wanted if name not in there]:
             raise InputError(f"{path}: no column {lost[0]}, which other files have", path=path)
-        for group in range(opened.metadata.num_row_groups):
-            size = opened.metadata.row_group(group).num_rows
-            low, high = max(start - at, 0), min(stop - at, size)
-            if low < high:
-                if self._held[:2] != (name, group):
-                    with self.tables.damage(path):
-                        table = opened.read_row_group(group, columns=wanted, use_threads=False)
-                        table.validate(full=True)
-                    self._held = (name, group, table)
-                parts.append(self._held[2].slice(low, high - low))
-            at += size
+        first = int(np.searchsorted(self._stops, start, side="right"))
+        for group in range(first, len(self._stops)):
+            at = int(self._stops[group - 1]) if group else 0
+            if at >= stop:
+                break
+            if self._held[:2] != (name, group):
+                self._held = ("", -1, None)
+                with self.tables.damage(path):
+                    table = opened.read_row_group(group, columns=wanted, use_threads=False)
+                    table.validate(full=True)
+                self._held = (name, group, table)
+            low = max(start - at, 0)
+            parts.append(self._held[2].slice(low, stop - at - low))
         table = self.tables.arrow.concat_tables(parts)
         if len(table) != stop - start:
             raise CorruptError(f"{path}: {len(table):,} rows where {stop - start:,} were", path=path)
         return table
-
-
-def _gathered(item: Stored, frames: Iterator[NDArray[Any]], count: int) -> Any:
-    """Frames as rows of a column: one array, or a list of them for a heap."""
-    column = item.column
-    if column.heap is not None:
-        return [np.ascontiguousarray(_fitting(item, frame)) for frame in frames]
-    out = np.empty((count, *column.shape), column.numpy)
-    for row, frame in enumerate(frames):
-        out[row] = _fitting(item, frame)
-    return out
 
 
 def _fitting(item: Stored, frame: NDArray[Any]) -> NDArray[Any]:

@@ -42,6 +42,17 @@ class HeapRows:
             self._last = (kept, encode(self.column, value))
         self.stored[at] = self._last[1]
 
+    def put(self, at: int, values: Sequence[Nested]) -> None:
+        """Takes values from row `at` on."""
+        if isinstance(values, list) and values and type(values[0]) is str:
+            count = len(values)
+            if values.count(values[0]) == count:  # as what is said of an episode in each of its rows
+                self[at] = values[0]
+                self.stored[at : at + count] = [self.stored[at]] * count
+                return
+        for row, value in enumerate(values, at):
+            self[row] = value
+
     def __getitem__(self, rows: slice) -> list[bytes | memoryview]:
         return self.stored[rows]
 
@@ -172,8 +183,7 @@ class EpisodeBuffer:
         """
         held = self.by_key[key]
         if isinstance(held, HeapRows):
-            for at, value in enumerate(values[rows.start : rows.stop], self.rows):
-                held[at] = value
+            held.put(self.rows, values[rows.start : rows.stop])
             return
         array = np.asarray(values)
         part = array if len(rows) == len(array) else array[rows.start : rows.stop]

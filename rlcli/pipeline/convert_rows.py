@@ -103,7 +103,7 @@ def write(
             rows = num_rows(part.columns)
             counts.add(rows, ends)
             episodes.add_rows(0, part.columns, ends)
-            values = sum(_size(value) for key in heaps for value in part.columns[key])
+            values = sum(_size(part.columns[key]) for key in heaps)
             waiting += values
             disk.wrote(rows * schema.row_bytes + values)
         before_close()
@@ -283,8 +283,11 @@ def _kept(columns: Columns, start: int, stop: int) -> dict[Key, Any]:
     return {key: v.copy() if isinstance(v, np.ndarray) else list(v) for key, v in cut.items()}
 
 
-def _size(value: Any) -> int:
-    return int(value.nbytes) if isinstance(value, np.ndarray) else len(value)
+def _size(values: Sequence[Any]) -> int:
+    """About how many bytes the values of a heap column have."""
+    if len(values) and isinstance(values[0], str):
+        return sum(map(len, values))
+    return sum(int(value.nbytes) if isinstance(value, np.ndarray) else len(value) for value in values)
 
 
 def _chunk_rows(writer: Writer) -> int:
