@@ -108,6 +108,8 @@ def recognise(path: Path) -> tuple[str, str]:
     """`(format, what it is)` by content. Raises `InputError` that says what was found instead."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", path=path)
+    if not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: not a regular file", path=path)
     suffixed = []  # why it is not what its name says
     for name, converter in CONVERTERS.items():
         if converter.reads:

@@ -393,3 +393,9 @@ def test_several_or_named_ones_are_parts(table, out):
 def test_parts_that_cannot_be_are_usage_errors(told, says, table, out, capsys):
     assert run(["convert", str(table), str(out), *told]) == ExitCode.USAGE
     assert says in one_error_line(capsys)
+
+
+def test_a_pipe_is_no_source(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert run(["convert", str(tmp_path / "pipe"), str(tmp_path / "ds")]) == ExitCode.INPUT
+    assert capsys.readouterr().err == f"error: {tmp_path}/pipe: not a regular file\n"
