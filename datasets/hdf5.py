@@ -144,7 +144,7 @@ class Rows:
         self.parts = list(parts)
         self.dtype = self.parts[0].dtype.newbyteorder("=")
         self.shape = tuple(self.parts[0].shape[1:])
-        self.gzip = [GzipChunks(part) if is_gzip(part) else None for part in self.parts]
+        self.gzip = [GzipChunks.of(part) if is_gzip(part) else None for part in self.parts]
         self.starts = np.cumsum([0, *(part.shape[0] for part in self.parts)]).tolist()
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -21,29 +21,42 @@ from rlcli.datasets.inflating import InflateError, inflate
 from rlcli.errors import CorruptError
 
 _SHUFFLE, _DEFLATE = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE
-_MAX_CHUNKS = 1 << 18  # whose places are remembered, 5 MiB; HDF5 itself reads datasets of more
+GZIP = ((_DEFLATE,), (_SHUFFLE, _DEFLATE))  # the filters that are known
+_MAX_CHUNKS = 1 << 18  # whose places are remembered, 6 MiB; HDF5 itself reads datasets of more
 _TASK_BYTES = 256 << 10  # decoded bytes of a call whose chunks are small
 _BAND_BYTES = 1 << 20  # of all chunks that hold the same rows, which one call decodes if they are no more
 _NARROW_BYTES = 16  # of a row in a chunk, if those of a band are joined before they are laid out by rows
 
-_PLACE = np.dtype([("offset", np.uint64), ("size", np.uint64), ("skipped", np.uint32)])
 _NOWHERE = (1 << 64) - 1  # the offset of a chunk that was never written
 
 
-class GzipChunks:
-    """The chunks of one dataset. Raises `ValueError` for a dataset of another kind; see `is_gzip`."""
+class Stored(NamedTuple):
+    """A chunked dataset as it is stored: `filters` by their numbers, `fill` is what was never written.
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
-        if not is_gzip(dataset):
-            raise ValueError(f"{dataset.name} is not made of gzip chunks of plain numbers")
-        self._dataset = dataset
-        self._id = dataset.id
-        self._shape: tuple[int, ...] = dataset.shape
-        self._chunk: tuple[int, ...] = dataset.chunks
+    `file` is an open file that holds the chunks at `places`, `[chunks, 3]` in C order: offset, size, and a bit
+    for each filter that was skipped. Without `places` the library, which has the `dataset`, is asked for
+    them, without `file` for the chunks.
+    """
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype[Any]
+    filters: Sequence[int]
+    fill: Any = 0
+    file: int | None = None
+    places: NDArray[np.uint64] | None = None
+    dataset: h5py.h5d.DatasetID | None = None
+
+
+class GzipChunks:
+    """The chunks of a dataset of plain numbers that went through no other filters than gzip and shuffle."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        self._shape, self._chunk, self._dtype = stored.shape, stored.chunk, stored.dtype
         self._grid = [-(-size // chunk) for size, chunk in zip(self._shape, self._chunk, strict=True)]
-        self._dtype: np.dtype[Any] = dataset.dtype
-        self._fill = dataset.fillvalue
-        self._filters = _filters(dataset)
         self._bytes = math.prod(self._chunk) * self._dtype.itemsize
         self._across = math.prod(self._grid[1:])  # chunks that hold the same rows, a band
         self._is_narrow = (
@@ -52,9 +65,27 @@ class GzipChunks:
             and self._bytes * self._across <= _BAND_BYTES
             and all(size % chunk == 0 for size, chunk in zip(self._shape[1:], self._chunk[1:], strict=True))
         )
-        self._file = descriptor(dataset.file)
-        self._places: NDArray[Any] | None = None  # by number, in C order
+        self._places = stored.places
         self._kept: tuple[int, NDArray[Any]] | None = None  # the band that the last rows ended in
+
+    @staticmethod
+    def of(dataset: h5py.Dataset) -> GzipChunks:
+        """Those of a dataset of the library. Raises `ValueError` for one of another kind; see `is_gzip`."""
+        if not is_gzip(dataset):
+            raise ValueError(f"{dataset.name} is not made of gzip chunks of plain numbers")
+        return GzipChunks(
+            Stored(
+                dataset.file.filename,
+                dataset.name,
+                dataset.shape,
+                dataset.chunks,
+                dataset.dtype,
+                _filters(dataset),
+                dataset.fillvalue,
+                descriptor(dataset.file),
+                dataset=dataset.id,
+            )
+        )
 
     def tasks(self, low: int, high: int, out: NDArray[Any]) -> Iterator[Callable[[], None]]:
         """Calls that fill `out` `[high - low, *shape]`, which is contiguous, with rows `low … high - 1`.
@@ -128,14 +159,14 @@ class GzipChunks:
         target = out[(slice(None), *across)]
         data = self._decode(number)
         if data is None:
-            target[...] = self._fill
+            target[...] = self._stored.fill
             return
         chunk = np.frombuffer(data, self._dtype).reshape(self._chunk)
         target[...] = chunk[(rows, *(slice(size) for size in target.shape[1:]))]
 
-    def _look(self) -> NDArray[Any]:
+    def _look(self) -> NDArray[np.uint64]:
         """The places of all chunks. Raises what h5py does for a damaged index."""
-        places = np.full(math.prod(self._grid), np.array((_NOWHERE, 0, 0), _PLACE), _PLACE)
+        places = np.full((math.prod(self._grid), 3), _NOWHERE, np.uint64)
         steps = [math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid))]
 
         def note(found: Any) -> None:
@@ -144,7 +175,8 @@ class GzipChunks:
                 number = sum(n * step for n, step in zip(at, steps, strict=True))
                 places[number] = (found.byte_offset, found.size, found.filter_mask)
 
-        self._id.chunk_iter(note)
+        assert self._stored.dataset is not None
+        self._stored.dataset.chunk_iter(note)
         return places
 
     def _decode(self, number: int) -> bytes | None:
@@ -153,13 +185,15 @@ class GzipChunks:
         offset, size, skipped = self._places[number].tolist()
         if offset == _NOWHERE:
             return None
-        if self._file is None:
-            data = bytes(self._id.read_direct_chunk(self._corner(number))[1])
-        elif offset + size > os.fstat(self._file).st_size:
+        file = self._stored.file
+        if file is None:
+            assert self._stored.dataset is not None
+            data = bytes(self._stored.dataset.read_direct_chunk(self._corner(number))[1])
+        elif offset + size > os.fstat(file).st_size:
             raise self._damaged(number, "a chunk beyond the end of the file")
         else:
-            data = os.pread(self._file, size, offset)
-        used = [kind for n, kind in enumerate(self._filters) if not skipped & (1 << n)]
+            data = os.pread(file, size, offset)
+        used = [kind for n, kind in enumerate(self._stored.filters) if not skipped & (1 << n)]
         if _DEFLATE in used:
             try:
                 data = inflate(data, "zlib", self._bytes)
@@ -177,9 +211,9 @@ class GzipChunks:
         return tuple(int(n) * size for n, size in zip(at, self._chunk, strict=True))
 
     def _damaged(self, number: int, reason: str) -> CorruptError:
-        path, first = self._dataset.file.filename, self._corner(number)[0]
+        path, first = self._stored.path, self._corner(number)[0]
         rows = f"{first}..{min(first + self._chunk[0], self._shape[0]) - 1}"
-        message = f"{path}: {self._dataset.name} rows {rows}: damaged HDF5: {reason}"
+        message = f"{path}: {self._stored.name} rows {rows}: damaged HDF5: {reason}"
         return CorruptError(message, path=path)
 
 
@@ -191,7 +225,7 @@ def is_gzip(dataset: h5py.Dataset) -> bool:
     if math.prod(grid) > _MAX_CHUNKS:
         return False
     same_bytes = dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype, logical=True))
-    return bool(same_bytes) and _filters(dataset) in ([_DEFLATE], [_SHUFFLE, _DEFLATE])
+    return bool(same_bytes) and tuple(_filters(dataset)) in GZIP
 
 
 def _filters(dataset: h5py.Dataset) -> list[int]:

@@ -1,14 +1,16 @@
 """Groups of HDF5 files read past the library, where episodes are groups of small datasets.
 
 Opening a dataset costs the library more than reading a small one does. What the native reader knows is told
-by one call per group: datasets of plain numbers in the library's usual format, in one place or in chunks
-without filters, all of which the file can hold; values come from the file itself, in any thread. Of anything
-else nothing is told, and the library has to be asked.
+by one call per group: datasets of plain numbers in the library's usual format, in one place or in chunks,
+perhaps compressed by gzip, all of which the file can hold; values come from the file itself, in any thread.
+Of anything else nothing is told, and the library has to be asked.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,27 +21,49 @@ from numpy.typing import NDArray
 
 from rlcli import _native
 from rlcli.datasets import hdf5
-from rlcli.datasets.hdf5_chunks import descriptor
+from rlcli.datasets.hdf5_chunks import GZIP, GzipChunks, Stored, descriptor
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.errors import InputError
 
-_FAST_BYTES = 1 << 20  # below, HDF5's own reading of chunks is faster than several threads
+_FAST_BYTES = 1 << 20  # below, one thread is faster than several
+_FILTERS = ((), *GZIP)
 _NUMBERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
 
-class PlainArray(NamedTuple):
+class PlainArray:
     """A dataset of numbers. `dtype` is native-endian, `shape` empty for a single one."""
 
-    dataset: _native.Hdf5Dataset
-    stored: np.dtype[Any]
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    file: tuple[int, int]
+    __slots__ = ("_chunks", "_dataset", "_file", "_stored", "dtype", "shape")
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows, of a single value that as one. Raises `RuntimeError` if they are not there."""
-        values = np.empty((stop - start, *self.shape[1:]), self.stored)
-        self.dataset.read_into(*self.file, start, stop, values)
+    def __init__(
+        self, dataset: _native.Hdf5Dataset, stored: np.dtype[Any], dtype: np.dtype[Any], file: tuple[int, int]
+    ) -> None:
+        self._dataset, self._stored, self._file = dataset, stored, file
+        self.dtype, self.shape = dtype, dataset.shape
+        self._chunks: GzipChunks | None = None
+
+    def read(self, start: int, stop: int, where: tuple[str, str] = ("", "")) -> NDArray[Any]:
+        """Rows, of a single value that as one; large compressed ones by several threads.
+
+        Raises `RuntimeError` if they are not there, `CorruptError` with `where`, the file and the name, if
+        they are damaged.
+        """
+        values = np.empty((stop - start, *self.shape[1:]), self._stored)
+        dataset = self._dataset
+        if not (filters := dataset.filters):
+            dataset.read_into(*self._file, start, stop, values)
+            return values.astype(self.dtype, copy=False)
+        if self._chunks is None:
+            stored = Stored(*where, self.shape, dataset.chunk, self._stored, filters)
+            self._chunks = GzipChunks(stored._replace(file=self._file[0], places=dataset.places))
+        tasks = self._chunks.tasks(start, stop, values)
+        if values.nbytes < _FAST_BYTES:
+            for task in tasks:
+                task()
+        else:
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+                for done in [pool.submit(task) for task in tasks]:
+                    done.result()
         return values.astype(self.dtype, copy=False)
 
 
@@ -69,10 +93,10 @@ class PlainGroups:
         types, arrays = _types(), {}
         for dataset in datasets:
             known = types.get(dataset.type)
-            if known is None:
+            if known is None or dataset.filters not in _FILTERS:
                 return None
             path = dataset.path.decode(errors="surrogateescape")
-            arrays[path] = PlainArray(dataset, *known, dataset.shape, self._file)
+            arrays[path] = PlainArray(dataset, *known, self._file)
         attributes: dict[str, Any] = {}
         for raw, kind, value in singles:
             known = types.get(kind)
@@ -87,8 +111,8 @@ class PlainGroups:
 class Array:
     """A dataset of a group, with or without the library. `dtype` is native-endian, of text the library's."""
 
-    def __init__(self, name: str, found: PlainArray | h5py.Dataset) -> None:
-        self.name, self._found = name, found
+    def __init__(self, path: Path, name: str, found: PlainArray | h5py.Dataset) -> None:
+        self.path, self.name, self._found = path, name, found
         self.shape: tuple[int, ...] = found.shape
         self.dtype: np.dtype[Any] = (
             found.dtype.newbyteorder("=") if found.dtype.kind in "iufc" else found.dtype
@@ -106,14 +130,14 @@ class Array:
     def whole(self) -> Any:
         """All values."""
         if isinstance(self._found, PlainArray):
-            return self._found.read(0, (*self.shape, 1)[0]).reshape(self.shape)
+            return self.read(0, (*self.shape, 1)[0]).reshape(self.shape)
         return self._found[()]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows of numbers; large ones by several threads."""
         found = self._found
         if isinstance(found, PlainArray):
-            return found.read(start, stop)
+            return found.read(start, stop, (str(self.path), self.name))
         values = np.empty((stop - start, *self.shape[1:]), self.dtype)
         if found.chunks is not None and values.nbytes >= _FAST_BYTES:
             return hdf5.Rows([found]).read(start, stop)
@@ -150,7 +174,7 @@ class EpisodeGroup:
     def arrays(self) -> Mapping[str, Array]:
         """All datasets by path. Raises `InputError`."""
         found = hdf5.walk(self.group) if self._plain is None else self._plain.arrays.items()
-        return {path: Array(f"{self.name}/{path}", array) for path, array in found}
+        return {path: Array(self.path, f"{self.name}/{path}", array) for path, array in found}
 
     def check_storage(self) -> None:
         """Raises what `hdf5_safety.check_storage` does; plain datasets are what the file can hold."""

@@ -122,7 +122,7 @@ class HDF5Storage(Storage):
     def read(self, episode: int, path: str, start: int, stop: int) -> NDArray[Any] | list[Any]:
         with hdf5.damage(self.path, f"episode_{episode}/{path}:"):
             if (plain := self._plain_group(episode)) is not None:
-                return plain.arrays[path].read(start, stop)
+                return plain.arrays[path].read(start, stop, (str(self.path), f"episode_{episode}/{path}"))
             array = self._array(episode, path)
             if array.kind == "numbers" and array.shape:
                 return self._numbers(array, start, stop)

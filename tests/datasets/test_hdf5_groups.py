@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rlcli.datasets import hdf5
-from rlcli.datasets.hdf5_groups import PlainGroups
-from rlcli.errors import RLError
+from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
+from rlcli.errors import CorruptError, RLError
 
 DTYPES = ["?", "i1", "u1", "<i2", ">u2", "<i4", ">i4", "<i8", ">u8", "<f2", "<f4", ">f4", "<f8", ">f8"]
 CHUNKS = {  # of rows [23, …]
@@ -68,6 +68,9 @@ def test_datasets_of_every_shape_are_what_the_library_reads(tmp_path, dtype):
                 name = f"observations/{'x'.join(map(str, shape))}-{number}"
                 options = {} if chunk is None else {"chunks": chunk, "maxshape": (None,) * values.ndim}
                 group.create_dataset(name, data=values, **options)
+                if chunk is not None:
+                    options |= {"compression": "gzip", "shuffle": number % 2 == 0}
+                    group.create_dataset(f"packed/{name}", data=values, **options)
         group["single"] = values[0].reshape(-1)[0]
         group["link"] = h5py.SoftLink("/episode_0/single")
         group["again"] = group["single"]
@@ -94,6 +97,9 @@ def test_many_arrays_and_attributes_of_one_group(tmp_path):
     "make",
     [
         lambda group: group.create_dataset("a", (9,), "f4", chunks=(2,), compression="gzip"),
+        lambda group: group.create_dataset("a", data=np.zeros(9), chunks=(2,), compression="lzf"),
+        lambda group: group.create_dataset("a", data=np.zeros(9), chunks=(2,), fletcher32=True),
+        lambda group: group.create_dataset("a", data=np.zeros(9), chunks=(2,), shuffle=True),
         lambda group: group.create_dataset("a", (9,), "f4", chunks=(2,)),  # no chunk was written
         lambda group: group.create_dataset("a", (9,), "f4"),  # nor are values
         lambda group: group.create_dataset("a", data="text"),
@@ -134,6 +140,32 @@ def test_attributes_that_are_not_single_numbers_are_left_to_the_library(tmp_path
     assert attributes is None
 
 
+def test_large_compressed_arrays_are_read_by_several_threads(tmp_path):
+    path, values = tmp_path / "x.hdf5", np.random.default_rng(0).integers(0, 9, (400, 60, 50), np.uint8)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("episode_0/a", data=values, chunks=(30, 40, 50), compression="gzip", shuffle=True)
+        file.create_dataset("episode_0/b", data=values, chunks=(1, 60, 50), compression="gzip")
+    assert found(path) is not None
+    check(path)
+
+
+def test_a_damaged_chunk_of_a_group_is_named(tmp_path):
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        values = np.random.default_rng(0).random(1000)
+        place = file.create_dataset(
+            "demo/a", data=values, chunks=(500,), compression="gzip"
+        ).id.get_chunk_info(1)
+    raw = bytearray(path.read_bytes())
+    raw[place.byte_offset + 100] ^= 1
+    path.write_bytes(raw)
+    with hdf5.reading(path) as file:
+        group = EpisodeGroup(PlainGroups(file, path.stat().st_size), file, "demo")
+        assert np.array_equal(group.arrays["a"].read(0, 500), values[:500])
+        with pytest.raises(CorruptError, match=r"x\.hdf5: /demo/a rows 500\.\.999: damaged HDF5"):
+            group.arrays["a"].whole()
+
+
 def test_links_that_are_not_hard_are_left_to_the_library(tmp_path):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file["real/a"] = np.arange(3.0)
@@ -150,6 +182,7 @@ def test_damage_is_found_or_changes_what_the_library_reads_too(tmp_path, seed):
         group = file.create_group("episode_0")
         group["a/b"] = np.arange(5, dtype="i2")
         group.create_dataset("c", data=np.arange(20.0).reshape(10, 2), chunks=(4, 2))
+        group.create_dataset("d", data=np.arange(20.0), chunks=(8,), compression="gzip")
         group.attrs["id"] = 3
     sound = path.read_bytes()
     for _ in range(300):
