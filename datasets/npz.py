@@ -178,7 +178,7 @@ class _Member:
         self._whole: NDArray[Any] | None = None
         with self._damage(), closing(zip_archives.MemberBytes(archive, info)) as stream:
             self.shape, fortran, self.dtype = _header(stream, f"{path}: {info.filename}")
-            header = stream.tell()
+            self._header_bytes = header = stream.tell()
         self.unreadable = _why_unreadable(self.dtype)
         if self.unreadable:
             return
@@ -234,7 +234,7 @@ class _Member:
             if self._stream is None or first < self._at:
                 self.close()
                 self._stream = zip_archives.MemberBytes(self._archive, self._info)
-                _header(self._stream, f"{self._path}: {self._info.filename}")
+                self._stream.read(self._header_bytes)  # is known; parsing is not for threads
                 self._at = 0
             skip = (first - self._at) * self._row_bytes
             while skip > 0:

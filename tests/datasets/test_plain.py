@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
+from rlcli.datasets import npz
 from rlcli.datasets.contract import AmbiguousMapping
 from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError, UsageError
 from rlcli.format.dataset import Dataset
@@ -273,6 +274,17 @@ def test_an_npz_that_lies_about_a_shape_is_corrupt(shape, tmp_path):
 def eval_free(shape: str) -> str:
     """Powers written out: an npy header holds literals."""
     return shape.replace("10**18", str(10**18)).replace("10**15", str(10**15)).replace("2**62", str(2**62))
+
+
+def test_headers_of_an_npz_are_parsed_before_threads_read_it(tmp_path, monkeypatch):
+    """Python's parser, which NumPy takes for them, may fail where two threads use it at once."""
+    np.savez(tmp_path / "a.npz", x=np.arange(6.0), y=np.arange(12.0).reshape(6, 2))
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        table = npz.NpzTable(tmp_path / "a.npz", archive)
+        monkeypatch.setattr(npz, "_header", None)
+        for start in (0, 3, 0):
+            assert table.read(["x", "y"], start, 6)["x"].tolist() == list(range(start, 6))
+        table.close()
 
 
 def test_what_an_npz_pickles_or_keeps_as_records_is_left_out_and_said(tmp_path):
