@@ -144,7 +144,7 @@ class _Writer:
             attributes[name] = np.float64(compute(rewards))
         for name, column in self.layout.attributes.items():
             value = dataset.read(column.key, start, start + 1)[0]
-            attributes[name] = value if column.heap is None else str(value)
+            attributes[name] = str(value) if column.is_text else value
         if ATTRIBUTES in dataset.schema.by_key:
             for name, value in attributes_of(str(dataset.read(ATTRIBUTES, start, start + 1)[0])).items():
                 if value is None:

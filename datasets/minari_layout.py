@@ -7,6 +7,7 @@ beside observations that goes on for one value less than they do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from rlcli.format.specs import Box, Composite, Spec, leaves, spec_from_json
 
 _FOLLOWING = {REWARD, ("next", "done"), ("next", "terminated"), ("next", "truncated"), ("is_init",),
               ("episode",), ("step",), ATTRIBUTES}  # fmt: skip
+_MAX_ATTRIBUTE = 60_000  # bytes; larger ones do not fit HDF5's headers
 _KEPT = {("source", name) for name in ("rewards", *FLAGS)}
 
 
@@ -163,7 +165,8 @@ def _lay_out_others(
             continue
         path = paths.get(key, "")
         align, dtype = infos.get(path, ("", column.dtype))
-        if key[:2] == ("info", "episode") and align != "episode":
+        is_small = column.is_text or math.prod(column.shape) * column.numpy.itemsize <= _MAX_ATTRIBUTE
+        if key[:2] == ("info", "episode") and align != "episode" and is_small:
             layout.attributes[names.get(key, "/".join(key[2:]))] = column
             continue
         if not path.startswith("infos/"):

@@ -74,7 +74,7 @@ class Exporter:
                 if any(n < 0 for n in column.shape):
                     self.report.lossy.append(f"{'/'.join(key)}: arrays of different sizes have no place")
                     continue
-                if column.encoding == "heap":
+                if column.encoding == "heap" and column.heap.codec in ("jpeg", "png"):
                     self.report.lossy.append(f"{'/'.join(key)}: stored decoded, not as {column.heap.codec}")
             is_text = column.is_text
             shape = () if key in _NAMES else column.shape

@@ -8,8 +8,10 @@ gives the same dataset.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +33,7 @@ _DERIVED = {("is_init",), ("episode",), ("step",)}
 _FLAGS = {("next", "done"), ("next", "terminated"), ("next", "truncated")}
 _REWARD: Key = ("next", "reward")
 _EPISODE: Key = ("info", "episode")
+_NAME = re.compile(r"demo_(\d{1,18})")
 _DEMO: Key = (*_EPISODE, "demo")
 _DONES: Key = ("info", "dones")
 _TOPS = ("obs", "next_obs", "actions", "rewards", "dones", "rl")
@@ -66,10 +69,11 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
     report = Report()
     record = (dataset.extra or {}).get("source")
     record = record if isinstance(record, dict) and record.get("format") == "robomimic" else {}
-    plan = _plan(dataset, record, report)
     ends = episode_ends(dataset)[0]
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
     names = _demo_names(dataset, starts)
+    plan = _plan(dataset, record, report, named=bool(names))
+    names = names or [f"demo_{number}" for number in range(len(starts))]
     unknown = set(np.asarray(dataset.unknown_next).tolist())
     masks: dict[str, list[str]] = {name: [] for name in plan.masks}
     compression = None if options.compression == "none" else options.compression
@@ -103,13 +107,14 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
     return report
 
 
-def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report) -> _Plan:
+def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report, *, named: bool) -> _Plan:
+    """Where everything goes; `named` says that the demos have the names that the dataset has for them."""
     names = {tuple(key): name for name, key in record.get("columns", {}).items()}
     masks = {key: name for name, key in record.get("masks", {}).items()}
     plan = _Plan()
     for column in dataset.schema.columns:
         key = column.key
-        if key in _DERIVED | _FLAGS or column.encoding == "stack" or key == _DEMO:
+        if key in _DERIVED | _FLAGS or column.encoding == "stack" or (key == _DEMO and named):
             continue
         if key[:2] == ("next", "observation"):
             if column.is_text:
@@ -166,15 +171,15 @@ def _following(name: str) -> str:
 
 
 def _demo_names(dataset: Dataset, starts: Any) -> list[str]:
-    """The names that the source had, `demo_<i>` where there are none or not one each."""
-    numbered = [f"demo_{number}" for number in range(len(starts))]
+    """The names that the source had, none where they are not one `demo_<i>` each."""
     column = dataset.schema.by_key.get(_DEMO)
     if column is None or column.heap is None:
-        return numbered
+        return []
     index, table = dataset.text(_DEMO, starts)
     names = [table[int(at)] for at in index]
-    usable = len(set(names)) == len(names) and all(n.removeprefix("demo_").isdigit() for n in names)
-    return names if usable else numbered
+    numbers = [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
+    rise = all(one < other for one, other in pairwise(numbers))  # they are read in the order of their numbers
+    return names if rise and len(numbers) == len(names) else []
 
 
 def _write_once(dataset: Dataset, plan: _Plan, group: h5py.Group, row: int) -> None:
@@ -274,7 +279,8 @@ def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[
     }
     keys.pop("rewards", None)
     both = [names[n] for n in at[both_flags].tolist()]
-    there = {"dones": "dones" in plan.rows, "demo": _DEMO in dataset.schema.by_key}
+    is_named = _DEMO in dataset.schema.by_key and "demo" not in plan.attributes
+    there = {"dones": "dones" in plan.rows, "demo": is_named}
     told = {
         "rl": 1,
         "spec": dataset.spec,

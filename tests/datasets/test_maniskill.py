@@ -236,3 +236,25 @@ def test_numbers_and_depths_that_our_files_do_not_have_are_told_as_text(tmp_path
     (tmp_path / "t.json").write_text(f'{{"episodes": [], "env_info": {told}}}')
     convert(tmp_path / "t.h5", tmp_path / "ds", check=True)
     verify(tmp_path / "ds")
+
+
+@pytest.mark.parametrize(
+    "to", ["minari", "robomimic", "rlds", "torchrl", "d4rl", "hdf5", "parquet", "csv", "npz"]
+)
+def test_trajectories_go_to_every_format(tmp_path, to):
+    if to == "parquet":
+        pytest.importorskip("pyarrow")
+    given = trajectories(obs="flat")
+    given["traj_1"]["env_states/actors/apple"] = np.arange(16, dtype="f4").reshape(8, 2)
+    written(tmp_path / "t.h5", given)
+    convert(tmp_path / "t.h5", tmp_path / "one")
+    convert(tmp_path / "one", tmp_path / "out", to=to, check=True)
+    convert(tmp_path / "out", tmp_path / "two", from_=to, check=True)
+    with Dataset.open(tmp_path / "one") as one, Dataset.open(tmp_path / "two") as two:
+        assert (one.read(("action",), 0, 19) == two.read(("action",), 0, 19)).all()
+        key = ("info", "episode", "final", "env_states", "actors", "cube")
+        final = [np.asarray(list(dataset.read(key, 0, 19))).reshape(19, 13) for dataset in (one, two)]
+        assert (final[0] == final[1]).all()
+        if to in ("minari", "robomimic"):
+            names = [list(dataset.read(("info", "episode", "demo"), 0, 19)) for dataset in (one, two)]
+            assert names[0] == names[1]
