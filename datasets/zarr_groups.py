@@ -37,7 +37,7 @@ from rlcli.format.dataset import Dataset
 _MAX_CHUNKS = 50_000_000
 _CHUNK_BYTES = 4 << 20
 _MAX_CHUNK_BYTES = 1 << 31
-_CACHE_BYTES = 32 << 20  # of decoded chunks that wait for the rest of their rows, of all arrays
+_CACHE_BYTES = 32 << 20  # of decoded chunks that wait for the rest of their rows, if the largest is smaller
 _SIGNS = (".zgroup", "zarr.json")
 
 
@@ -135,7 +135,7 @@ class ZarrTable(Table):
         super().__init__(path)
         self._arrays: dict[str, Any] = {}
         self._chunks: dict[str, Chunks | None] = {}
-        self._decoded: dict[str, tuple[int, Any]] = {}  # of each array the last chunk that was cut
+        self._decoded: dict[str, tuple[int, Any]] = {}  # of some arrays the last chunk that was cut
         self.layout = f"zarr-{root.metadata.zarr_format}"
         self.metadata = _metadata(root)
         with warnings.catch_warnings(record=True) as told:
@@ -151,6 +151,7 @@ class ZarrTable(Table):
             self._arrays[name] = array
             self._chunks[name] = Chunks.of(read, name, array)
             self.fields[name] = Field(_dtype(array), tuple(array.shape[1:]), array.shape[0])
+        self._keeps = self._kept()
         self.replay_buffer = "meta/episode_ends" in self.fields and any(
             name.startswith("data/") for name in self.fields
         )
@@ -177,12 +178,12 @@ class ZarrTable(Table):
         return arrays
 
     def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows of one array. A chunk that all go out is decoded in its place; of others the last one stays,
-        so that in order each is decoded once.
+        """Rows of one array. A chunk that all go out is decoded in its place; of others the last one stays
+        if there is room, so that in order each is decoded once.
         """
         array, field, chunks = self._arrays[name], self.fields[name], self._chunks[name]
-        rows = int((getattr(array, "shards", None) or array.chunks)[0])
-        if rows * field.row_bytes > _CACHE_BYTES // len(self._arrays):
+        rows = _chunk_rows(array)
+        if chunks is None and name not in self._keeps:
             return _native(array[start:stop], field.dtype)
         out = self.empty(name, stop - start)
         for number in range(start // rows, -(-stop // rows)):
@@ -206,8 +207,22 @@ class ZarrTable(Table):
         if found is None:
             last = min((number + 1) * rows, int(array.shape[0]))
             found = _native(array[number * rows : last], self.fields[name].dtype)
-        self._decoded[name] = number, found
+        if name in self._keeps:
+            self._decoded[name] = number, found
         return found
+
+    def _kept(self) -> set[str]:
+        """The arrays of which a chunk stays: as many as there is room for, those of large chunks first."""
+        sizes = {
+            name: _chunk_rows(array) * self.fields[name].row_bytes for name, array in self._arrays.items()
+        }
+        room = max(_CACHE_BYTES, *sizes.values()) if sizes else 0  # the largest is decoded in any case
+        kept = set()
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            if sizes[name] <= room:
+                room -= sizes[name]
+                kept.add(name)
+        return kept
 
     def _check(self, name: str, array: Any) -> None:
         """Refuses shapes and chunks that no file of ours would have, and codecs that run code."""
@@ -237,6 +252,11 @@ def _native(values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.asarray(values.astype(dtype, copy=False))
     values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
     return np.array(values.tolist(), object)
+
+
+def _chunk_rows(array: Any) -> int:
+    """Rows that are decoded together."""
+    return int((getattr(array, "shards", None) or array.chunks)[0])
 
 
 def array_chunks(array: Any) -> list[int]:

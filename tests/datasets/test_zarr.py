@@ -18,7 +18,8 @@ import zarr
 from numcodecs import Blosc, Delta, GZip, Zstd
 from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 
-from rlcli.datasets import zarr_rows
+from rlcli.datasets import zarr_groups, zarr_rows
+from rlcli.datasets.rooms import Rooms
 from rlcli.datasets.zarr_groups import ZarrTable
 from rlcli.datasets.zarr_rows import Chunks, reading, zstd_bytes
 from rlcli.errors import CorruptError, ExitCode, IncompatibleError, InputError, MissingExtraError
@@ -152,16 +153,44 @@ class _Runs:
         return os.mkdir, (self.mark,)
 
 
-def test_rows_in_any_order_are_those_of_the_chunks(tmp_path):
+@pytest.mark.parametrize("room", [0, 1 << 20])
+@pytest.mark.parametrize(("columns", "dtype"), [(2, "<f8"), (3, "<f8"), (3, ">f8")])
+def test_rows_in_any_order_are_those_of_the_chunks(room, columns, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(zarr_groups, "_CACHE_BYTES", room)  # with none, only the largest chunk stays
     values = np.arange(69.0).reshape(23, 3)
     root = zarr.open_group(tmp_path / "z", mode="w")
     for name, chunk in (("a", 4), ("b", 23), ("c", 1)):
-        root.create_array(name, data=values, chunks=(chunk, 2))
+        root.create_array(name, data=values.astype(dtype), chunks=(chunk, columns))
     with reading(tmp_path / "z") as read:
         table = ZarrTable(tmp_path / "z", root, read)
+        table.rooms = Rooms()
         for start, stop in ((0, 3), (3, 10), (10, 11), (11, 23), (5, 9), (2, 20), (20, 23), (0, 23)):
             for found in table.read(["a", "b", "c"], start, stop).values():
                 np.testing.assert_array_equal(found, values[start:stop])
+
+
+@pytest.mark.parametrize("compressor", [None, Zstd(), Blosc()])
+def test_in_order_each_chunk_is_decoded_once(compressor, tmp_path, monkeypatch):
+    values = np.arange(300).reshape(100, 3)
+    root = zarr.open_group(tmp_path / "z", mode="w", zarr_format=2)
+    for name, chunk in (("a", 7), ("b", 64), ("c", 10)):
+        root.create_array(name, data=values, chunks=(chunk, 3), compressors=compressor)
+    keys: list[str] = []
+    with reading(tmp_path / "z") as read:
+        table = ZarrTable(tmp_path / "z", root, lambda key: (keys.append(key), read(key))[1])
+        table.rooms = Rooms()
+        for start in range(0, 100, 10):
+            for found in table.read(["a", "b", "c"], start, start + 10).values():
+                np.testing.assert_array_equal(found, values[start : start + 10])
+    assert len(keys) == len(set(keys)) == 15 + 2 + 10
+
+
+def test_an_empty_frame_of_zstandard_is_no_chunk(tmp_path):
+    root = zarr.open_group(tmp_path / "z", mode="w", zarr_format=2)
+    root.create_array("a", data=np.ones((8, 2)), chunks=(4, 2), compressors=Zstd())
+    (tmp_path / "z/a/1.0").write_bytes(Zstd().encode(b""))
+    with reading(tmp_path / "z") as read, pytest.raises(CorruptError, match=r"a rows 0\.\.7: damaged zarr"):
+        ZarrTable(tmp_path / "z", root, read).read(["a"], 0, 8)
 
 
 @pytest.mark.parametrize("version", [2, 3])
