@@ -42,7 +42,7 @@ class HeapRows:
             self._last = (kept, encode(self.column, value))
         self.stored[at] = self._last[1]
 
-    def put(self, at: int, values: Sequence[Nested]) -> None:
+    def put(self, at: int, values: Values) -> None:
         """Takes values from row `at` on."""
         if isinstance(values, list) and values and type(values[0]) is str:
             count = len(values)
