@@ -78,13 +78,6 @@ struct File {
     }
     return true;
   }
-
-  Bytes bytes(std::uint64_t offset, std::uint64_t count) const {
-    require(count <= MOST_HEADER);
-    Bytes found(count);
-    require(read(offset, found.data(), count));
-    return found;
-  }
 };
 
 // Where a chunk is, and which filters it did not go through, a bit for each.
@@ -155,6 +148,20 @@ public:
   }
 
 private:
+  // Some bytes. What is about them is read along: a group's headers are beside each other.
+  Bytes bytes(std::uint64_t offset, std::uint64_t count) {
+    require(count <= MOST_HEADER && offset <= file_.size && count <= file_.size - offset);
+    if (count == 0) return {};
+    if (offset < window_at_ || offset + count > window_at_ + window_.size()) {
+      window_at_ = offset - offset % (WINDOW / 4);
+      window_.resize(std::min(std::max(WINDOW, offset + count - window_at_), file_.size - window_at_));
+      if (!file_.read(window_at_, window_.data(), window_.size())) window_.clear();
+      require(!window_.empty());
+    }
+    const auto *begin = window_.data() + (offset - window_at_);
+    return Bytes(begin, begin + count);
+  }
+
   struct Message {
     unsigned type;
     Span data;
@@ -162,7 +169,7 @@ private:
 
   // What an object's header says, in `blocks`.
   std::vector<Message> header(std::uint64_t address, std::vector<Bytes> &blocks) {
-    const Bytes prefix = file_.bytes(address, 16);
+    const Bytes prefix = bytes(address, 16);
     Cursor at(span_of(prefix));
     require(at.number(1) == 1);
     at.take(1);
@@ -177,7 +184,7 @@ private:
     std::uint64_t seen = 0;
     for (std::size_t n = 0; n < ahead.size(); ++n) {
       require(n < 64);
-      blocks.push_back(file_.bytes(ahead[n].offset, ahead[n].size));
+      blocks.push_back(bytes(ahead[n].offset, ahead[n].size));
       Cursor rest(span_of(blocks.back()));
       while (rest.left() >= 8 && seen < count) {
         const auto type = static_cast<unsigned>(rest.number(2));
@@ -250,22 +257,22 @@ private:
   void links(Span message, const std::string &path, int depth, Group *found) {
     Cursor at(message);
     const auto tree = at.number(8), heap = at.number(8);
-    const Bytes head = file_.bytes(heap, 32);
+    const Bytes head = bytes(heap, 32);
     Cursor in(span_of(head));
     require(in.number(4) == 0x50414548 && in.number(1) == 0);  // HEAP
     in.take(3);
     const auto size = in.number(8);
     in.take(8);
-    const Bytes names = file_.bytes(in.number(8), size);
+    const Bytes names = bytes(in.number(8), size);
     std::vector<std::uint64_t> nodes;
     leaves(tree, 0, 0, -1, [&](Cursor &, std::uint64_t child) { nodes.push_back(child); });
     for (const auto node : nodes) {
-      const Bytes first = file_.bytes(node, 8);
+      const Bytes first = bytes(node, 8);
       Cursor told(span_of(first));
       require(told.number(4) == 0x444f4e53 && told.number(1) == 1);  // SNOD
       told.take(1);
       const auto count = told.number(2);
-      const Bytes entries = file_.bytes(node + 8, count * 40);
+      const Bytes entries = bytes(node + 8, count * 40);
       Cursor entry(span_of(entries));
       for (std::uint64_t n = 0; n < count; ++n) {
         const auto name = entry.number(8), address = entry.number(8), cached = entry.number(4);
@@ -285,14 +292,14 @@ private:
   template <typename Note>
   void leaves(std::uint64_t address, unsigned type, std::size_t axes, int level, const Note &note) {
     require(++blocks_ <= MOST_BLOCKS);
-    const Bytes head = file_.bytes(address, 24);
+    const Bytes head = bytes(address, 24);
     Cursor at(span_of(head));
     require(at.number(4) == 0x45455254 && at.number(1) == type);  // TREE
     const int here = static_cast<int>(at.number(1));
     require(level < 0 || here == level);
     const auto count = at.number(2);
     const std::size_t key = type == 0 ? 8 : 8 + 8 * axes;
-    const Bytes entries = file_.bytes(address + 24, count * (key + 8));
+    const Bytes entries = bytes(address + 24, count * (key + 8));
     Cursor entry(span_of(entries));
     for (std::uint64_t n = 0; n < count; ++n) {
       Cursor told(entry.take(key));
@@ -418,7 +425,11 @@ private:
     TIME = 18,
   };
 
+  static constexpr std::uint64_t WINDOW = 4096;
+
   File file_;
+  std::uint64_t window_at_ = 0;
+  Bytes window_;
   int objects_ = 0, blocks_ = 0;
 };
 
