@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.plain import PlainSource
-from rlcli.datasets.plain_export import Exporter, lost_seeds
+from rlcli.datasets.plain_export import Exporter, lost_cuts, lost_seeds
 from rlcli.datasets.regular import open_regular
 from rlcli.datasets.text_table import TextTable, bounded
 from rlcli.errors import CorruptError, InputError, UsageError
@@ -68,7 +68,11 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[Plai
 def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) -> Report:
     """One line per row; vectors become `name_0 …`, larger arrays are flattened. Spaces are lost."""
     exporter = Exporter(dataset)
-    exporter.report.lossy += ["the spaces: a CSV file has only columns", *lost_seeds(dataset)]
+    exporter.report.lossy += [
+        "the spaces: a CSV file has only columns",
+        *lost_seeds(dataset),
+        *lost_cuts(dataset),
+    ]
     if told := exporter.metadata["columns"]:
         named = ", ".join(f"{'/'.join(key)} as {name}" for name, key in told.items())
         exporter.report.lossy.append(f"keys: {named} are read as their names say")

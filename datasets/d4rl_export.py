@@ -21,7 +21,7 @@ from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, NoOptions, Report
 from rlcli.datasets.d4rl_layout import COLUMNS
 from rlcli.datasets.hdf5_output import creating
-from rlcli.datasets.plain_export import free_name, lost_seeds
+from rlcli.datasets.plain_export import free_name, lost_cuts, lost_seeds
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -150,7 +150,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
     file.attrs["rl_spec"] = json.dumps(dataset.spec)
     told = {name: list(key) for name, key in names.items() if not _says_its_key(name, key)}
     file.attrs[COLUMNS] = json.dumps(told)
-    lossy += lost_seeds(dataset)
+    lossy += lost_seeds(dataset) + lost_cuts(dataset)
     return columns, Report(lossy=list(dict.fromkeys(lossy)), details={"original": False, "columns": names})
 
 

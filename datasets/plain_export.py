@@ -175,6 +175,12 @@ def lost_seeds(dataset: Dataset) -> list[str]:
     return [f"{seeds:,} seeds of episodes are not written"] if seeds else []
 
 
+def lost_cuts(dataset: Dataset) -> list[str]:
+    """What to say where unfinished episodes look like others."""
+    cut = int(np.asarray(dataset.episodes.cut, np.bool_).sum())
+    return [f"{cut:,} unfinished episodes are written as if they had ended"] if cut else []
+
+
 def told_keys(metadata: Mapping[str, Any], names: Collection[str]) -> dict[str, Key]:
     """Name -> our key, of `names` that do not say it; as our own export left it, without what cannot be."""
     found: dict[str, Key] = {}

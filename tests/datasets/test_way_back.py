@@ -55,3 +55,16 @@ def test_a_dataset_comes_back_the_same_or_the_report_says_what_is_lost(
     with Dataset.open(one) as first, Dataset.open(tmp_path / "two") as second:
         assert second.schema == first.schema
         assert second.digest == first.digest
+
+
+@pytest.mark.parametrize("to", ["csv", "d4rl", "rlds"])
+def test_an_unfinished_episode_that_looks_finished_is_said(tmp_path, to):
+    rows = {
+        "observations": np.ones((6, 2), "f4"),
+        "actions": np.ones((6, 1), "f4"),
+        "rewards": np.ones(6, "f4"),
+    }
+    np.savez(tmp_path / "x.npz", **rows, terminals=np.arange(6) == 2)
+    assert convert(tmp_path / "x.npz", tmp_path / "ds")["unfinished_rows"] == 3
+    lossy = convert(tmp_path / "ds", tmp_path / "out", to=to, check=True)["lossy"]
+    assert "1 unfinished episodes are written as if they had ended" in lossy
