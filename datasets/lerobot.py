@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -291,7 +291,7 @@ class LeRobotSource:
             "terminated_by": self.meaning,
         }
 
-    @property
+    @cached_property
     def pieces(self) -> list[Piece]:
         """One per episode."""
         return [

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ class MinariSource:
             "alignment": "same row: observation, the action applied to it, the reward for that",
         }
 
-    @property
+    @cached_property
     def pieces(self) -> list[Piece]:
         """One per episode."""
         size = self._row_bytes

@@ -229,7 +229,7 @@ class RLDSSource:
             "alignment": self.alignment,
         }
 
-    @property
+    @cached_property
     def pieces(self) -> list[Piece]:
         """One per span; sizes are of rows as they are stored, heaps as large as the records."""
         found = []

@@ -8,7 +8,7 @@ the end all files and folders are synced side by side, since a file system commi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -66,12 +66,16 @@ class ToDisk:
 
 def sync_dataset(root: Path) -> None:
     """Everything below `root` to the disk, names too."""
-    found = [(Path(folder), [Path(folder) / name for name in names]) for folder, _, names in os.walk(root)]
+    found = [(Path(folder), [Path(folder, name) for name in names]) for folder, _, names in os.walk(root)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         _all(pool, files.sync_path, [file for _, inside in found for file in inside])
         _all(pool, files.sync_folder, [folder for folder, _ in found])
 
 
-def _all(pool: ThreadPoolExecutor, sync: Callable[[Path], None], paths: Iterable[Path]) -> None:
-    for done in [pool.submit(sync, path) for path in paths]:
+def _all(pool: ThreadPoolExecutor, sync: Callable[[Path], None], paths: Sequence[Path]) -> None:
+    def some(first: int) -> None:
+        for path in paths[first::_AT_ONCE]:
+            sync(path)
+
+    for done in [pool.submit(some, first) for first in range(min(_AT_ONCE, len(paths)))]:
         done.result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import platform
 import shlex
@@ -36,11 +35,13 @@ def versions() -> dict[str, str]:
 
 @functools.cache  # each is a search of the path and a file parsed
 def _installed() -> tuple[tuple[str, str], ...]:
+    from importlib import metadata  # takes longer than most of rl
+
     found = []
     for package in _PACKAGES:
         try:
-            found.append((package, importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:
+            found.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
             continue
     return tuple(found)
 
