@@ -1,4 +1,4 @@
-"""Results that are made ahead: the right ones whatever is asked for, errors in their turn, one call at a time."""
+"""Results that are made ahead: the right ones in any order, errors in their turn, one call at a time."""
 
 from __future__ import annotations
 
