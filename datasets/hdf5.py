@@ -123,17 +123,6 @@ def text_of(value: Any, where: h5py.HLObject) -> str:
         ) from err
 
 
-def holds(group: h5py.Group, path: str) -> bool:
-    """Whether a dataset is at `path`, reached by hard links."""
-    place: Any = group
-    for name in path.split("/"):
-        link = place.get(name, getlink=True) if isinstance(place, h5py.Group) else None
-        if not isinstance(link, h5py.HardLink):
-            return False
-        place = place[name]
-    return isinstance(place, h5py.Dataset)
-
-
 class Rows:
     """One logical column: datasets with equal trailing axes, one after the other, read in slices.
 

@@ -1,7 +1,8 @@
 """The episodes of a Minari dataset in one HDF5 file: a group each, with a few small datasets.
 
-Opening these costs more than reading them, so it is done at h5py's low level, and what a first look found
-(names, types) is not asked again.
+Opening these costs more than reading them, so most episodes are told natively, see `hdf5_groups.py`. Others,
+with text or encoded pictures, are opened at h5py's low level, and what a first look found (names, types) is
+not asked again.
 """
 
 from __future__ import annotations
