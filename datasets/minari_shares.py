@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rlcli.datasets.minari_scan import Scan, last_lost, note, say
 
-_SHARES = 16
+_SHARES = 8  # each opens the file anew
 _EPISODES = 256  # fewer are looked through faster than a process begins with them
 _WAYS = {"first": {"step", "both"}}  # an info that some episodes have in one way, some in the other
 

@@ -17,7 +17,7 @@ from rlcli.format import files
 
 _STEP_BYTES = 64 << 20
 _AT_ONCE = 8  # syncs that wait together
-_GROWING = ("segments", "heaps")
+_GROWING = (".memmap", ".heap")  # what is large; small files come and go under other names
 
 
 class ToDisk:
@@ -42,10 +42,11 @@ class ToDisk:
         self._task = self._pool.submit(self._begin)
 
     def _begin(self) -> None:
-        for name in _GROWING:
+        for name in ("segments", "heaps"):
             for folder, _, found in os.walk(self.root / name):
                 for file in found:
-                    files.sync_path(Path(folder) / file)
+                    if file.endswith(_GROWING):
+                        files.sync_path(Path(folder) / file)
 
     def _take(self) -> None:
         task, self._task = self._task, None
