@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
-from typing import TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 _OVER = object()
@@ -56,3 +56,30 @@ def grouped_ahead(items: Iterator[T], size: Callable[[T], int], enough: int) -> 
         if not group:
             return
         yield from group
+
+
+class InTurn(Generic[T]):
+    """Results of a call for 0 … count - 1, mostly asked for in this order: a thread makes the next meanwhile.
+
+    No two calls run at once. `close` waits for the one that runs.
+    """
+
+    def __init__(self, call: Callable[[int], T], count: int) -> None:
+        self._call, self._count = call, count
+        self._pool = ThreadPoolExecutor(1)
+        self._coming: tuple[int, Future[T]] | None = None
+
+    def __call__(self, number: int) -> T:
+        """The result for a number. Raises what the call raises."""
+        if self._coming is None or self._coming[0] != number:
+            self._coming = (number, self._pool.submit(self._call, number))
+        found = self._coming[1].result()
+        following = number + 1
+        self._coming = None
+        if following < self._count:
+            self._coming = (following, self._pool.submit(self._call, following))
+        return found
+
+    def close(self) -> None:
+        """Forgets what is not asked for yet."""
+        self._pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ is stored, or the following row's; of an episode's last row it is unknown where 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from rlcli.datasets import hdf5
+from rlcli.datasets.ahead import InTurn
 from rlcli.datasets.contract import Advance, End, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.episode_groups import Layout, Scan, is_below
 from rlcli.datasets.hdf5_groups import EpisodeGroup
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.opened import Opened, equal_bits, nest, renamed, spec_of
+from rlcli.datasets.parts import num_rows
 from rlcli.datasets.slicing import slices
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.keys import Key
@@ -116,6 +119,7 @@ class GroupSource(Opened):
                 for name, rows in zip(scan.names, scan.rows, strict=True)
             ],
         )
+        self._begun = InTurn(self._begin, len(groups))
         self._numbers = {piece.name: number for number, piece in enumerate(self.pieces)}
 
     # -- columns -----------------------------------------------------------------------------------------
@@ -190,11 +194,28 @@ class GroupSource(Opened):
 
         Raises `LayoutMismatch` when next observations were to be derived and are not the following rows.
         """
-        found = self.groups[self._numbers[piece.name]]()
-        with hdf5.damage(found.group.path, f"{found.group.name}:"):
-            yield from self._parts(found, report, advance)
+        noted, first, others = self._begun(self._numbers[piece.name])
+        for part in itertools.chain([first], others):
+            yield part
+            advance(num_rows(part.columns) * self.schema.row_bytes)
+        report.add(noted)
 
-    def _parts(self, found: Group, report: Report, advance: Advance) -> Iterator[Part]:
+    def close(self) -> None:
+        """Reads no more. Call it before the files are closed."""
+        self._begun.close()
+
+    def _begin(self, number: int) -> tuple[Report, Part, Iterator[Part]]:
+        """An episode whose first part was read."""
+        report = Report()
+        parts = self._checked(number, report)
+        return report, next(parts), parts
+
+    def _checked(self, number: int, report: Report) -> Iterator[Part]:
+        found = self.groups[number]()
+        with hdf5.damage(found.group.path, f"{found.group.name}:"):
+            yield from self._parts(found, report)
+
+    def _parts(self, found: Group, report: Report) -> Iterator[Part]:
         group, rows = found.group, found.rows
         constant = {**found.extra, **self._constants(group)}
         observed = {
@@ -231,7 +252,6 @@ class GroupSource(Opened):
                 )
             end = self._end(found, observed, then, report) if stop == rows else None
             yield Part(columns, end)
-            advance((stop - start) * self.schema.row_bytes)
 
     def _end(self, found: Group, observed: Mapping[str, Key], then: Mapping[str, Any], report: Report) -> End:
         """Terminated or truncated if the last row's flags say so; flags on earlier rows end nothing."""

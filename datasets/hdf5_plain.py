@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +49,8 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[So
         with hdf5.damage(path):
             episodes = episodes_of(file)
             if episodes is not None:
-                yield open_episodes(path, *episodes, request)
+                with closing(open_episodes(path, *episodes, request)) as source:
+                    yield source
                 return
         with hdf5.damage(path):
             try:

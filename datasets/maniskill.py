@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         source.plan = {"scan": found.to_json()}
         if not told.is_there:
             source.report.remarks.append(f"no {beside.name} beside it: environment and seeds are unknown")
-        yield source
+        with closing(source):
+            yield source
 
 
 def _file_of(path: Path) -> Path:

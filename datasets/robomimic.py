@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         source = _source(path, file, found, request)
         source.files = [path]
         source.plan = {"scan": found.to_json()}
-        yield source
+        with closing(source):
+            yield source
 
 
 def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> GroupSource:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         source = GroupSource(found, _LAYOUT, groups, extra, request, where=path)
         source.files = files
         source.plan = {"scan": found.to_json()}
-        yield source
+        with closing(source):
+            yield source
 
 
 def _trials(opened: list[tuple[Path, h5py.File]]) -> Iterator[tuple[str, Path, EpisodeGroup]]:
