@@ -109,6 +109,7 @@ class PlainSource:
 
     def __init__(self, table: Table, request: Request) -> None:
         self.table = table
+        table.rooms = Rooms()
         kept = _columns_of(table, request.mapping)
         told = told_keys(table.metadata, [name for name in kept.names if name not in request.mapping])
         self.roles = roles_of(
@@ -303,7 +304,6 @@ class PlainSource:
         names = self._read_names()
         pending: Arrays | None = None
         ranges = list(slices(low, high, self.slice_rows))
-        self.table.rooms = self.table.rooms or Rooms()
         reads = (partial(self.table.read, names, start, stop) for start, stop in ranges)
         for (start, stop), arrays in zip(ranges, ahead(reads), strict=True):
             episodes = self.scan.within(start, stop)
