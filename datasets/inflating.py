@@ -55,7 +55,8 @@ class Inflated:
     """
 
     def __init__(self, source: Callable[[int], bytes], wrapper: Wrapper, *, members: bool = False) -> None:
-        self._source, self._wrapper, self._members = source, wrapper, members
+        self._source, self._members = source, members
+        self._wrapper: Wrapper = wrapper
         self._stream = isal_zlib.decompressobj(_WINDOW_BITS[wrapper])
         self._input: bytes = b""
         self._ready = memoryview(b"")
