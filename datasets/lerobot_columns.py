@@ -55,9 +55,9 @@ class Stored:
             return self._pictures([picture_bytes(v, root, where) for v in values.to_pylist()], where)
         if self.form == "words":
             known, what = words.get(self.name, {}), column.key[-1]
-            found = tables.integers(values, where)
-            told = {n: known.get(n, f"{what} {n}") for n in np.unique(found).tolist()}
-            return [*told.values()] * len(found) if len(told) == 1 else [told[n] for n in found.tolist()]
+            indices = tables.integers(values, where)
+            told = {n: known.get(n, f"{what} {n}") for n in np.unique(indices).tolist()}
+            return [*told.values()] * len(indices) if len(told) == 1 else [told[n] for n in indices.tolist()]
         numbers = tables.values(values, where)
         if self.form == "lists":
             found = [np.ascontiguousarray(row, column.numpy) for row in numbers]
