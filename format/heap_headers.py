@@ -34,8 +34,9 @@ def png(data: bytes | memoryview) -> ImageHeader:
 
 def jpeg(data: bytes | memoryview) -> ImageHeader:
     """The header of a JPEG image. Raises `ValueError` if it has none."""
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 < len(data) and data[at] == 0xFF:
+    end = len(data) - 9
+    at = 2 if data[:2] == b"\xff\xd8" else end
+    while at < end and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
@@ -45,7 +46,7 @@ def jpeg(data: bytes | memoryview) -> ImageHeader:
         elif marker == 0xDA:
             break
         else:
-            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+            at += 2 + max(2, data[at + 2] << 8 | data[at + 3])
     raise ValueError("not a JPEG image with a frame header")
 
 
