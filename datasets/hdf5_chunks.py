@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.inflating import InflateError, inflate
 from rlcli.errors import CorruptError
+from rlcli.format import files
 
 _SHUFFLE, _DEFLATE = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE
 GZIP = ((_DEFLATE,), (_SHUFFLE, _DEFLATE))  # the filters that are known
@@ -192,7 +193,7 @@ class GzipChunks:
         elif offset + size > os.fstat(file).st_size:
             raise self._damaged(number, "a chunk beyond the end of the file")
         else:
-            data = os.pread(file, size, offset)
+            data = files.read_at(file, size, offset)
         used = [kind for n, kind in enumerate(self._stored.filters) if not skipped & (1 << n)]
         if _DEFLATE in used:
             try:

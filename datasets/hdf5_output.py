@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 
 from rlcli.errors import ResourceError
+from rlcli.format import files
 
 
 class Output:
@@ -70,9 +71,8 @@ class _Disk:
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = os.pread(self._fd, len(view), self._at)
-        view[: len(data)] = data
-        view[len(data) :] = bytes(len(view) - len(data))
+        count = files.read_into(self._fd, view, self._at)
+        view[count:] = bytes(len(view) - count)
         for start, kept in self._kept:
             low, high = max(start, self._at), min(start + len(kept), self._at + len(view))
             if low < high:

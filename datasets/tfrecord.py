@@ -24,6 +24,7 @@ from rlcli import _native
 from rlcli.datasets.inflating import Inflated, InflateError
 from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError, InputError, ResourceError, RLError
+from rlcli.format import files
 
 Compression = Literal["none", "gzip", "zlib"]
 
@@ -254,7 +255,7 @@ class _Rooms:
             self._rooms = [room for room in self._rooms if not _is_free(room)]
             self._rooms.append(room := bytearray(size))
         memory = memoryview(room)[:size]
-        return memory[: os.preadv(file, [memory], offset)].toreadonly()
+        return memory[: files.read_into(file, memory, offset)].toreadonly()
 
 
 def _is_free(room: bytearray) -> bool:

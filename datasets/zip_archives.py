@@ -14,6 +14,7 @@ from isal import isal_zlib
 
 from rlcli.datasets.inflating import Inflated
 from rlcli.errors import CorruptError, InputError
+from rlcli.format import files
 
 _HEADER = struct.Struct("<26xHH")  # of a member: the lengths of its name and of its extra fields
 _BLOCK = 1 << 20
@@ -48,7 +49,7 @@ class MemberBytes:
         if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             self._stream.close()
             self._file = archive.fp.fileno() if archive.fp is not None else -1
-            lengths = _HEADER.unpack(os.pread(self._file, _HEADER.size, info.header_offset))
+            lengths = _HEADER.unpack(files.read_at(self._file, _HEADER.size, info.header_offset))
             self._at = info.header_offset + _HEADER.size + sum(lengths)
             self._end = self._at + info.compress_size
             is_stored = info.compress_type == zipfile.ZIP_STORED
