@@ -12,8 +12,9 @@ PyArrow for LeRobot's rows, our own parser for RLDS, JPEG or video decoding alon
 of the source that goes to the lineage, and the slowest of everything alone, which only a conversion that does
 all of it side by side on cores of its own would reach.
 
-Sources lie in memory where the system has a file system there, and are as large as gives a second or so:
-a conversion's fixed cost, which `convert/small` shows, should not decide. Memory and processor time are
+Sources lie in memory where the system has a file system there, and are as large as gives a second or so
+(those that processes share: three seconds of one, for a process more takes 0.2 to start): a conversion's
+fixed cost, which `convert/small` shows, should not decide. Memory and processor time are
 those of a process that only converts: what is over the interpreter with its imports is to stay within 64 MiB,
 or an episode if that is larger.
 """
@@ -244,14 +245,14 @@ def _small(place: Place) -> Item:
 def _jobs_of_shards(place: Place) -> Item:
     """Pictures in four shards become pixels."""
     path, length = place.sources / "pictures", place.setting.pick(small=2, full=_STEPS)
-    pictures = write_pictures(path, place.setting.pick(small=1, full=8), length, 256, 256, shards=4)
+    pictures = write_pictures(path, place.setting.pick(small=1, full=24), length, 256, 256, shards=4)
     size = 256 * 256 * 3
     return _jobs(place, "jobs", path, len(pictures) * size, length * size, {"images": "decode"})
 
 
 def _jobs_of_groups(place: Place) -> Item:
     """Episodes in groups of an HDF5 file."""
-    episodes, size = place.setting.pick(small=2, full=1750), EPISODE * SCHEMA.row_bytes
+    episodes, size = place.setting.pick(small=2, full=5250), EPISODE * SCHEMA.row_bytes
     path = write_transitions(place.sources / "minari", "minari", episodes)
     return _jobs(place, "jobs-groups", path, episodes * size, size, {})
 
