@@ -10,7 +10,7 @@ NaN there. An empty action, observation, reward or flag is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,30 +156,32 @@ class ParquetTable(Table):
     def _nulls(self) -> dict[str, int]:
         """Empty rows by column, from the files' own counts, or by reading where a file does not count."""
         kinds, found = self._arrow.types, dict[str, int]()
-        names = {}
+        names = []
         for field in self._opened[0].schema_arrow:
             kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
-            if kinds.is_string(kind) or kinds.is_large_string(kind) or _is_whole(kinds, kind):
-                names[field.name] = field.nullable
-        for number, group in self.rows.groups:
-            told = self._opened[number].metadata.row_group(group)
-            for at in range(told.num_columns):
-                column = told.column(at)
-                name = column.path_in_schema
-                if not names.get(name):
-                    continue
-                statistics = column.statistics
-                count = (
-                    statistics.null_count if statistics is not None and statistics.has_null_count else None
-                )
-                if count is None:
-                    with self._damage(self.files[number]):
-                        count = (
-                            self._opened[number].read_row_group(group, columns=[name]).column(0).null_count
-                        )
-                if count:
+            is_counted = kinds.is_string(kind) or kinds.is_large_string(kind) or _is_whole(kinds, kind)
+            names += [field.name] if is_counted and field.nullable else []
+        with self._damage(self.files[0]):
+            schema = self._opened[0].schema  # that of all files
+            places = {schema.column(at).path: at for at in range(len(schema))} if names else {}
+        counted = {name: places[name] for name in names if name in places}
+        for number, group in self.rows.groups if counted else ():
+            with self._damage(self.files[number]):
+                for name, count in self._nulls_of(self._opened[number], group, counted):
                     found[name] = found.get(name, 0) + count
-        return found
+        return {name: count for name, count in found.items() if count}
+
+    def _nulls_of(self, opened: Any, group: int, names: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+        """Of some columns of a row group, by name and place."""
+        # Damage in what is said of a column is an error where it is read, and the end of the process below.
+        next(opened.iter_batches(1, row_groups=[group], columns=list(names)), None)
+        told = opened.metadata.row_group(group)
+        for name, at in names.items():
+            statistics = told.column(at).statistics
+            if statistics is not None and statistics.has_null_count:
+                yield name, statistics.null_count
+            else:
+                yield name, opened.read_row_group(group, columns=[name]).column(0).null_count
 
     def _arrays(self, batch: Any, names: Sequence[str] | None, file: Path) -> Arrays:
         """The columns `names` of a batch, or all of them."""

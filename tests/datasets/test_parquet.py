@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlcli.errors import InputError
+from rlcli.datasets.parquet import ParquetTable
+from rlcli.errors import InputError, RLError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
 
@@ -132,3 +134,17 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.parquet")
     with pytest.raises(InputError, match="not a regular file"):
         convert(tmp_path / "x.parquet", tmp_path / "ds", from_="parquet")
+
+
+@pytest.mark.parametrize("bits", [0x0C, 0xFF])
+def test_damage_in_the_footer_does_not_end_the_process(tmp_path, bits):
+    """Asking Arrow for a column's metadata does, where these are damaged."""
+    pq.write_table(pa.table({"obs": [[1.0, 2.0]] * 6, "done": [0, 0, 1, 0, 0, 1]}), tmp_path / "x.parquet")
+    sound = (tmp_path / "x.parquet").read_bytes()
+    footer = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
+    for at in range(footer, footer + 200):
+        broken = bytearray(sound)
+        broken[at] ^= bits
+        (tmp_path / "x.parquet").write_bytes(broken)
+        with suppress(RLError):
+            ParquetTable(tmp_path / "x.parquet").close()
