@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <numeric>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -266,6 +267,7 @@ private:
     const Bytes names = bytes(in.number(8), size);
     std::vector<std::uint64_t> nodes;
     leaves(tree, 0, 0, -1, [&](Cursor &, std::uint64_t child) { nodes.push_back(child); });
+    std::string before;  // names are in order, so each is there once
     for (const auto node : nodes) {
       const Bytes first = bytes(node, 8);
       Cursor told(span_of(first));
@@ -281,8 +283,10 @@ private:
         const auto *begin = names.data() + name;
         const auto *end = static_cast<const std::uint8_t *>(std::memchr(begin, 0, names.size() - name));
         require(end != nullptr && end != begin);
-        if (cached == 2) continue;  // a symbolic link
         const std::string own(begin, end);
+        require(own > before && own != "." && own.find('/') == std::string::npos);
+        before = own;
+        if (cached == 2) continue;  // a symbolic link
         walk(address, path.empty() ? own : path + "/" + own, depth + 1, found);
       }
     }
@@ -316,11 +320,11 @@ private:
     found.path = path;
     found.type = copy_of(type);
     found.shape = shape_of(space);
-    if (filters.size() > 0) found.filters = filters_of(filters);
     Cursor typed(type);
     typed.take(4);
     found.item = typed.number(4);
     require(found.item > 0);
+    if (filters.size() > 0) found.filters = filters_of(filters, found.item);
     const std::uint64_t declared = std::accumulate(found.shape.begin(), found.shape.end(), found.item, times);
     Cursor at(layout);
     require(at.number(1) == 3);
@@ -358,6 +362,7 @@ private:
           require(first % found.chunk[axis] == 0 && first / found.chunk[axis] < grid[axis]);
           number = number * grid[axis] + first / found.chunk[axis];
         }
+        require(key.number(8) == 0);  // the place in a value
         require(found.places[number].offset == NOWHERE && place.size <= file_.size &&
                 offset <= file_.size - place.size);
         found.places[number] = place;
@@ -369,7 +374,7 @@ private:
     return found;
   }
 
-  static std::vector<unsigned> filters_of(Span message) {
+  static std::vector<unsigned> filters_of(Span message, std::uint64_t item) {
     Cursor at(message);
     const auto version = at.number(1), count = at.number(1);
     require((version == 1 || version == 2) && count <= 8);
@@ -381,7 +386,9 @@ private:
       const auto name = version == 1 ? at.number(2) : 0;
       at.take(2);
       const auto values = at.number(2);
-      at.take((name + 7) / 8 * 8 + 4 * values);
+      at.take((name + 7) / 8 * 8);
+      Cursor told(at.take(4 * values));
+      require(found.back() != SHUFFLED || (values == 1 && told.number(4) == item));
       if (version == 1 && values % 2 == 1) at.take(4);
     }
     return found;
@@ -402,11 +409,12 @@ private:
     typed.take(4);
     const auto size = typed.number(4);
     const bool is_single = space.size() >= 4 && space.data[1] == 0 && (space.data[0] == 1 || space.data[3] == 0);
-    if (!is_single || space.data[0] > 2 || size > at.left()) {
+    const std::string own(name.data, end);
+    if (!is_single || !attributes_.insert(own).second || space.data[0] > 2 || size > at.left()) {
       found->has_others = true;
       return;
     }
-    found->attributes.push_back({std::string(name.data, end), copy_of(type), copy_of(at.take(size))});
+    found->attributes.push_back({own, copy_of(type), copy_of(at.take(size))});
   }
 
   enum : unsigned { DEFLATED = 1, SHUFFLED = 2 };
@@ -431,6 +439,7 @@ private:
   std::uint64_t window_at_ = 0;
   Bytes window_;
   int objects_ = 0, blocks_ = 0;
+  std::set<std::string> attributes_;
 };
 
 // Whether rows `low … high - 1`, which are there, came to `out`; of a dataset without filters.
@@ -454,7 +463,7 @@ inline bool read_rows(const File &file, const Dataset &dataset, std::uint64_t lo
     for (std::uint64_t n = 0; n < across; ++n) {
       const auto place = dataset.places[band * across + n].offset + (first - band * chunk[0]) * chunk_row;
       const auto bytes = (last - first) * chunk_row;
-      if (chunk_row == row_bytes) {  // whole rows
+      if (across == 1 && chunk_row == row_bytes) {  // whole rows
         if (!file.read(place, out + (first - low) * row_bytes, bytes)) return false;
         continue;
       }

@@ -22,6 +22,7 @@ from rlcli.errors import CorruptError
 from rlcli.format import files
 
 _SHUFFLE, _DEFLATE = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE
+_OTHER = -1  # what is no filter's number
 GZIP = ((_DEFLATE,), (_SHUFFLE, _DEFLATE))  # the filters that are known
 _MAX_CHUNKS = 1 << 18  # whose places are remembered, 6 MiB; HDF5 itself reads datasets of more
 _TASK_BYTES = 256 << 10  # decoded bytes of a call whose chunks are small
@@ -34,8 +35,8 @@ _NOWHERE = (1 << 64) - 1  # the offset of a chunk that was never written
 class Stored(NamedTuple):
     """A chunked dataset as it is stored: `filters` by their numbers, `fill` is what was never written.
 
-    `file` is an open file that holds the chunks at `places`, `[chunks, 3]` in C order: offset, size, and a bit
-    for each filter that was skipped. Without `places` the library, which has the `dataset`, is asked for
+    `file` is an open file that holds the chunks at `places`, `[chunks, 3]` in C order: offset, size, and a
+    bit for each filter that was skipped. Without `places` the library, which has the `dataset`, is asked for
     them, without `file` for the chunks.
     """
 
@@ -230,8 +231,10 @@ def is_gzip(dataset: h5py.Dataset) -> bool:
 
 
 def _filters(dataset: h5py.Dataset) -> list[int]:
-    properties = dataset.id.get_create_plist()
-    return [properties.get_filter(n)[0] for n in range(properties.get_nfilters())]
+    """Their numbers; `_OTHER` for a shuffle of other items than the values."""
+    properties, size = dataset.id.get_create_plist(), dataset.dtype.itemsize
+    told = [properties.get_filter(n) for n in range(properties.get_nfilters())]
+    return [_OTHER if number == _SHUFFLE and values != (size,) else number for number, _, values, _ in told]
 
 
 def descriptor(file: h5py.File) -> int | None:

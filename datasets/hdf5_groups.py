@@ -99,12 +99,10 @@ class PlainGroups:
             arrays[path] = PlainArray(dataset, *known, self._file)
         attributes: dict[str, Any] = {}
         for raw, kind, value in singles:
-            known = types.get(kind)
-            if known is None or has_others:
+            known, text = types.get(kind), raw.decode(errors="replace")
+            if known is None or has_others or text.encode() != raw:
                 return PlainGroup(arrays, None)
-            attributes[raw.decode(errors="surrogateescape")] = np.frombuffer(value, known[0]).astype(
-                known[1]
-            )[0]
+            attributes[text] = np.frombuffer(value, known[0]).astype(known[1])[0]
         return PlainGroup(arrays, None if has_others else attributes)
 
 

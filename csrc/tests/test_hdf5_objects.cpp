@@ -140,7 +140,7 @@ std::uint64_t make(Image &file) {
   named.bytes.insert(named.bytes.end(), single.bytes.begin(), single.bytes.end());
   named.number(0x3f800000, 8);
   told.message(12, named);
-  return group({{"rows", rows}, {"inner", inner}}, told, 1);
+  return group({{"inner", inner}, {"rows", rows}}, told, 1);
 }
 
 void with_file(const Bytes &bytes, const std::function<void(File)> &use) {
@@ -173,10 +173,10 @@ int main() {
     const Group found = Reader(file).group(address);
     assert(found.attributes.size() == 1 && found.attributes[0].name == "seed" && found.attributes[0].value.size() == 4);
     assert(!found.has_others && found.datasets.size() == 3);
-    const Dataset &rows = found.datasets[0], &flat = found.datasets[1];
+    const Dataset &flat = found.datasets[0], &rows = found.datasets[2];
     assert(rows.path == "rows" && (rows.shape == std::vector<std::uint64_t>{7, 5}) && rows.places.size() == 9);
     assert(flat.path == "inner/x" && flat.rows() == 4 && flat.chunk.empty());
-    const Dataset &deflated = found.datasets[2];
+    const Dataset &deflated = found.datasets[1];
     assert((deflated.filters == std::vector<unsigned>{2, 1}) && deflated.places.size() == 2);
     assert(deflated.places[1].size == 13 && deflated.places[1].skipped == 2 && deflated.chunk[0] == 6);
     for (std::uint64_t low = 0; low <= 7; ++low)

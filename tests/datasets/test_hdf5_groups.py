@@ -19,6 +19,7 @@ CHUNKS = {  # of rows [23, …]
     (4,): [None, (5, 4), (5, 3), (1, 1), (40, 9)],
     (3, 2): [None, (7, 2, 2), (23, 3, 1)],
     (2, 1, 3): [None, (4, 1, 1, 2)],
+    (2, 2): [(5, 1, 4), (23, 4, 1), (9, 4, 4)],  # as many values in a chunk's row as in a row
 }
 
 
@@ -147,6 +148,47 @@ def test_large_compressed_arrays_are_read_by_several_threads(tmp_path):
         file.create_dataset("episode_0/b", data=values, chunks=(1, 60, 50), compression="gzip")
     assert found(path) is not None
     check(path)
+
+
+@pytest.mark.parametrize(
+    ("sound", "damaged"),
+    [
+        (b"second\0\0", b"second/\0"),  # names that are paths to the library
+        (b"second\0\0", b"first\0\0\0"),  # or there twice: it finds one of them
+        (b"other\0\0\0", b"chosen\0\0"),
+        (b"other\0\0\0", b"othe\xff\0\0\0"),
+        (b"shuffle\0\x04", b"shuffle\0\x02"),  # items of another size than the values
+    ],
+)
+def test_what_would_be_told_otherwise_than_the_library_does_is_left_to_it(tmp_path, sound, damaged):
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("episode_0")
+        group["first"] = np.arange(5.0)
+        group["second"] = np.arange(5.0) + 1
+        group.create_dataset(
+            "third", data=np.arange(40, dtype="f4"), chunks=(20,), compression="gzip", shuffle=True
+        )
+        group.attrs.update({"chosen": 1, "other": 2})
+    check(path)
+    raw = path.read_bytes()
+    assert raw.count(sound) == 1
+    path.write_bytes(raw.replace(sound, damaged))
+    told = found(path)
+    assert told is None or told[1] is None
+
+
+def test_a_chunk_that_begins_within_a_value_is_left_to_the_library(tmp_path):
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        place = file.create_dataset("episode_0/a", data=np.arange(40.0), chunks=(20,)).id.get_chunk_info(1)
+    raw, (first, within, where) = (
+        path.read_bytes(),
+        (n.to_bytes(8, "little") for n in (20, 0, place.byte_offset)),
+    )
+    assert raw.count(first + within + where) == 1
+    path.write_bytes(raw.replace(first + within + where, first + b"\1" + within[1:] + where))
+    assert found(path) is None
 
 
 def test_a_damaged_chunk_of_a_group_is_named(tmp_path):
