@@ -24,6 +24,7 @@ namespace rl::hdf5 {
 struct NotPlain {};  // thrown: leave it to the library
 
 using Bytes = std::vector<std::uint8_t>;
+using Numbers = std::vector<std::uint64_t>;
 
 constexpr std::uint64_t NOWHERE = ~std::uint64_t{0};
 constexpr std::uint64_t MOST_BYTES = std::uint64_t{1} << 40;                // of values
@@ -266,7 +267,7 @@ private:
     in.take(8);
     const Bytes names = bytes(in.number(8), size);
     std::vector<std::uint64_t> nodes;
-    leaves(tree, 0, 0, -1, [&](Cursor &, std::uint64_t child) { nodes.push_back(child); });
+    leaves(tree, 0, {}, -1, [&](Cursor &, std::uint64_t child) { nodes.push_back(child); });
     std::string before;  // names are in order, so each is there once
     for (const auto node : nodes) {
       const Bytes first = bytes(node, 8);
@@ -292,9 +293,11 @@ private:
     }
   }
 
-  // Calls `note(key, child)` for what hangs on the lowest level of a B-tree; `axes` of a key, for chunks only.
+  // Calls `note(key, child)` for what hangs on the lowest level of a B-tree. Of chunks, `sizes` along each axis and of
+  // a value, the library finds only those that lie between the keys about them on every level, `low` and `high`.
   template <typename Note>
-  void leaves(std::uint64_t address, unsigned type, std::size_t axes, int level, const Note &note) {
+  void leaves(std::uint64_t address, unsigned type, const Numbers &sizes, int level, const Note &note,
+              const Numbers &low = {}, const Numbers &high = {}) {
     require(++blocks_ <= MOST_BLOCKS);
     const Bytes head = bytes(address, 24);
     Cursor at(span_of(head));
@@ -302,17 +305,35 @@ private:
     const int here = static_cast<int>(at.number(1));
     require(level < 0 || here == level);
     const auto count = at.number(2);
-    const std::size_t key = type == 0 ? 8 : 8 + 8 * axes;
-    const Bytes entries = bytes(address + 24, count * (key + 8));
+    const std::size_t key = type == 0 ? 8 : 8 + 8 * sizes.size();
+    const Bytes entries = bytes(address + 24, count * (key + 8) + key);
     Cursor entry(span_of(entries));
-    for (std::uint64_t n = 0; n < count; ++n) {
-      Cursor told(entry.take(key));
+    Span told = entry.take(key);
+    Numbers first = numbers_of(told, sizes), after;
+    for (std::uint64_t n = 0; n < count; ++n, first = std::move(after)) {
       const auto child = entry.number(8);
-      if (here == 0)
-        note(told, child);
-      else
-        leaves(child, type, axes, here - 1, note);
+      const Span next = entry.take(key);
+      after = numbers_of(next, sizes);
+      Cursor own(std::exchange(told, next));
+      const auto &begin = std::max(first, low), &end = high.empty() ? after : std::min(after, high);
+      require(sizes.empty() || begin < end);
+      if (here > 0)
+        leaves(child, type, sizes, here - 1, note, begin, end);
+      else {
+        require(begin == first);
+        note(own, child);
+      }
     }
+  }
+
+  // Where a chunk begins, in chunks.
+  static Numbers numbers_of(Span key, const Numbers &sizes) {
+    Cursor at(key);
+    at.take(8);
+    Numbers found;
+    for (const auto size : sizes)
+      found.push_back(at.number(8) / size);
+    return found;
   }
 
   Dataset dataset(const std::string &path, Span space, Span type, Span layout, Span filters) {
@@ -352,8 +373,10 @@ private:
     require(at.number(4) == found.item && chunks <= MOST_BLOCKS && times(chunks, bytes) <= MOST_BYTES);
     found.places.resize(chunks);
     std::uint64_t there = 0, stored = 0;
+    Numbers sizes = found.chunk;
+    sizes.push_back(found.item);
     if (chunks > 0)
-      leaves(tree, 1, axes + 1, -1, [&](Cursor &key, std::uint64_t offset) {
+      leaves(tree, 1, sizes, -1, [&](Cursor &key, std::uint64_t offset) {
         Place place = {offset, key.number(4), static_cast<std::uint32_t>(key.number(4))};
         require(!found.filters.empty() || (place.size == bytes && place.skipped == 0));
         std::uint64_t number = 0;
@@ -405,12 +428,13 @@ private:
                space = at.take(padded(space_size));
     const auto *end = static_cast<const std::uint8_t *>(std::memchr(name.data, 0, name.size()));
     require(end != nullptr && type.size() >= 8);
+    const bool is_named = name_size == static_cast<std::uint64_t>(end - name.data) + 1;
     Cursor typed(type);
     typed.take(4);
     const auto size = typed.number(4);
     const bool is_single = space.size() >= 4 && space.data[1] == 0 && (space.data[0] == 1 || space.data[3] == 0);
     const std::string own(name.data, end);
-    if (!is_single || !attributes_.insert(own).second || space.data[0] > 2 || size > at.left()) {
+    if (!is_named || !is_single || !attributes_.insert(own).second || space.data[0] > 2 || size > at.left()) {
       found->has_others = true;
       return;
     }

@@ -97,6 +97,8 @@ class GzipChunks:
         """
         if not out.flags.c_contiguous:
             raise ValueError("room that is not contiguous")
+        if not out.size:
+            return
         if self._places is None:
             self._places = self._look()
         rows = self._chunk[0]

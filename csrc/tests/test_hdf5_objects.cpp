@@ -65,6 +65,7 @@ std::uint64_t packed(Image &file) {
   file.text("TREE", 4), file.number(1, 2), file.number(2, 2), file.numbers({NOWHERE, NOWHERE});
   file.number(11, 4), file.number(0, 4), file.numbers({0, 0, data});
   file.number(13, 4), file.number(2, 4), file.numbers({6, 0, data + 11});
+  file.number(0, 8), file.numbers({6, 4});
   Image layout, filters, messages;
   layout.number(0x020203, 3), layout.number(tree, 8), layout.number(6, 4), layout.number(4, 4), layout.number(0, 5);
   filters.number(0x0201, 8), filters.number(2, 2), filters.number(8, 2), filters.number(1, 2), filters.number(1, 2);
@@ -94,6 +95,7 @@ std::uint64_t make(Image &file) {
   file.text("TREE", 4), file.number(1, 2), file.number(places.size(), 2), file.numbers({NOWHERE, NOWHERE});
   for (std::size_t n = 0; n < places.size(); ++n)
     file.number(24, 4), file.number(0, 4), file.numbers({n / 3 * 3, n % 3 * 2, 0, places[n]});
+  file.number(0, 8), file.numbers({6, 4, 4});
   const auto flat = file.size();
   for (const unsigned bits : {0x3f800000u, 0x40000000u, 0x40400000u, 0x40800000u})
     file.number(bits, 4);
@@ -110,7 +112,7 @@ std::uint64_t make(Image &file) {
     for (std::size_t n = 0; n < links.size(); ++n)
       file.numbers({8 * n, links[n].second, 0, 0, 0});
     const auto root = file.size();
-    file.text("TREE", 4), file.number(0, 2), file.number(1, 2), file.numbers({NOWHERE, NOWHERE, 0, node});
+    file.text("TREE", 4), file.number(0, 2), file.number(1, 2), file.numbers({NOWHERE, NOWHERE, 0, node, 0});
     Image table, messages;
     table.numbers({root, heap});
     messages.message(17, table);

@@ -157,6 +157,7 @@ def test_large_compressed_arrays_are_read_by_several_threads(tmp_path):
         (b"second\0\0", b"first\0\0\0"),  # or there twice: it finds one of them
         (b"other\0\0\0", b"chosen\0\0"),
         (b"other\0\0\0", b"othe\xff\0\0\0"),
+        (b"\6\0\x0c\0\x08\0other", b"\5\0\x0c\0\x08\0other"),  # a name without its end
         (b"shuffle\0\x04", b"shuffle\0\x02"),  # items of another size than the values
     ],
 )
@@ -178,17 +179,36 @@ def test_what_would_be_told_otherwise_than_the_library_does_is_left_to_it(tmp_pa
     assert told is None or told[1] is None
 
 
-def test_a_chunk_that_begins_within_a_value_is_left_to_the_library(tmp_path):
+@pytest.mark.parametrize(("key", "damaged"), [((20, 0), (20, 1)), ((20, 8), (20, 0)), ((0, 0), (20, 0))])
+def test_chunks_that_the_library_would_not_find_are_left_to_it(tmp_path, key, damaged):
+    """One that begins within a value, and ones that are not between the keys about them."""
     path = tmp_path / "x.hdf5"
     with h5py.File(path, "w") as file:
-        place = file.create_dataset("episode_0/a", data=np.arange(40.0), chunks=(20,)).id.get_chunk_info(1)
-    raw, (first, within, where) = (
-        path.read_bytes(),
-        (n.to_bytes(8, "little") for n in (20, 0, place.byte_offset)),
-    )
-    assert raw.count(first + within + where) == 1
-    path.write_bytes(raw.replace(first + within + where, first + b"\1" + within[1:] + where))
+        places = file.create_dataset("episode_0/a", data=np.arange(40.0), chunks=(20,)).id
+        first = places.get_chunk_info(0).byte_offset
+    raw = bytearray(path.read_bytes())
+    begin = raw.index(b"TREE\1") + 24
+    keys = np.frombuffer(raw, "<u8", 11, begin)  # of two chunks and of what is behind them, places between
+    assert keys[3] == first
+    assert [keys[[1, 2]].tolist(), keys[[5, 6]].tolist(), keys[[9, 10]].tolist()] == [
+        [0, 0],
+        [20, 0],
+        [40, 8],
+    ]
+    at = {(0, 0): 1, (20, 0): 5, (20, 8): 9}[key]
+    keys[at : at + 2] = damaged
+    path.write_bytes(raw)
     assert found(path) is None
+
+
+def test_arrays_without_values_have_no_chunks(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        values = file.create_dataset(
+            "a", (7, 1), "f4", chunks=(2, 1), maxshape=(None, None), compression="gzip"
+        )
+        values.resize((7, 0))
+    with hdf5.reading(tmp_path / "x.hdf5") as file:
+        assert hdf5.Rows([file["a"]]).read(1, 5).shape == (4, 0)
 
 
 def test_a_damaged_chunk_of_a_group_is_named(tmp_path):
