@@ -188,7 +188,7 @@ private:
       require(n < 64);
       blocks.push_back(bytes(ahead[n].offset, ahead[n].size));
       Cursor rest(span_of(blocks.back()));
-      while (rest.left() >= 8 && seen < count) {
+      while (rest.left() > 0) {
         const auto type = static_cast<unsigned>(rest.number(2));
         const auto size = rest.number(2), flags = rest.number(1);
         rest.take(3);

@@ -197,6 +197,20 @@ def test_chunks_that_the_library_would_not_find_are_left_to_it(tmp_path, key, da
     assert found(path) is None
 
 
+def test_a_header_that_has_more_than_it_says_is_left_to_the_library(tmp_path):
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("episode_0")
+        group["a"] = np.arange(3.0)
+        group.attrs.update({"one": 1, "two": 2})
+        header = h5py.h5o.get_info(group.id).addr
+    raw = bytearray(path.read_bytes())
+    assert raw[header] == 1  # its version
+    raw[header + 2] -= 1  # how many messages
+    path.write_bytes(raw)
+    assert found(path) is None
+
+
 def test_arrays_without_values_have_no_chunks(tmp_path):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         values = file.create_dataset(
