@@ -27,6 +27,9 @@ GZIP = ((_DEFLATE,), (_SHUFFLE, _DEFLATE))  # the filters that are known
 _MAX_CHUNKS = 1 << 18  # whose places are remembered, 6 MiB; HDF5 itself reads datasets of more
 _TASK_BYTES = 256 << 10  # decoded bytes of a call whose chunks are small
 _BAND_BYTES = 1 << 20  # of all chunks that hold the same rows, which one call decodes if they are no more
+_KEPT_BYTES = (
+    128 << 20
+)  # of a larger band, whose chunks are remembered while only some of its rows were wanted
 _NARROW_BYTES = 16  # of a row in a chunk, if those of a band are joined before they are laid out by rows
 
 _NOWHERE = (1 << 64) - 1  # the offset of a chunk that was never written
@@ -69,6 +72,7 @@ class GzipChunks:
         )
         self._places = stored.places
         self._kept: tuple[int, NDArray[Any]] | None = None  # the band that the last rows ended in
+        self._large: dict[int, bytes] = {}  # the same of a large one: its chunks
 
     @staticmethod
     def of(dataset: h5py.Dataset) -> GzipChunks:
@@ -110,9 +114,12 @@ class GzipChunks:
             bands.append((number, there, out[begin + there.start - low : begin + there.stop - low]))
         size = self._bytes * self._across
         if size > _BAND_BYTES:
+            numbers = range(first * self._across, (first + 1) * self._across)
+            self._large = {at: data for at, data in self._large.items() if at in numbers}
             for number, there, target in bands:
-                for at in range(self._across):
-                    yield partial(self._read, number * self._across + at, there, target)
+                goes_on = size <= _KEPT_BYTES and there.stop < min(rows, self._shape[0] - number * rows)
+                for at in range(number * self._across, (number + 1) * self._across):
+                    yield partial(self._read_large, at, there, target, goes_on)
         else:
             together = max(1, _TASK_BYTES // size)
             for start in range(0, len(bands), together):
@@ -156,12 +163,21 @@ class GzipChunks:
         by_rows = joined.transpose(order)[rows]  # [rows, grid, chunk, grid, chunk, …]
         out.reshape(by_rows.shape)[...] = by_rows
 
+    def _read_large(self, number: int, rows: slice, out: NDArray[Any], goes_on: bool) -> None:
+        """As `_read` of a large chunk, which is remembered if its rest may be wanted next."""
+        data = self._large.pop(number, None) or self._decode(number)
+        if goes_on and data is not None:
+            self._large[number] = data
+        self._lay(number, data, rows, out)
+
     def _read(self, number: int, rows: slice, out: NDArray[Any]) -> None:
         """Fills a chunk's part of `out`, which has those rows of its band."""
+        self._lay(number, self._decode(number), rows, out)
+
+    def _lay(self, number: int, data: bytes | None, rows: slice, out: NDArray[Any]) -> None:
         corner = self._corner(number)[1:]
         across = tuple(slice(at, at + n) for at, n in zip(corner, self._chunk[1:], strict=True))
         target = out[(slice(None), *across)]
-        data = self._decode(number)
         if data is None:
             target[...] = self._stored.fill
             return

@@ -57,7 +57,9 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[So
                 table = Hdf5Table(path, file)
             except InputError as err:
                 raise InputError(f"{path}: {err.message}", path=path) from err
-        yield PlainSource(table, request)
+        found = PlainSource(table, request)
+        found.report.lossy += [f"{told}; left out" for told in table.unreadable]
+        yield found
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
@@ -82,7 +84,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
 
 
 class Hdf5Table(Table):
-    """The arrays of a file as rows. See `plain.Table`."""
+    """The arrays of a file as rows. See `plain.Table`. `unreadable` tells why arrays are no fields."""
 
     can_seek = True
     layout = "hdf5"
@@ -92,6 +94,7 @@ class Hdf5Table(Table):
         self.metadata = _metadata(file)
         self._rows: dict[str, hdf5.Rows] = {}
         self._texts: dict[str, h5py.Dataset] = {}
+        self.unreadable: list[str] = []
         for name, dataset in hdf5.walk(file):
             check_storage(path, dataset)
             if not dataset.shape or not dataset.size:
@@ -99,6 +102,8 @@ class Hdf5Table(Table):
             elif h5py.check_string_dtype(dataset.dtype) is not None or dataset.dtype.kind == "S":
                 self._texts[name] = dataset
                 self.fields[name] = Field(np.dtype(object), tuple(dataset.shape[1:]), int(dataset.shape[0]))
+            elif dataset.dtype.kind == "O":
+                self.unreadable.append(f"{name} holds references or lists, which cannot be stored")
             else:
                 self._rows[name] = hdf5.Rows([dataset])
                 self.fields[name] = Field(

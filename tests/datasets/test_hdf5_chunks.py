@@ -176,3 +176,23 @@ def test_a_chunk_beyond_the_end_of_the_file_is_damage(tmp_path):
     path.write_bytes(raw.replace(there, (len(raw) - 5).to_bytes(8, "little")))
     with hdf5.reading(path) as file, pytest.raises(CorruptError, match="beyond the end"):
         hdf5.Rows([file["a"]]).read(0, 1000)
+
+
+def test_large_chunks_are_inflated_once_when_rows_come_in_slices(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5_chunks, "_BAND_BYTES", 100)
+    inflated = []
+    inflate = hdf5_chunks.inflate
+    monkeypatch.setattr(hdf5_chunks, "inflate", lambda *given: inflated.append(1) or inflate(*given))
+    values = np.random.default_rng(0).random((53, 6))
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file.create_dataset("x", data=values, chunks=(20, 3), compression="gzip")
+    with hdf5.reading(tmp_path / "x.hdf5") as file:
+        rows = hdf5.Rows([file["x"]])
+        for low in range(0, 53, 7):
+            assert np.array_equal(rows.read(low, min(53, low + 7)), values[low : low + 7])
+        assert len(inflated) == 3 * 2
+        assert np.array_equal(rows.read(5, 30), values[5:30])
+        assert np.array_equal(rows.read(0, 9), values[:9])
+        monkeypatch.setattr(hdf5_chunks, "_KEPT_BYTES", 100)
+        assert np.array_equal(rows.read(2, 53), values[2:])
+        assert not rows.gzip[0]._large
