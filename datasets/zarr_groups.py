@@ -216,6 +216,9 @@ class ZarrTable(Table):
         sizes = {
             name: _chunk_rows(array) * self.fields[name].row_bytes for name, array in self._arrays.items()
         }
+        for name, array in self._arrays.items():
+            if getattr(array, "shards", None) and sizes[name] <= self.slice_bytes:
+                del sizes[name]  # zarr takes long for each call, and little for a chunk more
         room = max(_CACHE_BYTES, *sizes.values()) if sizes else 0  # the largest is decoded in any case
         kept = set()
         for name in sorted(sizes, key=lambda name: -sizes[name]):
@@ -255,8 +258,8 @@ def _native(values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _chunk_rows(array: Any) -> int:
-    """Rows that are decoded together."""
-    return int((getattr(array, "shards", None) or array.chunks)[0])
+    """Rows that are decoded together; of a shard, which may be large, zarr reads the wanted chunks."""
+    return int(array.chunks[0])
 
 
 def array_chunks(array: Any) -> list[int]:

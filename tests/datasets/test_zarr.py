@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,21 @@ def test_in_order_each_chunk_is_decoded_once(compressor, tmp_path, monkeypatch):
             for found in table.read(["a", "b", "c"], start, start + 10).values():
                 np.testing.assert_array_equal(found, values[start : start + 10])
     assert len(keys) == len(set(keys)) == 15 + 2 + 10
+
+
+def test_of_a_large_shard_only_the_wanted_rows_are_in_memory(tmp_path):
+    values = np.random.default_rng(0).random((60_000, 16))
+    root = zarr.open_group(tmp_path / "x", mode="w")
+    root.create_array("x", data=values, chunks=(100, 16), shards=values.shape)
+    with reading(tmp_path / "x") as read:
+        table = ZarrTable(tmp_path / "x", zarr.open_group(tmp_path / "x", mode="r"), read)
+        tracemalloc.start()
+        for low in range(0, 60_000, 7_001):
+            found = table.read(["x"], low, min(60_000, low + 7_001))["x"]
+            assert np.array_equal(found, values[low : low + 7_001])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < values.nbytes
 
 
 def test_an_empty_frame_of_zstandard_is_no_chunk(tmp_path):
