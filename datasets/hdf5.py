@@ -259,7 +259,8 @@ def _copy_attributes(source: Any, target: Any) -> None:
     for name in source.attrs:
         found = source.attrs.get_id(name)
         kind, space = found.get_type(), found.get_space()
-        copied = h5py.h5a.create(target.id, name.encode(), kind, space)
+        raw = name if isinstance(name, bytes) else name.encode()  # as it is where it is not text
+        copied = h5py.h5a.create(target.id, raw, kind, space)
         if space.get_simple_extent_type() != h5py.h5s.NULL and space.get_simple_extent_npoints():
             value = np.empty(found.shape, found.dtype)
             found.read(value)

@@ -35,7 +35,8 @@ _FLAGS = ("terminated", "truncated", "done")
 def episodes_of(file: h5py.File) -> tuple[h5py.Group, list[str]] | None:
     """The group whose members are episodes, and their names by number; None if there are no two of them."""
     for place in (file, *_only_group(file)):
-        prefixes = [match[1] for name in _first(place) if (match := _NUMBERED.fullmatch(name))]
+        names = [name for name in _first(place) if isinstance(name, str)]  # not text: bytes to h5py
+        prefixes = [match[1] for name in names if (match := _NUMBERED.fullmatch(name))]
         for prefix in dict.fromkeys(prefixes):
             names = numbered(place, re.escape(prefix))
             if len(names) > 1 and _is_episode(place[names[0]]):
