@@ -489,26 +489,3 @@ def test_a_misspelt_key_is_no_column(tmp_path, to, said):
     path = write("npz", tmp_path / "x", arrays() | {"extra": np.ones(24)})
     with pytest.raises(UsageError, match=said):
         convert(path, tmp_path / "ds", mapping={"extra": to}, yes=True)
-
-
-def test_references_and_lists_of_a_file_are_left_out_and_said(tmp_path):
-    with h5py.File(tmp_path / "x.hdf5", "w") as file:
-        for name, value in arrays().items():
-            file[name] = value
-        file["refs"] = np.array([file.ref] * 24, h5py.ref_dtype)
-        file.create_dataset("lists", (24,), h5py.vlen_dtype("f4"))
-    report = convert(tmp_path / "x.hdf5", tmp_path / "ds", from_="hdf5", check=True)
-    assert report["rows"] == 24
-    assert sorted(told.split()[0] for told in report["lossy"]) == ["lists", "refs"]
-
-
-@pytest.mark.parametrize("format_", ["hdf5", "d4rl"])
-def test_names_of_a_file_that_are_not_text_do_no_harm(format_, tmp_path):
-    with h5py.File(tmp_path / "x.hdf5", "w") as file:
-        for name, value in arrays().items():
-            file[name] = value
-        space = h5py.h5s.create_simple((24,))
-        if format_ == "hdf5":
-            h5py.h5d.create(file.id, b"speed\x95", h5py.h5t.NATIVE_INT32, space)
-        h5py.h5a.create(file.id, b"note\x95", h5py.h5t.NATIVE_INT32, space).write(np.arange(24, dtype="i4"))
-    assert convert(tmp_path / "x.hdf5", tmp_path / "ds", from_=format_)["rows"] == 24
