@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "hdf5_objects.hpp"
+#include "hdf5_rows.hpp"
 
 namespace {
 

@@ -1,6 +1,7 @@
 // A group made by hand is read as it was made; one with any bit flipped, or cut anywhere, does no harm.
 #undef NDEBUG
 #include "hdf5_objects.hpp"
+#include "hdf5_rows.hpp"
 
 #include <cassert>
 #include <cstdio>
