@@ -26,7 +26,7 @@ from rlcli.errors import CorruptError, IncompatibleError
 V = TypeVar("V", tuple[int, ...], Picture)
 
 _MAX_VARIANTS = 16  # different sizes of one feature that are told apart; more is "varies"
-_PART_BYTES = 4 << 20  # of a file; what may be read alone is about so large
+_PART_BYTES = 64 << 20  # of a file; what may be read alone is about so large
 
 
 class Span(NamedTuple):

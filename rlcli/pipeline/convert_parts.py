@@ -1,7 +1,7 @@
 """Conversion in parts: `--jobs` processes work on pieces of a source, `--resume` goes on from finished ones.
 
-Consecutive pieces make a group: a source of less than 128 MiB is one, a larger one is cut into groups of
-64 MiB, or a 64th of it, that become smaller towards the end, so that processes end at about the same time;
+Consecutive pieces make a group: a source of less than 512 MiB is one, a larger one is cut into groups of
+256 MiB, or a 64th of it, that become smaller towards the end, so that processes end at about the same time;
 as far as its pieces allow. Each group is a dataset of its own in the hidden folder `.NAME.convert` beside the
 output; the result is their merge, which links files, in the order of the source. Groups depend on the source
 alone, so any number of processes gives the same dataset.
@@ -30,7 +30,7 @@ from rlcli.pipeline.convert_job import Job, description, lineage_of
 from rlcli.pipeline.convert_rows import Selection
 from rlcli.pipeline.convert_workers import Crew, Task
 
-_GROUP_BYTES = 64 << 20
+_GROUP_BYTES = 256 << 20
 _MOST = 64  # groups, but for those that are small
 _SMALLEST = 5  # of them are as much as the largest
 _PLAN = "plan.json"  # in the folder: what its parts are made of and how

@@ -69,10 +69,10 @@ WHOLE = [float(10 * e + r) for e in range(EPISODES) for r in range(LENGTH)]
 @pytest.mark.parametrize(
     ("sizes", "groups"),
     [
-        ([1] * 127, [127]),  # MiB: less than two groups
-        ([1] * 128, [32, 24, 18, 14, 13, 13, 14]),
-        ([75] * 4, [75] * 4),  # a piece is never cut
-        ([0, 200, 0, 0], [200, 0]),
+        ([1] * 511, [511]),  # MiB: less than two groups
+        ([4] * 128, [128, 96, 72, 56, 52, 52, 56]),
+        ([300] * 4, [300] * 4),  # a piece is never cut
+        ([0, 800, 0, 0], [800, 0]),
         ([0], [0]),
         ([], []),
     ],
@@ -86,15 +86,15 @@ def test_groups_are_of_whole_pieces(sizes, groups):
 
 @pytest.mark.parametrize("total", [129, 300, 1000, 5000, 1 << 17])
 def test_groups_become_smaller_towards_the_end(total):
-    pieces = [Piece("", 1 << 20)] * total
+    pieces = [Piece("", 4 << 20)] * total
     found = convert_parts.groups_of(pieces, Selection())
     check_all_are_there(found, pieces)
     sizes = [group.num_bytes for group in found]
-    largest = max(64 << 20, sizes[0])
+    largest = max(256 << 20, sizes[0])
     assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
     assert len(sizes) <= 128
     assert all(size <= largest / 3 for size in sizes[-3:])
-    assert min(sizes[:-1]) >= largest // 5 - (1 << 20)
+    assert min(sizes[:-1]) >= largest // 5 - (4 << 20)
 
 
 def check_all_are_there(found, pieces) -> None:
