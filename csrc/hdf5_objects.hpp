@@ -280,14 +280,13 @@ private:
       for (std::uint64_t n = 0; n < count; ++n) {
         const auto name = entry.number(8), address = entry.number(8), cached = entry.number(4);
         entry.take(20);
-        require(cached <= 2 && name < names.size());
+        require(cached <= 1 && name < names.size());  // 2 is a symbolic link, which only the library tells
         const auto *begin = names.data() + name;
         const auto *end = static_cast<const std::uint8_t *>(std::memchr(begin, 0, names.size() - name));
         require(end != nullptr && end != begin);
         const std::string own(begin, end);
         require(own > before && own != "." && own.find('/') == std::string::npos);
         before = own;
-        if (cached == 2) continue;  // a symbolic link
         walk(address, path.empty() ? own : path + "/" + own, depth + 1, found);
       }
     }

@@ -132,6 +132,7 @@ def scan(groups: Iterable[tuple[str, Path, EpisodeGroup]], layout: Layout) -> Sc
             with_final |= {difference == 1 for difference in lengths}
             for key, dataset in arrays.items():
                 _see(result, path, name, key, dataset, rows, layout)
+            result.left_out |= {f"link {key}": "it is not followed" for key in group.links}
             for key in group.attributes:
                 _see_attribute(result, path, group, key, rows)
             if not result.inexact and layout.reward in arrays:

@@ -108,6 +108,18 @@ def walk_ids(group: h5py.h5g.GroupID, prefix: str = "") -> Iterator[tuple[str, h
             yield path, child
 
 
+def links(group: h5py.Group) -> list[str]:
+    """The paths of soft and external links among what `walk` reaches; it does not follow them."""
+    found: list[str] = []
+
+    def note(name: bytes, link: h5py.h5l.LinkInfo) -> None:
+        if link.type != h5py.h5l.TYPE_HARD:
+            found.append(name.decode(errors="surrogateescape"))
+
+    group.id.links.visit(note, info=True)
+    return found
+
+
 def text_of(value: Any, where: h5py.HLObject) -> str:
     """A string of HDF5, which may come as bytes, or with surrogates in place of bytes that are not UTF-8.
 

@@ -9,7 +9,7 @@ Of anything else nothing is told, and the library has to be asked.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from pathlib import Path
@@ -173,6 +173,11 @@ class EpisodeGroup:
         """All datasets by path. Raises `InputError`."""
         found = hdf5.walk(self.group) if self._plain is None else self._plain.arrays.items()
         return {path: Array(self.path, f"{self.name}/{path}", array) for path, array in found}
+
+    @cached_property
+    def links(self) -> Sequence[str]:
+        """Paths of links that are not followed; plain groups have none."""
+        return hdf5.links(self.group) if self._plain is None else ()
 
     def check_storage(self) -> None:
         """Raises what `hdf5_safety.check_storage` does; plain datasets are what the file can hold."""

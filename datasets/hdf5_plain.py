@@ -109,6 +109,7 @@ class Hdf5Table(Table):
                 self.fields[name] = Field(
                     self._rows[name].dtype, self._rows[name].shape, int(dataset.shape[0])
                 )
+        self.unreadable += [f"link {name}: it is not followed" for name in hdf5.links(file)]
         self.chunk_rows = max((rows.chunk_rows for rows in self._rows.values()), default=1)
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:

@@ -270,7 +270,7 @@ def _plain(value: Any, where: h5py.HLObject) -> Any:
         return [
             hdf5.text_of(text, where) if isinstance(text, str | bytes) else str(text) for text in value.flat
         ]
-    return value
+    return str(value) if isinstance(value, h5py.Reference | h5py.RegionReference) else value
 
 
 def _one(value: Any) -> NDArray[Any] | list[Any]:

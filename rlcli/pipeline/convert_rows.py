@@ -227,8 +227,8 @@ def _limited(parts: Iterator[Part], limit: int, schema: Schema) -> Iterator[Part
         elif left == size:
             held = _kept(columns, 0, size)
         else:
-            final = _observation(columns, left, schema)
-            yield Part(_cut(columns, 0, left), End(False, True, cut=True, final=final))
+            final, seed = _observation(columns, left, schema), None if end is None else end.seed
+            yield Part(_cut(columns, 0, left), End(False, True, cut=True, final=final, seed=seed))
         left -= size
         if left <= 0 and held is None:
             return

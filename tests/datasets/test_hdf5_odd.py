@@ -41,3 +41,13 @@ def test_names_of_a_file_that_are_not_text_do_no_harm(format_, tmp_path):
             h5py.h5d.create(file.id, b"speed\x95", h5py.h5t.NATIVE_INT32, space)
         h5py.h5a.create(file.id, b"note\x95", h5py.h5t.NATIVE_INT32, space).write(np.arange(24, dtype="i4"))
     assert convert(tmp_path / "x.hdf5", tmp_path / "ds", from_=format_)["rows"] == 24
+
+
+def test_links_of_a_file_are_not_followed_and_said(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for name, value in arrays().items():
+            file[name] = value
+        file["far"] = h5py.ExternalLink("/etc/passwd", "/x")
+        file["deep/again"] = h5py.SoftLink("/rewards")
+    lossy = convert(tmp_path / "x.hdf5", tmp_path / "ds", from_="hdf5", check=True)["lossy"]
+    assert sorted(told.split(":")[0] for told in lossy) == ["link deep/again", "link far"]

@@ -34,6 +34,7 @@ from minari_made import (
 
 from rlcli.datasets import minari as ours
 from rlcli.errors import UsageError
+from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
 
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "minari" / "sample"
@@ -285,6 +286,8 @@ def test_some_episodes_and_rows(tmp_path: Path) -> None:
     path = written(buffers(BOX, TWO), BOX, TWO)
     assert convert(path, tmp_path / "a", episodes="1:3")["rows"] == 9
     assert convert(path, tmp_path / "b", limit=5)["rows"] == 5
+    with Dataset.open(tmp_path / "b") as dataset:
+        assert dataset.episodes.seed.tolist() == [0, 11]  # also of the one that the limit cuts
     assert convert(path, tmp_path / "c", mapping={"observations": "-"}, yes=True)["rows"] == 13
 
 

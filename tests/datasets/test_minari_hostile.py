@@ -77,6 +77,13 @@ def test_links_out_of_the_file_are_not_followed(tmp_path: Path) -> None:
     refused(path, InputError, "episode_0: observations is missing", tmp_path)
 
 
+def test_a_reference_as_an_attribute_is_told_as_text(tmp_path: Path) -> None:
+    path = written(buffers(BOX, TWO), BOX, TWO)
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0"].attrs["whole"] = file.ref
+    assert convert(path, tmp_path / "out", check=True)["episodes"] == 3
+
+
 def test_a_truncated_file_is_corrupt(tmp_path: Path) -> None:
     path = written(buffers(BOX, TWO), BOX, TWO)
     file = path / "data" / "main_data.hdf5"

@@ -412,7 +412,9 @@ def test_links_in_place_of_next_obs_are_not_followed(tmp_path):
         del last["next_obs/eef_pos"], last["next_obs/agentview_image"]
         last["next_obs/eef_pos"] = h5py.ExternalLink("/etc/passwd", "/x")
         last["next_obs/agentview_image"] = h5py.SoftLink("/data")
-    assert convert(path, tmp_path / "ds", check=True)["unknown_next"] == 1
+    report = convert(path, tmp_path / "ds", check=True)
+    assert report["unknown_next"] == 1
+    assert sum("link next_obs/" in told for told in report["lossy"]) == 2
 
 
 def test_an_attribute_of_a_type_that_json_has_not_is_named(tmp_path):
