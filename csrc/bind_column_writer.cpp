@@ -1,11 +1,10 @@
 #include "bind.hpp"
+#include "bind_sums.hpp"
 #include "column_writer.hpp"
 #include "journal_tail.hpp"
 #include "reward_sum.hpp"
 
 #include <algorithm>
-#include <cinttypes>
-#include <cstdio>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -105,27 +104,12 @@ void commit_all(SegmentFiles &self, std::uint64_t tag, bool durable, const py::b
   append_commit(self, digest(self, others), tag, durable, before);
 }
 
-std::string hex(std::uint64_t value) {
-  char digits[17];
-  std::snprintf(digits, sizeof digits, "%016" PRIx64, value);
-  return digits;
-}
-
-// (the hashes of the blocks of a column's file that have rows, in a file of `size` bytes; XXH3-128 of all rows, or ""
-// of so few bytes that it must be computed from them), in hex digits.
+// `told` of a column's file of `size` bytes.
 py::tuple sums(const SegmentFiles &self, std::size_t column, std::size_t size) {
   if (column >= self.num_columns()) throw py::index_error("no such column");
   const rl::GrowingSums &sums = self.sums(column);
   if (sums.all().total() > size) throw py::value_error("the rows are more than the file");
-  std::vector<std::string> blocks;
-  {
-    const py::gil_scoped_release unlocked;
-    for (const std::uint64_t block : sums.blocks(size))
-      blocks.push_back(hex(block));
-  }
-  if (sums.all().total() <= rl::Xxh3::SHORT) return py::make_tuple(blocks, "");
-  const auto content = sums.all().digest128();
-  return py::make_tuple(blocks, hex(content[1]) + hex(content[0]));
+  return told(sums, size);
 }
 
 // Values of consecutive rows, in order; the caller converts what is neither float32 nor float64.

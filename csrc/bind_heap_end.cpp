@@ -1,14 +1,10 @@
 #include "bind.hpp"
+#include "bind_sums.hpp"
 #include "heap_end.hpp"
 
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
-#include <string>
 #include <system_error>
 #include <vector>
-
-#include <pybind11/stl.h>
 
 namespace {
 
@@ -51,22 +47,6 @@ void write_values(HeapEnd &self, int fd, const py::sequence &values) {
   if (error) throw std::system_error(error, std::generic_category());
 }
 
-std::string hex(std::uint64_t value) {
-  char digits[17];
-  std::snprintf(digits, sizeof digits, "%016" PRIx64, value);
-  return digits;
-}
-
-// (the hashes of all blocks, XXH3-128 of all bytes or "" of so few that it must be computed from them), in hex digits.
-py::tuple sums(const HeapEnd &self) {
-  std::vector<std::string> blocks;
-  for (const std::uint64_t block : self.sums().blocks(self.size()))
-    blocks.push_back(hex(block));
-  if (self.size() <= rl::Xxh3::SHORT) return py::make_tuple(blocks, "");
-  const auto content = self.sums().all().digest128();
-  return py::make_tuple(blocks, hex(content[1]) + hex(content[0]));
-}
-
 // Whether each value holds other bytes than the one before it; `before` is before the first, None if there is none.
 py::array_t<bool> differ(const py::sequence &values, const py::object &before) {
   py::array_t<bool> found(static_cast<py::ssize_t>(values.size()));
@@ -102,6 +82,6 @@ void bind_heap_end(py::module_ &module) {
              return py::bytes(reinterpret_cast<const char *>(&big), sizeof big);
            })
       .def("reset", &HeapEnd::reset)
-      .def("sums", &sums);
+      .def("sums", [](const HeapEnd &self) { return told(self.sums(), self.size()); });
   module.def("differ", &differ, py::arg("values"), py::arg("before"));
 }

@@ -5,10 +5,7 @@
 // sections III and IV).
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <numeric>
@@ -17,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "read_all.hpp"
 #include "span.hpp"
 
 namespace rl::hdf5 {
@@ -70,15 +68,7 @@ struct File {
 
   // Whether all of it was read.
   bool read(std::uint64_t offset, void *out, std::size_t bytes) const {
-    if (offset > size || bytes > size - offset) return false;
-    auto *at = static_cast<std::uint8_t *>(out);
-    while (bytes > 0) {
-      const ssize_t count = ::pread(descriptor, at, bytes, static_cast<off_t>(offset));
-      if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) return false;
-      at += count, offset += static_cast<std::uint64_t>(count), bytes -= static_cast<std::size_t>(count);
-    }
-    return true;
+    return offset <= size && bytes <= size - offset && read_all(descriptor, out, bytes, offset);
   }
 };
 

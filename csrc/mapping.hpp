@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "file_system.hpp"
+#include "read_all.hpp"
 #include "write_all.hpp"
 
 namespace rl {
@@ -38,13 +39,7 @@ public:
 
   // Reads `size` bytes from `offset` on. False if the file ends early or the device fails.
   bool read(char *out, std::size_t size, std::size_t offset = 0) const noexcept {
-    for (std::size_t done = 0; done < size;) {
-      const ssize_t got = ::pread(fd_, out + done, size - done, static_cast<off_t>(offset + done));
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) return false;
-      done += static_cast<std::size_t>(got);
-    }
-    return true;
+    return read_all(fd_, out, size, offset);
   }
 
 private:

@@ -17,9 +17,7 @@ Wrapper = Literal["zlib", "gzip", "raw"]
 _Error = cast("type[Exception]", isal_zlib.error)  # whose types call it an exception
 _WINDOW_BITS: dict[Wrapper, int] = {"zlib": 15, "gzip": 31, "raw": -15}
 _INPUT = 128 << 10  # compressed bytes that are taken at once
-_OUTPUT = (
-    128 << 10
-)  # bytes that are made at once: they stay in a core's cache, and in memory that is used again
+_OUTPUT = 128 << 10  # bytes that are made at once: they stay in a core's cache, in memory that is used again
 _MAX_HEADER = 1 << 20  # of gzip, which may have names and comments of any length
 _EXTRA, _NAME, _COMMENT, _CHECKSUM, _RESERVED = 4, 8, 16, 2, 0xE0  # flags of gzip
 

@@ -57,6 +57,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         found = Scan.from_json(request.plan["scan"]) if request.plan else scan(_trials(opened), _LAYOUT)
         extra = [heap_column(DEMO, Heap("text"))]
         extra += [heap_column(_FILE, Heap("text"))] if path.is_dir() else []
+        plain = [PlainGroups(file, file_path.stat().st_size) for file_path, file in opened]
         groups: list[Callable[[], Group]] = []
         for label, rows in zip(found.names, found.rows, strict=True):
             number, _, name = label.partition(":")
@@ -64,7 +65,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
             values: dict[Key, Any] = {DEMO: name}
             if path.is_dir():
                 values[_FILE] = file_path.relative_to(path).as_posix()
-            groups.append(partial(_group, file_path, file, name, values, rows))
+            groups.append(partial(_group, plain[int(number)], file_path, file, name, values, rows))
         source = GroupSource(found, _LAYOUT, groups, extra, request, where=path)
         source.files = files
         source.plan = {"scan": found.to_json()}
@@ -80,9 +81,11 @@ def _trials(opened: list[tuple[Path, h5py.File]]) -> Iterator[tuple[str, Path, E
                 yield f"{number}:{name}", path, group
 
 
-def _group(path: Path, file: h5py.File, name: str, values: dict[Key, Any], rows: int) -> Group:
+def _group(
+    plain: PlainGroups, path: Path, file: h5py.File, name: str, values: dict[Key, Any], rows: int
+) -> Group:
     with hdf5.damage(path, f"{name}:"):
-        return Group(EpisodeGroup(PlainGroups(file, path.stat().st_size), file, name), values, rows)
+        return Group(EpisodeGroup(plain, file, name), values, rows)
 
 
 def _files(path: Path, looked_at: int | None = None) -> list[Path]:
