@@ -35,7 +35,7 @@ def map_(
     rename: Annotated[Steps, _step("Another name for a column, or for all below it.", "OLD=NEW")] = None,
     cast: Annotated[Steps, _step("Another dtype; values that do not fit are refused.", "KEY=DTYPE")] = None,
     select: Annotated[Steps, _step("Only these columns.", "A,B,…")] = None,
-    exclude: Annotated[Steps, _step("All columns but these.", "A,B,…")] = None,
+    exclude: Annotated[Steps, _step("All columns but these and their next values.", "A,B,…")] = None,
     relabel_reward: Annotated[
         Steps, _step("Rewards by an expression over DS, or by a function of an episode.", "EXPR|MODULE:FN")
     ] = None,

@@ -69,9 +69,10 @@ def features(observation: Spec) -> Features:
         elif isinstance(leaf, specs.MultiDiscrete):
             parts.append(Part(path, sum(leaf.nvec), ndim, tuple(leaf.nvec)))
         elif isinstance(leaf, specs.Box) and leaf.dtype == "uint8" and ndim >= 2:
-            name = ".".join(("observation", *path))
+            name = "/".join(("observation", *path))
             raise IncompatibleError(
-                f"{name} is an image {list(leaf.shape)}; expected vectors: there are no image networks"
+                f"{name} is an image {list(leaf.shape)}; expected vectors: there are no image networks",
+                hint=f"a dataset does without it by `rl buffer map DS --exclude {name} -o OUT`",
             )
         else:
             parts.append(Part(path, math.prod(leaf.shape), ndim))

@@ -217,7 +217,7 @@ def _recorded_env(dataset: Dataset, settings: Settings) -> tuple[str | None, dic
     try:
         make(name, **arguments).close()
     except RLError as err:
-        hint = f" ({err.hint})" if isinstance(err, MissingExtraError) else ""
-        console.warn(f"no evaluation during training: {err.message}{hint}")
+        hint = err.hint if isinstance(err, MissingExtraError) else "name one that is here: --eval-env ENV"
+        console.warn(f"no evaluation during training: {err.message} ({hint})")
         return None, {}
     return name, arguments

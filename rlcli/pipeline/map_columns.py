@@ -58,13 +58,15 @@ class Rename(Step):
 
 @dataclass
 class Select(Step):
-    """Only these columns stay, or with `exclude` all others."""
+    """Only these columns stay, or with `exclude` all others but their next values."""
 
     text: str
     exclude: bool = False
 
     def plan(self, layout: Layout) -> None:
         chosen = layout.choose(self.text, "--exclude" if self.exclude else "--select")
+        if self.exclude:
+            chosen = layout.with_next(chosen)
         keep = [key for key in layout.columns if (key in chosen) != self.exclude]
         if not keep:
             raise UsageError("--exclude: no column is left")

@@ -36,7 +36,7 @@ def test_a_scalar_observation_is_one_feature() -> None:
 
 
 def test_images_are_refused() -> None:
-    with pytest.raises(IncompatibleError, match=r"observation\.pixels is an image \[84, 84, 3\]"):
+    with pytest.raises(IncompatibleError, match=r"observation/pixels is an image \[84, 84, 3\]"):
         features(Composite({"pixels": Box((84, 84, 3), "uint8", 0, 255), "speed": Box((1,))}))
 
 
