@@ -7,7 +7,7 @@ a whole, as the group's attributes do. Which arrays are observations and rewards
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from rlcli.datasets import hdf5
-from rlcli.datasets.hdf5_groups import Array, EpisodeGroup, PlainGroups
+from rlcli.datasets.contract import Request
+from rlcli.datasets.hdf5_groups import Array, EpisodeGroup
 from rlcli.datasets.opened import is_exact
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import IncompatibleError, InputError
@@ -95,22 +96,22 @@ def numbered(group: h5py.Group, prefix: str) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def members(path: Path, place: h5py.Group, names: Iterable[str]) -> Iterator[tuple[str, Path, EpisodeGroup]]:
-    """Groups of a group, as `scan` takes them."""
-    plain = PlainGroups(place.file, path.stat().st_size)
-    return ((name, path, EpisodeGroup(plain, place, name)) for name in names)
-
-
-def scan(groups: Iterable[tuple[str, Path, EpisodeGroup]], layout: Layout) -> Scan:
-    """Looks through shapes, types and attributes of every `(label, file, group)`, and through the rewards.
+def scan(
+    names: Iterable[str], members: Callable[[str], EpisodeGroup], layout: Layout, request: Request
+) -> Scan:
+    """What `request.plan` tells; without one, shapes, types, attributes and rewards of all groups.
 
     Raises `InputError` for missing actions or lengths that disagree, `CorruptError` for sizes that cannot
     be, `IncompatibleError` for shapes or dtypes that differ between episodes.
     """
+    if request.plan:
+        return Scan.from_json(request.plan["scan"])
     result = Scan()
     with_final: set[bool] = set()
     path: Any = None
-    for name, path, group in heeding(groups):
+    for name in heeding(names):
+        group = members(name)
+        path = group.path
         with hdf5.damage(path, f"{name}:"):
             group.check_storage()
             where, arrays = f"{path}: {group.name}", group.arrays

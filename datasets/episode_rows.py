@@ -7,8 +7,9 @@ is stored, or the following row's; of an episode's last row it is unknown where 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,6 @@ class Group:
 
     group: EpisodeGroup
     extra: Mapping[Key, Any]
-    rows: int
     seed: int | None = None
     cut: bool = False
     also_truncated: bool = False
@@ -48,18 +48,20 @@ class Group:
 class GroupSource(Opened):
     """Episodes of one or more files. See `contract.Source`; a piece is an episode.
 
-    `keys` are told ones; arrays in `hidden` are no columns. `rank` is the place of a column among the others.
+    `open_group` gives the group of a name, which has so many steps. `keys` are told ones; arrays in `hidden`
+    are no columns. `rank` is the place of a column among the others.
     """
 
     def __init__(
         self,
         scan: Scan,
         layout: Layout,
-        groups: list[Callable[[], Group]],
+        open_group: Callable[[str, int], Group],
         extra: list[Column],
         request: Request,
         *,
-        where: Any,
+        where: Path,
+        files: Sequence[Path],
         keys: Mapping[str, Key] | None = None,
         env: Mapping[str, Any] | None = None,
         hidden: Collection[str] = (),
@@ -67,7 +69,7 @@ class GroupSource(Opened):
     ) -> None:
         if not scan.names:
             raise InputError(f"{where}: has no episode with a step", path=where)
-        self.scan, self.layout, self.groups = scan, layout, groups
+        self.scan, self.layout, self.open_group = scan, layout, open_group
         self.fallback = not any(is_below(key, layout.observation) for key in scan.found)
         self.observed = layout.fallback if self.fallback and layout.fallback else layout.observation
         observed = {key: f for key, f in scan.found.items() if is_below(key, self.observed)}
@@ -113,13 +115,14 @@ class GroupSource(Opened):
                 "observation": self.observed,
             },
             report=report,
-            files=[],
+            files=files,
             pieces=[
                 Piece(name, rows * schema.row_bytes, rows, 1)
                 for name, rows in zip(scan.names, scan.rows, strict=True)
             ],
+            plan={"scan": scan.to_json()},
         )
-        self._begun = InTurn(self._begin, len(groups))
+        self._begun = InTurn(self._begin, len(scan.names))
         self._numbers = {piece.name: number for number, piece in enumerate(self.pieces)}
 
     # -- columns -----------------------------------------------------------------------------------------
@@ -211,12 +214,13 @@ class GroupSource(Opened):
         return report, next(parts), parts
 
     def _checked(self, number: int, report: Report) -> Iterator[Part]:
-        found = self.groups[number]()
+        rows = self.scan.rows[number]
+        found = self.open_group(self.scan.names[number], rows)
         with hdf5.damage(found.group.path, f"{found.group.name}:"):
-            yield from self._parts(found, report)
+            yield from self._parts(found, rows, report)
 
-    def _parts(self, found: Group, report: Report) -> Iterator[Part]:
-        group, rows = found.group, found.rows
+    def _parts(self, found: Group, rows: int, report: Report) -> Iterator[Part]:
+        group = found.group
         constant = {**found.extra, **self._constants(group)}
         observed = {
             n: k for n, k in self.keys.items() if k[0] == "observation" and self.scan.found[n].dtype != "text"
@@ -250,12 +254,14 @@ class GroupSource(Opened):
                     if column.heap
                     else np.full((stop - start, *column.shape), value, column.numpy)
                 )
-            end = self._end(found, observed, then, report) if stop == rows else None
+            end = self._end(found, rows, observed, then, report) if stop == rows else None
             yield Part(columns, end)
 
-    def _end(self, found: Group, observed: Mapping[str, Key], then: Mapping[str, Any], report: Report) -> End:
+    def _end(
+        self, found: Group, rows: int, observed: Mapping[str, Key], then: Mapping[str, Any], report: Report
+    ) -> End:
         """Terminated or truncated if the last row's flags say so; flags on earlier rows end nothing."""
-        rows, final = found.rows, None
+        final = None
         if then:
             final = nest({observed[name]: values[-1] for name, values in then.items()})
         elif self.has_final:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import AmbiguousMapping, Request
-from rlcli.datasets.episode_groups import Layout, Scan, members, numbered, scan
+from rlcli.datasets.episode_groups import Layout, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, Group, GroupSource
-from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
+from rlcli.datasets.hdf5_groups import members
 from rlcli.datasets.mapping import Roles, recognised, roles_of
 from rlcli.errors import UsageError
 from rlcli.format.keys import Key
@@ -56,26 +55,19 @@ def open_episodes(path: Path, place: h5py.Group, names: list[str], request: Requ
             {name: to for name, to in meant.items() if not to.startswith("info/")},
         )
     layout = _layout(roles, path)
-    groups = members(path, place, names)
-    found = Scan.from_json(request.plan["scan"]) if request.plan else scan(groups, layout)
-
-    plain = PlainGroups(place.file, path.stat().st_size)
-
-    def group_of(name: str, rows: int) -> Group:
-        return Group(EpisodeGroup(plain, place, name), {DEMO: name}, rows)
-
+    groups = members(place)
+    found = scan(names, groups, layout, request)
     kept = {*roles.left_out, *(name for name, key in roles.columns.items() if key[:2] != _FOLLOWING)}
     told = {name: to for name, to in request.mapping.items() if name in kept}
     source = GroupSource(
         found,
         layout,
-        [partial(group_of, name, rows) for name, rows in zip(found.names, found.rows, strict=True)],
+        lambda name, rows: Group(groups(name), {DEMO: name}),
         [heap_column(DEMO, Heap("text"))],
         dataclasses.replace(request, mapping=told),
         where=path,
+        files=[path],
     )
-    source.files = [path]
-    source.plan = {"scan": found.to_json()}
     source.report.details["mapping"] = meant
     source.report.remarks.append(f"{len(names):,} groups beside each other are taken for an episode each")
     return source

@@ -9,9 +9,9 @@ Of anything else nothing is told, and the library has to be asked.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +77,9 @@ class PlainGroup(NamedTuple):
 class PlainGroups:
     """Reads groups of a file."""
 
-    def __init__(self, file: h5py.File, num_bytes: int) -> None:
+    def __init__(self, file: h5py.File) -> None:
         found, sizes = descriptor(file), file.id.get_create_plist().get_sizes()
-        self._file = None if found is None or sizes != (8, 8) else (found, num_bytes)
+        self._file = None if found is None or sizes != (8, 8) else (found, os.fstat(found).st_size)
 
     def find(self, parent: h5py.h5g.GroupID, name: bytes) -> PlainGroup | None:
         """The group of that name, None if the library has to be asked. Raises what h5py does."""
@@ -190,6 +190,11 @@ class EpisodeGroup:
         """Its own attributes, as h5py has them."""
         told = None if self._plain is None else self._plain.attributes
         return self.group.attrs if told is None else told
+
+
+def members(parent: h5py.Group) -> Callable[[str], EpisodeGroup]:
+    """What gives the groups of a group by their names."""
+    return partial(EpisodeGroup, PlainGroups(parent.file), parent)
 
 
 @cache

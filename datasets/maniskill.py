@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ import h5py
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
-from rlcli.datasets.episode_groups import Layout, Scan, members, numbered, scan
+from rlcli.datasets.episode_groups import Layout, Scan, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
-from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
+from rlcli.datasets.hdf5_groups import members
 from rlcli.datasets.json_files import read_object
 from rlcli.datasets.mapping import storable
 from rlcli.errors import InputError
@@ -66,15 +65,11 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         if not names:
             raise InputError(f"{path}: no {_PREFIX}<i> groups", path=path)
         layout = _layout(file[names[0]])
-        groups = members(path, file, names)
-        found = Scan.from_json(request.plan["scan"]) if request.plan else scan(groups, layout)
-        beside = path.with_suffix(".json")
-        told = _Told(read_object(beside) if beside.is_file() else {})
+        found = scan(names, members(file), layout, request)
+        told = _Told(path.with_suffix(".json"))
         source = _source(path, file, found, layout, told, request)
-        source.files = [path, beside] if told.is_there else [path]
-        source.plan = {"scan": found.to_json()}
         if not told.is_there:
-            source.report.remarks.append(f"no {beside.name} beside it: environment and seeds are unknown")
+            source.report.remarks.append(f"no {told.path.name} beside it: environment and seeds are unknown")
         with closing(source):
             yield source
 
@@ -88,7 +83,9 @@ def _file_of(path: Path) -> Path:
 class _Told:
     """What the JSON says, as far as it is ManiSkill's."""
 
-    def __init__(self, told: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        told = read_object(path) if path.is_file() else {}
         listed = told.get("episodes")
         self.is_there = isinstance(listed, list)
         self.rest = (
@@ -161,21 +158,19 @@ def _source(
         each = found.found[name]
         extra.append(heap_column(key, Heap("array"), each.dtype, each.shape))
 
-    plain = PlainGroups(file, path.stat().st_size)
+    groups = members(file)
 
-    def group_of(name: str, rows: int) -> Group:
-        group = EpisodeGroup(plain, file, name)
+    def open_group(name: str, rows: int) -> Group:
+        group = groups(name)
         values: dict[Key, Any] = {DEMO: name}
         if told.episodes:
             values[_METADATA] = told.metadata(name)
         for state, key in finals.items():
             values[key] = group.arrays[state].read(rows, rows + 1)[0].astype(found.found[state].dtype)
-        return Group(group, values, rows, told.seed(name))
+        return Group(group, values, told.seed(name))
 
-    groups: list[Callable[[], Group]] = [
-        partial(group_of, name, rows) for name, rows in zip(found.names, found.rows, strict=True)
-    ]
-    source = GroupSource(found, layout, groups, extra, request, where=path, env=told.env())
+    files = [path, told.path] if told.is_there else [path]
+    source = GroupSource(found, layout, open_group, extra, request, where=path, files=files, env=told.env())
     source.record["metadata"] = told.rest
     source.report.remarks += _odd(found, told)
     others = [name for name in file if name not in set(found.names) and not name.startswith(_PREFIX)]

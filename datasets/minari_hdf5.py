@@ -84,7 +84,7 @@ class HDF5Storage(Storage):
         self._types: dict[str, _Type] = {}  # the latest of each path
         self._paths: dict[int, tuple[str, ...]] = {}  # of each episode that was looked at
         self._same_paths: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._plain = PlainGroups(self.file, self._num_bytes)
+        self._plain = PlainGroups(self.file)
         self._plain_held: tuple[int, PlainGroup | None] = (-1, None)
         self._held: tuple[int, dict[str, _Array]] = (-1, {})
         self._group_held: tuple[int, Any] = (-1, None)

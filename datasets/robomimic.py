@@ -10,9 +10,8 @@ their simulator `states` as observations.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ import numpy as np
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
-from rlcli.datasets.episode_groups import SEED, Layout, Scan, members, numbered, scan
+from rlcli.datasets.episode_groups import SEED, Layout, Scan, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
-from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
+from rlcli.datasets.hdf5_groups import members
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.opened import told_specs
 from rlcli.datasets.plain_export import METADATA, rank_of
@@ -61,12 +60,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         names = numbered(data, "demo_") if isinstance(data, h5py.Group) else []
         if not names:
             raise InputError(f"{path}: no data/demo_<i> groups", path=path)
-        plan = request.plan
-        groups = members(path, data, names)
-        found = Scan.from_json(plan["scan"]) if plan else scan(groups, _LAYOUT)
-        source = _source(path, file, found, request)
-        source.files = [path]
-        source.plan = {"scan": found.to_json()}
+        source = _source(path, file, scan(names, members(data), _LAYOUT, request), request)
         with closing(source):
             yield source
 
@@ -80,19 +74,16 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     extra += [Column((*EPISODE, "mask", *storable(key)), "bool", ()) for key in masks]
     cut, both = set(ours.get("cut", ())), set(ours.get("both", ()))
 
-    data, plain = file["data"], PlainGroups(file, path.stat().st_size)
+    groups = members(file["data"])
 
-    def group_of(name: str, rows: int) -> Group:
-        group = EpisodeGroup(plain, data, name)
+    def open_group(name: str, rows: int) -> Group:
+        group = groups(name)
         values: dict[Key, Any] = {} if "demo" in invented else {DEMO: name}
         values |= {(*EPISODE, "mask", *storable(key)): name in names for key, names in masks.items()}
         seed = np.asarray(group.attributes.get(SEED, ""))
         known = int(seed.reshape(-1)[0]) if seed.size == 1 and seed.dtype.kind in "iu" else None
-        return Group(group, values, rows, known, name in cut, name in both)
+        return Group(group, values, known, name in cut, name in both)
 
-    groups: list[Callable[[], Group]] = [
-        partial(group_of, name, rows) for name, rows in zip(found.names, found.rows, strict=True)
-    ]
     keys = {str(name): check_key(key) for name, key in ours.get("columns", {}).items()}
     told = ours.get("spec")
     env = told.get("env") if isinstance(told, dict) else _environment(attributes["data"].get("env_args"))
@@ -100,10 +91,11 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     source = GroupSource(
         found,
         _LAYOUT,
-        groups,
+        open_group,
         extra,
         request,
         where=path,
+        files=[path],
         keys=keys,
         env=env,
         hidden=invented,

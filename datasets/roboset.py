@@ -7,9 +7,8 @@ the next observation of a trial's last step is not in the file. In a folder ever
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import h5py
 
 from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
-from rlcli.datasets.episode_groups import Layout, Scan, members, numbered, scan
+from rlcli.datasets.episode_groups import Layout, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
-from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
+from rlcli.datasets.hdf5_groups import EpisodeGroup, members
 from rlcli.errors import InputError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Heap, heap_column
@@ -51,41 +50,34 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
     if len(files) > _MAX_FILES:
         raise InputError(f"{path}: {len(files):,} files, at most {_MAX_FILES} at once", path=path)
     with ExitStack() as stack:
-        opened: list[tuple[Path, h5py.File]] = []
-        for place in files:
-            opened.append((place, stack.enter_context(hdf5.reading(place))))
-        found = Scan.from_json(request.plan["scan"]) if request.plan else scan(_trials(opened), _LAYOUT)
+        opened = [stack.enter_context(hdf5.reading(file)) for file in files]
+        groups = [members(file) for file in opened]
+
+        def trial(label: str) -> EpisodeGroup:
+            number, _, name = label.partition(":")
+            return groups[int(number)](name)
+
+        def open_group(label: str, rows: int) -> Group:
+            group = trial(label)
+            values: dict[Key, Any] = {DEMO: group.name.removeprefix("/")}
+            if path.is_dir():
+                values[_FILE] = group.path.relative_to(path).as_posix()
+            return Group(group, values)
+
+        found = scan(_labels(files, opened), trial, _LAYOUT, request)
         extra = [heap_column(DEMO, Heap("text"))]
         extra += [heap_column(_FILE, Heap("text"))] if path.is_dir() else []
-        plain = [PlainGroups(file, file_path.stat().st_size) for file_path, file in opened]
-        groups: list[Callable[[], Group]] = []
-        for label, rows in zip(found.names, found.rows, strict=True):
-            number, _, name = label.partition(":")
-            file_path, file = opened[int(number)]
-            values: dict[Key, Any] = {DEMO: name}
-            if path.is_dir():
-                values[_FILE] = file_path.relative_to(path).as_posix()
-            groups.append(partial(_group, plain[int(number)], file_path, file, name, values, rows))
-        source = GroupSource(found, _LAYOUT, groups, extra, request, where=path)
-        source.files = files
-        source.plan = {"scan": found.to_json()}
+        source = GroupSource(found, _LAYOUT, open_group, extra, request, where=path, files=files)
         with closing(source):
             yield source
 
 
-def _trials(opened: list[tuple[Path, h5py.File]]) -> Iterator[tuple[str, Path, EpisodeGroup]]:
-    """Every trial as `("<file>:<name>", path, group)`."""
-    for number, (path, file) in enumerate(opened):
+def _labels(files: list[Path], opened: list[h5py.File]) -> Iterator[str]:
+    """Every trial as `<number of its file>:<name>`."""
+    for number, (path, file) in enumerate(zip(files, opened, strict=True)):
         with hdf5.damage(path):
-            for name, _, group in members(path, file, numbered(file, "Trial")):
-                yield f"{number}:{name}", path, group
-
-
-def _group(
-    plain: PlainGroups, path: Path, file: h5py.File, name: str, values: dict[Key, Any], rows: int
-) -> Group:
-    with hdf5.damage(path, f"{name}:"):
-        return Group(EpisodeGroup(plain, file, name), values, rows)
+            names = numbered(file, "Trial")
+        yield from (f"{number}:{name}" for name in names)
 
 
 def _files(path: Path, looked_at: int | None = None) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlcli.datasets import hdf5
-from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
+from rlcli.datasets.hdf5_groups import PlainGroups, members
 from rlcli.errors import CorruptError, RLError
 
 DTYPES = ["?", "i1", "u1", "<i2", ">u2", "<i4", ">i4", "<i8", ">u8", "<f2", "<f4", ">f4", "<f8", ">f8"]
@@ -25,7 +25,7 @@ CHUNKS = {  # of rows [23, …]
 
 def found(path, name="episode_0"):
     with hdf5.reading(path) as file:
-        told = PlainGroups(file, path.stat().st_size).find(file.id, name.encode())
+        told = PlainGroups(file).find(file.id, name.encode())
         if told is None:
             return None
         values = {path: (array.dtype, array.shape, array.read(0, (array.shape or (1,))[0]))
@@ -231,7 +231,7 @@ def test_a_damaged_chunk_of_a_group_is_named(tmp_path):
     raw[place.byte_offset + 100] ^= 1
     path.write_bytes(raw)
     with hdf5.reading(path) as file:
-        group = EpisodeGroup(PlainGroups(file, path.stat().st_size), file, "demo")
+        group = members(file)("demo")
         assert np.array_equal(group.arrays["a"].read(0, 500), values[:500])
         with pytest.raises(CorruptError, match=r"x\.hdf5: /demo/a rows 500\.\.999: damaged HDF5"):
             group.arrays["a"].whole()
