@@ -20,8 +20,11 @@ from rlcli.datasets.hdf5_output import creating
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.plain_folder import FolderTable, files_of, is_alike
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
+
+_SUFFIXES = (".hdf5", ".h5")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,15 @@ class ExportOptions:
 
 
 def detect(path: Path) -> Seen:
-    """Whether `path` is HDF5 with arrays in it."""
+    """Whether `path` is HDF5 with arrays in it, or a folder with such files, of one table."""
+    if path.is_dir():
+        files = files_of(path, _SUFFIXES)
+        if not files or not detect(files[0]).matches:
+            return Seen(False, "a folder without HDF5 files")
+        with hdf5.reading(files[0]) as file, hdf5.damage(files[0]):
+            if not is_alike([name for name, _ in hdf5.walk(file)]):
+                return Seen(False, "a folder of HDF5 files that are no tables")
+        return Seen(True, f"folder of {len(files):,} HDF5 files")
     if not hdf5.is_hdf5(path):
         return Seen(False, "not an HDF5 file")
     with hdf5.reading(path) as file, hdf5.damage(path):
@@ -44,7 +55,11 @@ def detect(path: Path) -> Seen:
 
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Source]:
-    """The file, looked through once. Raises `CorruptError` for damage."""
+    """The file, or those of a folder, looked through once. Raises `CorruptError` for damage."""
+    if path.is_dir():
+        with closing(FolderTable(path, files_of(path, _SUFFIXES), _opened)) as tables:
+            yield PlainSource(tables, request)
+        return
     with hdf5.reading(path) as file:
         with hdf5.damage(path):
             episodes = episodes_of(file)
@@ -52,14 +67,21 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[So
                 with closing(open_episodes(path, *episodes, request)) as source:
                     yield source
                 return
-        with hdf5.damage(path):
-            try:
-                table = Hdf5Table(path, file)
-            except InputError as err:
-                raise InputError(f"{path}: {err.message}", path=path) from err
-        found = PlainSource(table, request)
-        found.report.lossy += [f"{told}; left out" for told in table.unreadable]
-        yield found
+        yield PlainSource(_table(path, file), request)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Hdf5Table]:
+    with hdf5.reading(path) as file:
+        yield _table(path, file)
+
+
+def _table(path: Path, file: h5py.File) -> Hdf5Table:
+    with hdf5.damage(path):
+        try:
+            return Hdf5Table(path, file)
+        except InputError as err:
+            raise InputError(f"{path}: {err.message}", path=path) from err
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
@@ -84,7 +106,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
 
 
 class Hdf5Table(Table):
-    """The arrays of a file as rows. See `plain.Table`. `unreadable` tells why arrays are no fields."""
+    """The arrays of a file as rows. See `plain.Table`."""
 
     can_seek = True
     layout = "hdf5"
@@ -94,7 +116,6 @@ class Hdf5Table(Table):
         self.metadata = _metadata(file)
         self._rows: dict[str, hdf5.Rows] = {}
         self._texts: dict[str, h5py.Dataset] = {}
-        self.unreadable: list[str] = []
         for name, dataset in hdf5.walk(file):
             check_storage(path, dataset)
             if not dataset.shape or not dataset.size:
@@ -103,13 +124,13 @@ class Hdf5Table(Table):
                 self._texts[name] = dataset
                 self.fields[name] = Field(np.dtype(object), tuple(dataset.shape[1:]), int(dataset.shape[0]))
             elif dataset.dtype.kind == "O":
-                self.unreadable.append(f"{name} holds references or lists, which cannot be stored")
+                self.unreadable[name] = "holds references or lists, which cannot be stored"
             else:
                 self._rows[name] = hdf5.Rows([dataset])
                 self.fields[name] = Field(
                     self._rows[name].dtype, self._rows[name].shape, int(dataset.shape[0])
                 )
-        self.unreadable += [f"link {name}: it is not followed" for name in hdf5.links(file)]
+        self.unreadable |= {f"link {name}:": "it is not followed" for name in hdf5.links(file)}
         self.chunk_rows = max((rows.chunk_rows for rows in self._rows.values()), default=1)
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:

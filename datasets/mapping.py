@@ -95,13 +95,15 @@ def roles_of(
     replay_buffer: bool = False,
     texts: Collection[str] = (),
     unobserved: bool = False,
+    by_file: bool = False,
 ) -> Roles:
     """The meaning of all `names`, paths with slashes below the file's root.
 
     `told` are keys of columns without a role. `given` wins over recognised names; in a `replay_buffer` every
     other array below `data/` is an observation, but for `texts`. Raises `UsageError` for a source key that is
     not there, `AmbiguousMapping` where a meaning had to be guessed and nobody `confirmed` it. Observations
-    may be missing where the source says so (`unobserved`), or a user does and there are actions.
+    may be missing where the source says so (`unobserved`), or a user does and there are actions. `by_file`
+    says that no episode of the source goes on in another file.
     """
     names = list(names)
     for name in given:
@@ -139,7 +141,8 @@ def roles_of(
         guesses.append(f"{single['done']} may mean terminated, or terminated or truncated")
     ends = ("episode", "episode_ends", "terminated", "truncated", "done")
     if not any(name in single for name in ends):
-        guesses.append("nothing says where episodes end, so that all rows are one")
+        one = "each file is" if by_file else "all rows are"
+        guesses.append(f"nothing says where episodes end, so that {one} one")
     if guesses and not confirmed:
         raise AmbiguousMapping(f"{where}: the meaning of its keys is a guess: {'; '.join(guesses)}", shown)
     return inferred

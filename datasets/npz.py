@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets import zip_archives
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
-from rlcli.datasets.mapping import LEFT_OUT, recognised
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.plain_folder import FolderTable, files_of, is_alike
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
 
+_SUFFIXES = (".npz",)
 _MAX_MEMBERS = 10_000
 _MAX_TRANSPOSED = 1 << 30  # bytes of an array in Fortran order, whose rows are not in one place
 _DEFLATE = 1040  # no deflated byte becomes more
@@ -49,7 +50,16 @@ class ExportOptions:
 
 
 def detect(path: Path) -> Seen:
-    """Whether `path` is a zip archive of `.npy` members."""
+    """Whether `path` is a zip archive of `.npy` members, or a folder with such files, of one table."""
+    if path.is_dir():
+        files = files_of(path, _SUFFIXES)
+        if not files or not detect(files[0]).matches:
+            return Seen(False, "a folder without archives of arrays")
+        with zip_archives.opened(files[0]) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if not is_alike(names):
+            return Seen(False, "a folder of archives that are no tables")
+        return Seen(True, f"folder of {len(files):,} NumPy archives")
     if not path.is_file() or not zipfile.is_zipfile(path):
         return Seen(False, "not a zip archive of arrays")
     with zip_archives.opened(path) as archive:
@@ -61,21 +71,23 @@ def detect(path: Path) -> Seen:
 
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[PlainSource]:
-    """The archive, looked through once. Nothing is unpickled: arrays of Python objects, and of records, are
-    left out, which the report says.
+    """The archive, or those of a folder, looked through once.
 
+    Nothing is unpickled: arrays of Python objects, and of records, are left out, which the report says.
     Raises `CorruptError` for damage, `IncompatibleError` where such an array has a meaning, rewards say.
     """
+    if path.is_dir():
+        with closing(FolderTable(path, files_of(path, _SUFFIXES), _opened)) as tables:
+            yield PlainSource(tables, request)
+        return
+    with _opened(path) as table:
+        yield PlainSource(table, request)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[NpzTable]:
     with zip_archives.opened(path) as archive, closing(NpzTable(path, archive)) as table:
-        mapping = dict(request.mapping)
-        for name, reason in table.unreadable.items():
-            if mapping.pop(name, recognised(name) or LEFT_OUT) != LEFT_OUT:
-                raise IncompatibleError(
-                    f"{path}: {name} {reason}", hint=f"--map {name}={LEFT_OUT} leaves it out", path=path
-                )
-        source = PlainSource(table, replace(request, mapping=mapping))
-        source.report.lossy += [f"{name} {reason}; left out" for name, reason in table.unreadable.items()]
-        yield source
+        yield table
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance) -> Report:
@@ -107,13 +119,12 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
 
 
 class NpzTable(Table):
-    """The arrays of an archive as rows. See `plain.Table`. `unreadable` tells why members are no fields."""
+    """The arrays of an archive as rows. See `plain.Table`."""
 
     layout = "npz"
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         super().__init__(path)
-        self.unreadable: dict[str, str] = {}
         self._members: dict[str, _Member] = {}
         self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import Advance, Ends, LayoutMismatch, Part, Piece, Report, Request
-from rlcli.datasets.mapping import roles_of, storable
+from rlcli.datasets.mapping import LEFT_OUT, recognised, roles_of, storable
 from rlcli.datasets.opened import differing_rows, env_of, equal_bits
 from rlcli.datasets.plain_export import is_unobserved, rank_of, seeds_of, told_keys
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
 from rlcli.datasets.rooms import Rooms
 from rlcli.datasets.slicing import slice_rows, slices
-from rlcli.errors import InputError
+from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.keys import DTYPES, Key
 from rlcli.format.schema import Column, Heap, Schema, heap_column, ted_schema
 
@@ -63,13 +63,15 @@ class Table(ABC):
     what our own export left there. `chunk_rows` is a good number of rows to read at once (1 for any);
     `can_seek` says that rows can be read from anywhere at no cost; `layout` goes to the record. In a
     `replay_buffer` all arrays below `data/` have rows. `slice_bytes` are decoded at once, where a table
-    holds so much beside them that fewer than usual are to be.
+    holds so much beside them that fewer than usual are to be. `unreadable` are names of what is no field, and
+    why; `told` keys of fields that their names do not say. `by_file`: no episode goes on in another file.
     """
 
     layout = ""
     can_seek = False
     replay_buffer = False
     slice_bytes: int | None = None
+    by_file = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,8 +80,15 @@ class Table(ABC):
         self.others: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
         self.remarks: list[str] = []
+        self.unreadable: dict[str, str] = {}
+        self.told: dict[str, Key] = {}
+        self.file_ends: Sequence[int] = ()  # the rows before the end of each file, if `by_file`
         self.chunk_rows = 1
         self.rooms: Rooms | None = None  # where slices come one after the other
+
+    def settle(self, names: Sequence[str]) -> None:
+        """Is told the fields that have a value per row, before any is read."""
+        return
 
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
@@ -109,9 +118,11 @@ class PlainSource:
 
     def __init__(self, table: Table, request: Request) -> None:
         self.table = table
+        request = _without_unreadable(table, request)
         table.rooms = Rooms()
         kept = _columns_of(table, request.mapping)
         told = told_keys(table.metadata, [name for name in kept.names if name not in request.mapping])
+        told |= {name: key for name, key in table.told.items() if name not in request.mapping}
         self.roles = roles_of(
             kept.names,
             request.mapping,
@@ -121,6 +132,7 @@ class PlainSource:
             replay_buffer=table.replay_buffer,
             texts=[name for name, found in table.fields.items() if found.dtype.kind == "O"],
             unobserved=is_unobserved(table.metadata),
+            by_file=table.by_file,
         )
         self.num_rows = self._count_rows()
         self._leave_out_other_lengths(kept)
@@ -177,6 +189,7 @@ class PlainSource:
         rows = next(iter(lengths.values()))
         if rows == 0:
             raise InputError(f"{self.table.path}: has no rows", path=self.table.path)
+        self.table.settle(list(lengths))
         return rows
 
     def _is_text(self, name: str) -> bool:
@@ -252,6 +265,7 @@ class PlainSource:
 
     def _report(self, kept: _Kept) -> Report:
         report = Report(repaired=self.scan.repaired, lossy=list(kept.lossy), remarks=list(self.table.remarks))
+        report.lossy += [f"{name} {reason}; left out" for name, reason in self.table.unreadable.items()]
         if self.roles.left_out:
             report.lossy.append(f"{', '.join(self.roles.left_out)}: left out, as asked")
         if "reward" not in self.roles.single:
@@ -353,6 +367,23 @@ class PlainSource:
             if inside[differing_rows(then[:-1], now[1:])].any():
                 raise LayoutMismatch
         return {name: arrays[name][-1:].copy() for name in self.next_names} if inside[-1] else None
+
+
+def _without_unreadable(table: Table, request: Request) -> Request:
+    """The request without what is left out because it is no field.
+
+    Raises `IncompatibleError` where it has a meaning, rewards say.
+    """
+    mapping = dict(request.mapping)
+    for name, reason in table.unreadable.items():
+        meaning = LEFT_OUT if "/" in name else recognised(name) or LEFT_OUT
+        if mapping.pop(name, meaning) != LEFT_OUT:
+            raise IncompatibleError(
+                f"{table.path}: {name} {reason}",
+                hint=f"--map {name}={LEFT_OUT} leaves it out",
+                path=table.path,
+            )
+    return replace(request, mapping=mapping)
 
 
 def _columns_of(table: Table, given: Mapping[str, str]) -> _Kept:

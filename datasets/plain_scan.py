@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.mapping import Roles
+from rlcli.datasets.plain_export import open_of
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 
@@ -133,8 +134,11 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
     terminated = terminals[last_rows]
     truncated = timeouts[last_rows] | ~terminated
     flagged = terminals | timeouts
+    if numbers is not None and table.by_file:
+        inexact.add(numbers)  # which may begin anew in every file
     if flags:
         inexact |= _inexact_flags(roles, told, last_rows, terminated, truncated)
+    truncated[open_of(table.metadata, len(last_rows))] = False
     repaired = int((~flagged[last_rows]).sum()) if flags else 0
     return Scan(last_rows, terminated, truncated, cut, rule, repaired, inexact, ranges, empty)
 
@@ -152,9 +156,16 @@ def _ends(
 ) -> tuple[NDArray[np.int64], list[str], bool, int]:
     """The last row of every episode, what told so, whether the last one is unfinished, how many are empty."""
     single = roles.single
-    last = np.array([num_rows - 1], np.int64)
+    files = np.asarray(table.file_ends, np.int64)
+    last = np.array([num_rows - 1], np.int64) if not len(files) else np.unique(files[files > 0]) - 1
     if "episode_ends" in single:
         name = single["episode_ends"]
+        if len(files):
+            raise InputError(
+                f"{table.path}: each file has its own {name}",
+                hint="convert the files one by one; rl buffer merge joins what comes of them",
+                path=table.path,
+            )
         ends = _one_per_row(table.read([name], 0, table.fields[name].rows)[name], name, table)
         if ends.dtype.kind not in "iu" or not len(ends):
             raise InputError(f"{table.path}: {name} holds no whole numbers", path=table.path)
@@ -168,6 +179,8 @@ def _ends(
     if "episode" in single:
         return np.union1d(np.flatnonzero(np.concatenate(changes)), last), [single["episode"]], False, 0
     used = [single[role] for role in ("terminated", "truncated", "done") if role in single]
+    if len(files):
+        return np.union1d(np.flatnonzero(flagged), last), [*used, "the ends of files"], False, 0
     if not used:
         return last, ["the end of the rows"], True, 0
     return np.union1d(np.flatnonzero(flagged), last), used, not bool(flagged[-1]), 0

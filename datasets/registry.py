@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from rlcli.errors import InputError, UsageError, nearest
+from rlcli.datasets.stopping import heeding
+from rlcli.errors import InputError, RLError, UsageError, nearest
 from rlcli.plugins import is_reference, load_reference
 
 if TYPE_CHECKING:
@@ -61,7 +64,9 @@ CONVERTERS = {
     "atari": Converter("rlcli.datasets.atari", "Atari DQN replay: Dopamine's logs", writes=False),
     "torchrl": Converter("rlcli.datasets.torchrl", "TorchRL ReplayBuffer.dumps, TensorDict memory maps"),
     "vd4rl": Converter(
-        "rlcli.datasets.vd4rl", "V-D4RL: pixels aligned by arrival, npz or HDF5", writes=False
+        "rlcli.datasets.vd4rl",
+        "V-D4RL, and replay of DrQ-v2 (URLB, ExORL): aligned by arrival, npz or HDF5",
+        writes=False,
     ),
     "lerobot": Converter(
         "rlcli.datasets.lerobot", "LeRobot v2.0, v2.1 and v3.0: Parquet rows and MP4 videos", extra="lerobot"
@@ -78,9 +83,10 @@ CONVERTERS = {
         "Zarr replay buffer, or named arrays; JPEG XL with the extra imagecodecs",
         (".zarr",),
     ),
-    "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays", (".npz",)),
+    "npz": Converter("rlcli.datasets.npz", "NumPy archive of named arrays, or a folder of them", (".npz",)),
     "hdf5": Converter(
-        "rlcli.datasets.hdf5_plain", "HDF5 file of named arrays, in any group, or a group per episode"
+        "rlcli.datasets.hdf5_plain",
+        "HDF5 file of named arrays, in any group, or a group per episode; or a folder of files",
     ),
     "parquet": Converter(
         "rlcli.datasets.parquet",
@@ -89,6 +95,14 @@ CONVERTERS = {
         extra="arrow",
     ),
     "csv": Converter("rlcli.datasets.csv_text", "CSV: a row per step, vectors as x_0, x_1, …", (".csv",)),
+}
+
+
+_LOOKED_AT = 16  # entries of a folder
+_PICKLED = "pickles can run code and are not read; save the arrays with numpy.savez"
+_UNREAD = {
+    ".npy": "an array alone has no name; save several by name with numpy.savez",
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), _PICKLED),
 }
 
 
@@ -111,7 +125,7 @@ def recognise(path: Path) -> tuple[str, str]:
     if not path.is_file() and not path.is_dir():
         raise InputError(f"{path}: not a regular file", path=path)
     suffixed = []  # why it is not what its name says
-    for name, converter in CONVERTERS.items():
+    for name, converter in heeding(CONVERTERS.items()):
         if converter.reads:
             seen = load(name).detect(path)
             if seen.matches:
@@ -119,11 +133,29 @@ def recognise(path: Path) -> tuple[str, str]:
             if path.suffix.lower() in converter.suffixes:
                 suffixed.append(seen.what)
     told = f": {'; '.join(dict.fromkeys(suffixed))}" if suffixed else ""
+    within = _within(path)
     raise InputError(
         f"{path}: not a format that rl converts{told}",
-        hint="rl convert --list names them; --from FORMAT says why it is not that one",
+        hint=f"{within[0].name} in it is one ({within[1]}); rl buffer merge joins what comes of several"
+        if within
+        else _UNREAD.get(
+            path.suffix.lower(), "rl convert --list names them; --from FORMAT says why it is not that one"
+        ),
         path=path,
     )
+
+
+def _within(folder: Path) -> tuple[Path, str] | None:
+    """One of the first things in a folder that is of a format, and what it is."""
+    if not folder.is_dir():
+        return None
+    for path in sorted(itertools.islice(folder.iterdir(), _LOOKED_AT)):
+        for name, converter in CONVERTERS.items():
+            if converter.reads and (path.is_file() or path.is_dir()) and not path.name.startswith("."):
+                with contextlib.suppress(RLError, OSError):
+                    if (seen := load(name).detect(path)).matches:
+                        return path, seen.what
+    return None
 
 
 def split_name(text: str) -> tuple[str, str] | None:

@@ -3,13 +3,15 @@
 Alignment is by arrival, as Dreamer's and DrQ-v2's replay have it: row t holds the observation, and the
 action and reward that led to it. So T + 1 rows are T transitions, here `(observation[t], action[t + 1],
 reward[t + 1], observation[t + 1])`, and the action and reward of an episode's first row mean nothing. Other
-replay of Dreamer in the same layout is read too. Older files have no `is_terminal`: a discount of 0 says the
-same. Some flags are one longer than the rest (humanoid); only their last value matters.
+replay of Dreamer and of DrQ-v2 in the same layout is read too, of URLB and ExORL say. Older files have no
+`is_terminal`: a discount of 0 says the same. Some flags are one longer than the rest (humanoid); only their
+last value matters.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ ALIGNMENT = "arrival: action and reward of a row led to its observation; shifted
 _IMAGES = ("image", "observation")
 _FLAGS = ("is_first", "is_last", "is_terminal", "step_type")
 _SUFFIXES = (".npz", ".hdf5", ".h5")
+_REPLAY = re.compile(r"\d{8}T\d{6}_\d+_(\d+)")  # DrQ-v2's names: when, which episode, how many steps
 _LOOKED_AT = 10_000  # entries of a folder
 _REWARD: Key = ("next", "reward")
 _FILE: Key = ("info", "episode", "file")
@@ -61,15 +64,17 @@ def detect(path: Path) -> Seen:
     try:
         with _table(first) as table:
             names = set(table.fields)
+            is_replay = _is_replay(first, table)
     except (RLError, zipfile.BadZipFile, ValueError) as err:
         if path.is_file() and isinstance(err, CorruptError) and first.suffix == ".npz":
             return Seen(False, "a damaged archive")
         return Seen(False, "no npz or HDF5 files there")
     is_it = {"action", "reward", "discount"} <= names and any(name in names for name in _IMAGES)
-    is_it = is_it and ("step_type" in names or "image" in names)
+    is_it = is_it and ("step_type" in names or "image" in names or is_replay)
     if not is_it:
         return Seen(False, "no observations and actions aligned by arrival")
-    return Seen(True, f"V-D4RL, {'folder' if path.is_dir() else first.suffix[1:] + ' file'}")
+    what = "replay of DrQ-v2" if is_replay else "V-D4RL"
+    return Seen(True, f"{what}, {'folder' if path.is_dir() else first.suffix[1:] + ' file'}")
 
 
 @contextmanager
@@ -272,6 +277,12 @@ def _files(path: Path) -> Iterator[Path]:
         yield from sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
     elif path.suffix in _SUFFIXES:
         yield path
+
+
+def _is_replay(path: Path, table: Table) -> bool:
+    """Whether a file is an episode of DrQ-v2's replay, as ExORL's are, by its name and its rows."""
+    told, found = _REPLAY.fullmatch(path.stem), table.fields.get("observation")
+    return told is not None and found is not None and found.rows == int(told[1]) + 1
 
 
 def _some_files(path: Path) -> Iterator[Path]:

@@ -184,3 +184,35 @@ def test_other_files_are_not_taken_for_it(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises((CorruptError, InputError)):
         convert(tmp_path / "broken.npz", tmp_path / "ds")
+
+
+def test_replay_of_drq_v2_is_aligned_by_arrival(tmp_path):
+    """ExORL's episodes: vectors, no flags, and the number of transitions in the name."""
+    rng = np.random.default_rng(5)
+    files = []
+    for number, size in enumerate((6, 4)):
+        values = {
+            "observation": rng.standard_normal((size, 3)).astype("f4"),
+            "action": rng.uniform(-1, 1, (size, 2)).astype("f4"),
+            "reward": rng.standard_normal((size, 1)).astype("f4"),
+            "discount": np.ones((size, 1), "f4"),
+            "physics": rng.standard_normal((size, 4)),
+        }
+        values["action"][0], values["reward"][0] = 0, 0
+        np.savez_compressed(tmp_path / f"20220101T00000{number}_{number}_{size - 1}.npz", **values)
+        files.append(values)
+    report = convert(tmp_path, tmp_path / "ds", check=True)
+    assert (report["format"], report["rows"], report["unknown_next"]) == ("vd4rl", 8, 0)
+    dataset = Dataset.open(tmp_path / "ds")
+    assert dataset.episodes.length.tolist() == [5, 3]
+    assert dataset.episodes.truncated.all()
+    for key, name, part in [
+        (("observation",), "observation", slice(None, -1)),
+        (("next", "observation"), "observation", slice(1, None)),
+        (("action",), "action", slice(1, None)),
+        (("next", "reward"), "reward", slice(1, None)),
+        (("info", "physics"), "physics", slice(None, -1)),
+    ]:
+        np.testing.assert_array_equal(
+            dataset.read(key), np.concatenate([values[name][part] for values in files])
+        )
