@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ from rlcli.format.specs import Box, Discrete, Spec
 
 REWARD: Key = ("next", "reward")
 _MAX_BYTES = 1 << 28  # one value of a heap whose size nobody tells
+_LARGE_BYTES = 4096  # one value that all rows of an episode share; larger ones are stored once, in a heap
 _SMALL = ("bool", "uint8", "int8")
 #: First parts of keys that are ours; a feature of such a name goes below `info`.
 _OURS = {"next", "episode", "step", "is_init", "done", "terminated", "truncated", "source", "info"}
@@ -185,9 +186,12 @@ def plan_columns(
         keys = given[item.name] if item.name in given else _own_keys(item, found, given)
         if not keys:
             lossy.append(f"{item.name} is left out")
+        taken = [SPLIT] * with_split + [other.column.key for other in stored]
+        if item.name not in given:
+            keys = [_free_key(item, key, taken) for key in keys]
         for key in keys:
             try:
-                stored.append(_stored(item, key, found, images, remarks))
+                stored.append(_shared(_stored(item, key, found, images, remarks)))
             except _NotKept as err:
                 lossy.append(f"{item.name} is not kept: {err}")
     return _assembled(stored, lossy, remarks, hints, with_split)
@@ -230,6 +234,21 @@ def _own_keys(item: Field, found: Scan, mapping: Mapping[str, tuple[Key, ...]]) 
         keys = [("info", *key) if key[0].lower() in _OURS or key[0] == "reward" else key]
     taken = [key for told in mapping.values() for key in told]
     return [("info", *key) if any(clash(key, other) for other in taken) else key for key in keys]
+
+
+def _free_key(item: Field, key: Key, taken: Sequence[Key]) -> Key:
+    """`key`, or one by the whole path of the feature where that or one around or below it is taken."""
+    return ("info", "feature", *storable(item.name)) if any(clash(key, other) for other in taken) else key
+
+
+def _shared(item: Stored) -> Stored:
+    """The same where a value is large and all rows of an episode have it: in a heap, which keeps it once."""
+    column = item.column
+    size = math.prod(column.shape) * column.numpy.itemsize
+    if column.heap is not None or not item.per_episode or size <= _LARGE_BYTES:
+        return item
+    heap = Heap("array", limit=max(_MAX_BYTES, size))
+    return replace(item, column=heap_column(column.key, heap, column.dtype, column.shape))
 
 
 def _stored(

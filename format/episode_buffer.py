@@ -44,12 +44,10 @@ class HeapRows:
 
     def put(self, at: int, values: Values) -> None:
         """Takes values from row `at` on."""
-        if isinstance(values, list) and values and type(values[0]) is str:
-            count = len(values)
-            if values.count(values[0]) == count:  # as what is said of an episode in each of its rows
-                self[at] = values[0]
-                self.stored[at : at + count] = [self.stored[at]] * count
-                return
+        if isinstance(values, list) and _is_one(values):
+            self[at] = values[0]
+            self.stored[at : at + len(values)] = [self.stored[at]] * len(values)
+            return
         for row, value in enumerate(values, at):
             self[row] = value
 
@@ -59,6 +57,16 @@ class HeapRows:
     def clear(self) -> None:
         """Lets go of values that were written."""
         self.stored = [b""] * len(self.stored)
+
+
+def _is_one(values: Sequence[Nested]) -> bool:
+    """Whether there is one value, again and again, as what is said of an episode in each of its rows."""
+    if not values:
+        return False
+    first = values[0]
+    if type(first) is str:
+        return values.count(first) == len(values)
+    return all(value is first for value in values)
 
 
 def _same(one: Nested, other: Nested) -> bool:

@@ -27,6 +27,8 @@ from rlcli.errors import (
     RLError,
     UsageError,
 )
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert import convert
 
 # -- episodes ----------------------------------------------------------------------------------------------
 
@@ -171,6 +173,44 @@ def test_features_of_an_episode_are_in_each_of_its_rows(tmp_path: Path) -> None:
     assert found.array("info/episode/episode_id").tolist() == [7, 7]
     assert found.array("info/episode/goal").tolist() == [[0.5, 1.5], [0.5, 1.5]]
     assert [ids.tolist() for ids in found.rows["info/episode/ids"]] == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_what_is_large_and_of_an_episode_is_stored_once_and_not_in_each_row(tmp_path: Path) -> None:
+    weights = [np.random.default_rng(seed).normal(size=(64, 64)).astype(np.float32) for seed in range(2)]
+    episodes = [
+        {**files.episode(200, seed), "policy/weight": weights[seed], "policy/bias": weights[seed][0]}
+        for seed in range(2)
+    ]
+    tree = files.episodes_tree(
+        files.PLAIN,
+        policy=files.group(weight=files.tensor("float32", 64, 64), bias=files.tensor("float32", 64)),
+    )
+    path = files.write_rlds(tmp_path / "toy" / "1.0.0", tree, {"train": [episodes]})
+    assert convert(path, tmp_path / "out", check=True)["rows"] == 400
+    with Dataset.open(tmp_path / "out") as dataset:
+        whole, column = dataset.read(("info", "episode", "policy", "weight"), 0, 400), weights[0].nbytes
+        assert all(np.array_equal(value, weights[row // 200]) for row, value in enumerate(whole))
+        bias = dataset.read(("info", "episode", "policy", "bias"), 0, 400)
+        assert np.array_equal(bias, np.repeat([each[0] for each in weights], 200, axis=0))
+    heaps = [file.stat().st_size for file in (tmp_path / "out").rglob("weight.heap")]
+    assert sum(heaps) == 2 * column
+
+
+def test_features_that_would_take_one_key_have_one_each(tmp_path: Path) -> None:
+    steps = {**files.PLAIN, "episode": files.tensor("int64"), "a": files.tensor("int64"),
+             "a/b": files.tensor("int64")}  # fmt: skip
+    texts = {"split": files.text(), "episode_metadata": files.group(split=files.text())}
+    tree = files.episodes_tree(steps, **texts)
+    numbers = {f"steps/{name}": np.arange(3) + at for at, name in enumerate(("episode", "a", "a/b"))}
+    made = {**files.episode(3), **numbers, "split": [b"told"], "episode_metadata/split": [b"meta"]}
+    path = files.write_rlds(tmp_path / "toy" / "1.0.0", tree, {"train": [[made]], "val": [[made]]})
+    found = Found(path)
+    keys = found.source.record["columns"]
+    for name, values in numbers.items():
+        assert found.rows["/".join(keys[name][0])] == [*values, *values]
+    assert found.rows["/".join(keys["split"][0])] == ["told"] * 6
+    assert found.rows["/".join(keys["episode_metadata/split"][0])] == ["meta"] * 6
+    assert found.rows["info/episode/split"] == ["train"] * 3 + ["val"] * 3
 
 
 def test_names_that_are_ours_or_not_storable_move(tmp_path: Path) -> None:
