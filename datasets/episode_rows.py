@@ -36,13 +36,16 @@ ALIGNMENT = "same row: observation, the action applied to it, the reward for tha
 
 @dataclass(frozen=True)
 class Group:
-    """One episode: where it is, what belongs to it beside its own arrays, and the seed if it is known."""
+    """One episode: where it is, what belongs to it beside its own arrays, and the seed if it is known.
+
+    `truncated` is told of its end; None: a flag of the last row says so, or that it did not terminate.
+    """
 
     group: EpisodeGroup
     extra: Mapping[Key, Any]
     seed: int | None = None
     cut: bool = False
-    also_truncated: bool = False
+    truncated: bool | None = None
 
 
 class GroupSource(Opened):
@@ -273,7 +276,7 @@ class GroupSource(Opened):
         )
         if self.layout.done in self.scan.found:
             report.repaired += not terminated and not truncated
-        truncated = truncated or not terminated or found.also_truncated
+        truncated = truncated or not terminated if found.truncated is None else found.truncated
         return End(terminated, truncated, found.cut, final, found.seed)
 
     def _constants(self, group: EpisodeGroup) -> dict[Key, Any]:

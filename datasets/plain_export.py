@@ -143,15 +143,34 @@ def free_name(name: str, key: Key, taken: Collection[str], top: str = "infos") -
 def told_episodes(dataset: Dataset, last_rows: NDArray[np.int64]) -> dict[str, Any]:
     """What rows do not say of the episodes that end at `last_rows`: which are cut, and their seeds, if known.
 
+    `open` are those that end with neither flag; what is written has them truncated, for others who read it.
     And the order of columns, which is that of reading by name otherwise.
     """
     episodes = dataset.episodes
     at = np.searchsorted(last_rows, np.asarray(episodes.start) + np.asarray(episodes.length) - 1)
-    told: dict[str, Any] = {"cut": at[np.asarray(episodes.cut, np.bool_)].tolist()}
+    without = open_ends(dataset, last_rows)
+    cut = np.union1d(at[np.asarray(episodes.cut, np.bool_)], without)
+    told: dict[str, Any] = {"cut": cut.tolist(), "open": without.tolist()}
     told["order"] = [list(column.key) for column in dataset.schema.columns]
     seeds = np.full(len(last_rows), -1, np.int64)
     seeds[at] = np.asarray(episodes.seed)
     return told | ({"seeds": seeds.tolist()} if (seeds >= 0).any() else {})
+
+
+def open_ends(dataset: Dataset, last_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the episodes that end at `last_rows` neither terminated nor were truncated."""
+    episodes = dataset.episodes
+    at = np.searchsorted(last_rows, np.asarray(episodes.start) + np.asarray(episodes.length) - 1)
+    is_open = np.ones(len(last_rows), np.bool_)
+    is_open[at] = ~(np.asarray(episodes.terminated, np.bool_) | np.asarray(episodes.truncated, np.bool_))
+    return np.flatnonzero(is_open)
+
+
+def open_of(metadata: Mapping[str, Any], episodes: int) -> list[int]:
+    """The episodes that `told_episodes` told to end with neither flag."""
+    told = metadata.get("open")
+    numbers = told if isinstance(told, list) else []
+    return [number for number in numbers if type(number) is int and 0 <= number < episodes]
 
 
 def seeds_of(metadata: Mapping[str, Any], episodes: int) -> list[int | None] | None:
@@ -177,8 +196,16 @@ def lost_seeds(dataset: Dataset) -> list[str]:
 
 def lost_cuts(dataset: Dataset) -> list[str]:
     """What to say where unfinished episodes look like others."""
-    cut = int(np.asarray(dataset.episodes.cut, np.bool_).sum())
+    cut = len(told_episodes(dataset, _last_rows(dataset))["cut"])
     return [f"{cut:,} unfinished episodes are written as if they had ended"] if cut else []
+
+
+def lost_truncations(dataset: Dataset) -> list[str]:
+    """What to say where an episode that terminated cannot be truncated too."""
+    both = np.asarray(dataset.episodes.terminated, np.bool_) & np.asarray(
+        dataset.episodes.truncated, np.bool_
+    )
+    return [f"{both.sum():,} episodes that terminated are not truncated too"] if both.any() else []
 
 
 def told_keys(metadata: Mapping[str, Any], names: Collection[str]) -> dict[str, Key]:

@@ -23,7 +23,7 @@ from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.example import encode
 from rlcli.datasets.features import Field, fields_of, tree_of
-from rlcli.datasets.plain_export import lost_cuts, lost_seeds
+from rlcli.datasets.plain_export import lost_cuts, lost_seeds, lost_truncations
 from rlcli.datasets.rlds_columns import REWARD, SPLIT
 from rlcli.datasets.rlds_encode import Lists, encoded, is_rounded
 from rlcli.datasets.rlds_hints import FILE, Hints
@@ -59,7 +59,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
     """
     report = Report()
     layout = _layout(dataset, report)
-    report.lossy += lost_seeds(dataset) + lost_cuts(dataset)
+    report.lossy += lost_seeds(dataset) + lost_cuts(dataset) + lost_truncations(dataset)
     name = options.name or layout.name
     version = options.version or layout.version
     out.mkdir()

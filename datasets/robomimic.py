@@ -72,7 +72,8 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     invented = set(ours.get("invented", ()))
     extra = [] if "demo" in invented else [heap_column(DEMO, Heap("text"))]
     extra += [Column((*EPISODE, "mask", *storable(key)), "bool", ()) for key in masks]
-    cut, both = set(ours.get("cut", ())), set(ours.get("both", ()))
+    cut = set(ours.get("cut", ()))
+    truncated = dict.fromkeys(ours.get("both", ()), True) | dict.fromkeys(ours.get("open", ()), False)
 
     groups = members(file["data"])
 
@@ -82,7 +83,7 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
         values |= {(*EPISODE, "mask", *storable(key)): name in names for key, names in masks.items()}
         seed = np.asarray(group.attributes.get(SEED, ""))
         known = int(seed.reshape(-1)[0]) if seed.size == 1 and seed.dtype.kind in "iu" else None
-        return Group(group, values, known, name in cut, name in both)
+        return Group(group, values, known, name in cut, truncated.get(name))
 
     keys = {str(name): check_key(key) for name, key in ours.get("columns", {}).items()}
     told = ours.get("spec")
@@ -168,7 +169,7 @@ def _ours(text: Any) -> Mapping[str, Any]:
         return {}
     if not isinstance(told, dict):
         return {}
-    found: dict[str, Any] = {name: _texts(told.get(name)) for name in ("invented", "cut", "both")}
+    found: dict[str, Any] = {name: _texts(told.get(name)) for name in ("invented", "cut", "both", "open")}
     columns = told.get("columns")
     keys = columns.items() if isinstance(columns, dict) else ()
     return {**told, **found, "columns": {name: parts for name, key in keys if (parts := _texts(key))}}

@@ -23,7 +23,7 @@ from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
 from rlcli.datasets.episode_groups import SEED
 from rlcli.datasets.hdf5_output import Output, creating
-from rlcli.datasets.plain_export import METADATA, free_name
+from rlcli.datasets.plain_export import METADATA, free_name, open_ends
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -268,7 +268,8 @@ def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[
     episodes = dataset.episodes
     last = np.asarray(episodes.start) + np.asarray(episodes.length) - 1
     at = np.searchsorted(ends, last)
-    cut = [names[n] for n in at[np.asarray(episodes.cut, np.bool_)].tolist()]
+    without = open_ends(dataset, ends)
+    cut = [names[n] for n in np.union1d(at[np.asarray(episodes.cut, np.bool_)], without).tolist()]
     both_flags = np.asarray(episodes.terminated, np.bool_) & np.asarray(episodes.truncated, np.bool_)
     seeds = np.asarray(episodes.seed)
     for number in np.flatnonzero(seeds >= 0).tolist():
@@ -288,6 +289,7 @@ def _write_episodes(dataset: Dataset, plan: _Plan, file: h5py.File, names: list[
         "order": [list(column.key) for column in dataset.schema.columns],
         "cut": cut,
         "both": both,
+        "open": [names[n] for n in without.tolist()],
         "invented": [name for name, is_there in there.items() if not is_there],
     }
     file.attrs[METADATA] = json.dumps(told)

@@ -1,0 +1,65 @@
+"""Datasets as collectors leave them, to every format under --check and back: what is lost is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcli.format.dataset import Dataset
+from rlcli.format.episodes import EpisodeWriter
+from rlcli.format.schema import Column, ted_schema
+from rlcli.format.specs import Box
+from rlcli.format.writer import Writer
+from rlcli.pipeline.convert import convert
+
+HOLD_FLAGS = ("hdf5", "npz", "zarr", "parquet", "torchrl", "robomimic", "minari", "lerobot")
+LOSE_FLAGS = ("csv", "d4rl", "rlds")
+
+
+def written(path: Path, lengths: dict[int, list[int]], flags: Any, **extra: Any) -> Path:
+    """Episodes of these lengths in each stream, ended by `flags`; None leaves the stream's last one open.
+
+    `extra` are columns below `info`: `(dtype, values of all rows, stream by stream)`.
+    """
+    box = Box((2,), "float32")
+    columns = [Column(("info", name), dtype, np.shape(rows)[1:]) for name, (dtype, rows) in extra.items()]
+    spec = {"env": None, "observation": box.to_json(), "action": box.to_json()}
+    schema = ted_schema(box, box, extra=columns)
+    writer = Writer.create(path, schema, spec=spec, lineage={"op": "test"}, num_streams=len(lengths))
+    rng, at = np.random.default_rng(1), 0
+    with EpisodeWriter(writer) as rows:
+        for stream, of_stream in lengths.items():
+            for length, ends in zip(of_stream, flags[stream], strict=True):
+                values: dict[Any, Any] = {
+                    ("observation",): rng.normal(size=(length, 2)).astype("f4"),
+                    ("action",): rng.normal(size=(length, 2)).astype("f4"),
+                    ("next", "reward"): rng.normal(size=(length, 1)).astype("f4"),
+                }
+                values |= {("info", name): given[at : at + length] for name, (_, given) in extra.items()}
+                at += length
+                rows.add_rows(stream, values)
+                if ends is not None:
+                    final = np.ones(2, "f4")
+                    rows.end(stream, terminated=ends[0], truncated=ends[1], final=final)
+    return path
+
+
+@pytest.mark.parametrize("to", [*HOLD_FLAGS, *LOSE_FLAGS])
+def test_an_open_end_and_both_flags_at_once_come_back_or_are_said(to: str, tmp_path: Path) -> None:
+    flags = {0: [(True, False), (True, True), None], 1: [(False, True), None]}
+    source = written(tmp_path / "source", {0: [3, 2, 4], 1: [1, 5]}, flags)
+    lossy = convert(source, tmp_path / "out", to=to, check=True)["lossy"]
+    convert(tmp_path / "out", tmp_path / "back", from_=to, check=True, yes=True)
+    with Dataset.open(tmp_path / "back") as back:
+        found = [back.episodes.terminated.tolist(), back.episodes.truncated.tolist()]
+        cut = back.episodes.cut.tolist()
+    terminated, truncated = [True, True, False, False, False], [False, True, False, True, False]
+    if to in HOLD_FLAGS:
+        assert (found, cut) == ([terminated, truncated], [False, False, True, False, True])
+        return
+    assert found == [terminated, [False, to != "rlds", True, True, True]]
+    assert "2 unfinished episodes are written as if they had ended" in lossy
+    assert ("1 episodes that terminated are not truncated too" in lossy) == (to == "rlds")
