@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rlcli.datasets.atari_logs import GzArray, Log, Span, read_all, read_indices, spans_of
 from rlcli.datasets.atari_rows import SMALL
 from rlcli.datasets.opened import is_exact
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.keys import DTYPES
 
@@ -23,7 +24,7 @@ def look_through(logs: list[Log]) -> dict[str, Any]:
         "actions": 1, "inexact": False, "lossy": [],
     }  # fmt: skip
     told["extras"] = _extras(logs, told["lossy"])
-    for log in logs:
+    for log in heeding(logs):
         frames = GzArray(log.files["observation"])
         frames.close()
         small = {name: read_all(log.files[name]) for name in SMALL}
@@ -64,7 +65,7 @@ def _extras(logs: list[Log], lossy: list[str]) -> dict[str, list[Any]]:
     for name in sorted({name for log in logs for name in log.extras}):
         kinds: set[tuple[str, tuple[int, ...]]] = set()
         why = "" if all(name in log.extras for log in logs) else "it is not in all logs"
-        for log in logs if not why else ():
+        for log in heeding(logs if not why else ()):
             array, frames = GzArray(log.extras[name]), GzArray(log.files["observation"])
             array.close()
             frames.close()

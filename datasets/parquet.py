@@ -25,6 +25,7 @@ from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import open_regular
 from rlcli.datasets.slicing import SLICE_BYTES
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 from rlcli.plugins import require
@@ -105,7 +106,7 @@ class ParquetTable(Table):
         self._compute = require("pyarrow.compute", "arrow", needed_for="reading Parquet")
         self._opened: list[Any] = []
         self._tops: dict[str, str] = {}  # path of a column or field -> the column it is in
-        for file in self.files:
+        for file in heeding(self.files):
             with open_regular(file), self._damage(file):
                 metadata = reading.read_metadata(file)
                 opened = reading.ParquetFile(
@@ -136,7 +137,8 @@ class ParquetTable(Table):
         tops = sorted({self._tops[name] for name in names})
         row_bytes = sum(self.fields[name].row_bytes for name in names)
         done = 0
-        for file, batch in self.rows.read(tops, start, stop, max(1, _BATCH_BYTES // max(1, row_bytes))):
+        batches = self.rows.read(tops, start, stop, max(1, _BATCH_BYTES // max(1, row_bytes)))
+        for file, batch in heeding(batches):
             for name, values in self._arrays(batch, names, file).items():
                 if values.shape[1:] != self.fields[name].shape:
                     raise InputError(
@@ -165,7 +167,7 @@ class ParquetTable(Table):
             schema = self._opened[0].schema  # that of all files
             places = {schema.column(at).path: at for at in range(len(schema))} if names else {}
         counted = {name: places[name] for name in names if name in places}
-        for number, group in self.rows.groups if counted else ():
+        for number, group in heeding(self.rows.groups if counted else ()):
             with self._damage(self.files[number]):
                 for name, count in self._nulls_of(self._opened[number], group, counted):
                     found[name] = found.get(name, 0) + count

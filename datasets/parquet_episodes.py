@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rlcli.datasets.contract import AmbiguousMapping, Request
 from rlcli.datasets.mapping import recognised, roles_of
 from rlcli.datasets.plain import Arrays, Field, Table
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def episodes_of(table: ParquetTable, request: Request) -> EpisodeTable | None:
     if found is None:
         return None
     counted, finals = found
-    batches = table.rows.read([counted.split("/")[0]], 0, len(table.rows), _COUNTED)
+    batches = heeding(table.rows.read([counted.split("/")[0]], 0, len(table.rows), _COUNTED))
     lengths = np.concatenate([table.lengths(dict(table.columns(b, file))[counted]) for file, b in batches])
     if not lengths.any():
         raise InputError(f"{table.path}: has no steps", path=table.path)

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 
 
@@ -26,7 +27,7 @@ def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
 def check_folder(path: Path) -> None:
     """Raises `InputError` for what is neither file nor folder in `path`, before a reader opens it by name."""
     for folder, _, names in os.walk(path):
-        for name in names:
+        for name in heeding(names):
             file = Path(folder, name)
             if not file.is_file():
                 raise InputError(f"{file}: not a regular file", path=file)

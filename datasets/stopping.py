@@ -33,3 +33,4 @@ def heeding(items: Iterable[T]) -> Iterator[T]:
     for item in items:
         check()
         yield item
+        del item  # before the next is made

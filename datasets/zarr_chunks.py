@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlcli.datasets.stopping import heeding
 from rlcli.datasets.zarr_rows import BLOSC_HEADER, check_blosc
 from rlcli.errors import CorruptError
 
@@ -52,7 +53,7 @@ def _stored(path: Path, name: str, *, with_head: bool) -> Iterator[tuple[str, in
     """`(chunk, bytes, first bytes)` of every stored chunk of an array."""
     if path.is_dir():
         folder = path / name
-        for file in sorted(folder.rglob("*")):
+        for file in heeding(sorted(heeding(folder.rglob("*")))):
             if file.is_file() and file.name not in _NOT_CHUNKS:
                 head = b""
                 if with_head:
@@ -61,7 +62,7 @@ def _stored(path: Path, name: str, *, with_head: bool) -> Iterator[tuple[str, in
                 yield str(file.relative_to(folder)), file.stat().st_size, head
         return
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
+        for info in heeding(archive.infolist()):
             place = info.filename.removeprefix(f"{name}/")
             if place != info.filename and not info.is_dir() and place.rsplit("/", 1)[-1] not in _NOT_CHUNKS:
                 head = b""

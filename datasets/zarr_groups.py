@@ -29,6 +29,7 @@ from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import check_folder
 from rlcli.datasets.slicing import SLICE_BYTES
+from rlcli.datasets.stopping import heeding
 from rlcli.datasets.zarr_chunks import missing_chunks
 from rlcli.datasets.zarr_rows import Chunks, Read, reading
 from rlcli.errors import CorruptError, IncompatibleError, InputError, MissingExtraError
@@ -157,7 +158,7 @@ class ZarrTable(Table):
         )
         self.chunk_rows = max((int(array.chunks[0]) for array in self._arrays.values()), default=1)
         if path.is_dir():
-            self.files = sorted(file for file in path.rglob("*") if file.is_file())
+            self.files = sorted(file for file in heeding(path.rglob("*")) if file.is_file())
         missing = {
             name: count
             for name, array in self._arrays.items()
@@ -186,7 +187,7 @@ class ZarrTable(Table):
         if chunks is None and name not in self._keeps:
             return _native(array[start:stop], field.dtype)
         out = self.empty(name, stop - start)
-        for number in range(start // rows, -(-stop // rows)):
+        for number in heeding(range(start // rows, -(-stop // rows))):
             first = number * rows
             low, high = max(start, first), min(stop, first + rows)
             place = out[low - start : high - start]

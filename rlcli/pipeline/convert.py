@@ -17,6 +17,7 @@ from rlcli.datasets import registry
 from rlcli.datasets.contract import ConverterModule, NoOptions, Request
 from rlcli.datasets.mapping import check_told
 from rlcli.datasets.stacked import whole
+from rlcli.datasets.stopping import stoppable
 from rlcli.errors import InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.format.location import Location, is_folder, locate
@@ -114,7 +115,7 @@ def convert(
         path = convert_import.fetch(name, named[1], request)
     else:
         path = location
-        name, what = (from_, "") if from_ is not None else registry.recognise(path)
+        name, what = (from_, "") if from_ is not None else _recognise(path)
     chosen_options = resolve(_options_of(registry.load(name), "Options"), sets=sets)
     job = Job(name, path, request, chosen_options, selection)
     report = convert_import.run(job, out, check=check, jobs=jobs, resume=resume)
@@ -147,6 +148,22 @@ def _described_options(module: ConverterModule) -> dict[str, list[dict[str, Any]
         ]
         for direction, kind in kinds.items()
     }
+
+
+def _recognise(path: Path) -> tuple[str, str]:
+    """See `registry.recognise`. Raises `Interrupted` after the first SIGINT or SIGTERM, too.
+
+    As an exception Ctrl-C could come where Python has none, and be lost: while a generator is closed.
+    """
+    with console.interruptible() as stop:
+
+        def check() -> None:
+            stop.raise_if_requested(f"{path}: conversion stopped, nothing was written")
+
+        with stoppable(check):
+            found = registry.recognise(path)
+        check()
+    return found
 
 
 def _mapping_of(file: Path) -> dict[str, str]:
