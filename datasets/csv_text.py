@@ -25,7 +25,7 @@ from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import Exporter, lost_cuts, lost_seeds
 from rlcli.datasets.regular import open_regular
 from rlcli.datasets.text_table import TextTable, bounded
-from rlcli.errors import CorruptError, InputError, UsageError
+from rlcli.errors import CorruptError, UsageError
 from rlcli.format.dataset import Dataset
 
 _HEAD_BYTES = 4 << 20  # in which the header and the line after it are looked for
@@ -73,12 +73,15 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
         *lost_seeds(dataset),
         *lost_cuts(dataset),
     ]
-    if told := exporter.metadata["columns"]:
-        named = ", ".join(f"{'/'.join(key)} as {name}" for name, key in told.items())
-        exporter.report.lossy.append(f"keys: {named} are read as their names say")
     for name, column in list(exporter.columns.items()):
         if (size := int(np.prod(column.shape[1:], dtype=np.int64))) > _MAX_CELLS:
             exporter.leave_out(name, f"{size:,} numbers in a row are too many for a line")
+        elif column.dtype.kind == "c":
+            exporter.leave_out(name, "CSV has no complex numbers")
+    told = {name: key for name, key in exporter.metadata["columns"].items() if name in exporter.columns}
+    if told:
+        named = ", ".join(f"{'/'.join(key)} as {name}" for name, key in told.items())
+        exporter.report.lossy.append(f"keys: {named} are read as their names say")
     if others := sorted({str(c.dtype) for c in exporter.columns.values()} - _READ_AS_WRITTEN):
         exporter.report.lossy.append(f"dtypes: what is {', '.join(others)} is read as a wider one")
     with open(out, "x", newline="", encoding="utf-8") as stream:
@@ -89,8 +92,6 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
             header += [name] if len(column.shape) == 1 else [f"{name}_{n}" for n in range(size)]
             if len(column.shape) > 2:
                 exporter.report.lossy.append(f"{name}: shape {list(column.shape[1:])} is flattened")
-            if column.dtype.kind == "c":
-                raise InputError(f"{dataset.path}: {name} is complex, which CSV has no numbers for")
         writer.writerow(header)
         for start, stop in exporter.slices(list(exporter.columns)):
             cells: list[list[str]] = []
@@ -147,8 +148,8 @@ class CsvTable(TextTable):
         dtypes, rows = super().look_through()
         if self._commas is None:
             return dtypes, rows
-        numbers = {column for column in self._commas if dtypes[column].kind in "ifd"}
-        points = {column for column in self._points if dtypes[column].kind in "fd"}
+        numbers = {column for column in self._commas if dtypes[column].kind in "iuf"}
+        points = {column for column in self._points if dtypes[column].kind == "f"}
         sure = self._is_told or any(self._commas[column] for column in numbers)
         if numbers and sure and not points:
             self.remarks.append(f"{len(numbers):,} columns have decimal commas")

@@ -19,9 +19,13 @@ _SIDE = 150  # pixels of a side that are looked at
 
 
 def of_numbers(values: NDArray[Any]) -> Stats:
-    """Statistics over the rows of `[n, …]`; a single number per row has an axis of one."""
+    """Statistics over the rows of `[n, …]`; a single number per row has an axis of one.
+
+    Those of uint64 are float64: where they are kept whole numbers are int64.
+    """
     rows = values.reshape(-1, 1) if values.ndim == 1 else values
     numbers = rows.astype(np.float64)
+    rows = numbers if rows.dtype == np.uint64 else rows
     with np.errstate(all="ignore"):
         found = {
             "min": rows.min(0),

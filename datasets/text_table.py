@@ -27,12 +27,14 @@ _MAX_COLUMNS = 100_000
 _MAX_LINES = 8192
 _CHUNK_CELLS = 1 << 18  # cells that are text at once
 _ELEMENT = re.compile(r"(.+?)[_.]?\[?(\d+)\]?")
+_UNSIGNED = re.compile(r"\d{1,20}")
 _MAX_FLOAT32_INT = 1 << 24
 _BOOLEANS = {"true": True, "false": False}
-_KINDS = "bifd"  # what a column may be, the narrowest first; text if it is none of these
+_KINDS = "biufd"  # what a column may be, the narrowest first; text if it is none of these
 _DTYPES = {
     "b": np.dtype(bool),
     "i": np.dtype(np.int64),
+    "u": np.dtype(np.uint64),
     "f": np.dtype(np.float32),
     "d": np.dtype(np.float64),
     "": np.dtype(object),
@@ -42,10 +44,9 @@ _DTYPES = {
 class TextTable(Table):
     """The columns of a file as rows. See `plain.Table`.
 
-    Numbers are float32 where that gives every written number back, else float64; whole numbers int64;
-    `True`/`False` bool; anything else is text. An empty cell among numbers is NaN, a column of nothing else
-    is text. `vectors`: columns
-    `x_0, x_1, …` are the vector x.
+    Numbers are float32 where that gives every written number back, else float64; whole numbers int64, or
+    uint64 where they are too large for it; `True`/`False` bool; anything else is text. An empty cell among
+    numbers is NaN, a column of nothing else is text. `vectors`: columns `x_0, x_1, …` are the vector x.
     """
 
     def __init__(self, path: Path, *, vectors: bool = True) -> None:
@@ -54,8 +55,11 @@ class TextTable(Table):
         self._reader: Iterator[Lines] | None = None
         self._at = 0
         self._held: Lines = []
+        self.unsigned: set[int] = set()  # columns of which every cell is a uint64
         dtypes, rows = self.look_through()
-        self._groups = _vectors(self.header, dtypes) if vectors else _singles(self.header, dtypes)
+        self._groups = (
+            _vectors(self.header, dtypes, self.unsigned) if vectors else _singles(self.header, dtypes)
+        )
         self.fields = {
             name: Field(dtype, () if single else (len(columns),), rows)
             for name, (columns, dtype, single) in self._groups.items()
@@ -129,6 +133,7 @@ class TextTable(Table):
             rows += len(lines)
         self._check_header()
         kinds = [kind if column in filled else "" for column, kind in enumerate(kinds)]
+        self.unsigned = {column for column, kind in enumerate(kinds) if "u" in kind}
         return [_DTYPES[kind[:1]] for kind in kinds or ["d"] * len(self.header)], rows
 
     def _check_header(self) -> None:
@@ -160,7 +165,12 @@ def _holding(cells: Sequence[str], before: str) -> str:
             with suppress(ValueError, OverflowError):
                 whole = np.array(cells).astype(np.int64)
                 is_narrow = bool(((whole >= -_MAX_FLOAT32_INT) & (whole <= _MAX_FLOAT32_INT)).all())
-                return "".join(kind for kind in before if kind in ("ifd" if is_narrow else "id"))
+                possible = "id" + "u" * bool((whole >= 0).all()) + "f" * is_narrow
+                return "".join(kind for kind in before if kind in possible)
+        if "u" in before and all(map(_UNSIGNED.fullmatch, cells)):
+            with suppress(OverflowError):
+                np.array([int(cell) for cell in cells], np.uint64)
+                return "".join(kind for kind in before if kind in "ud")
         wide = _floats(cells)
         if "f" in before:
             with np.errstate(over="ignore"):
@@ -184,6 +194,8 @@ def _parsed(cells: list[str], dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.array([_BOOLEANS[cell.lower()] for cell in cells], np.bool_)
     if dtype.kind == "i":
         return np.array(cells).astype(np.int64)
+    if dtype.kind == "u":
+        return np.array([int(cell) for cell in cells], np.uint64)
     return _floats(cells).astype(dtype)
 
 
@@ -194,7 +206,7 @@ def _singles(header: list[str], dtypes: list[np.dtype[Any]]) -> _Groups:
     return {name: ([column], dtypes[column], True) for column, name in enumerate(header)}
 
 
-def _vectors(header: list[str], dtypes: list[np.dtype[Any]]) -> _Groups:
+def _vectors(header: list[str], dtypes: list[np.dtype[Any]], unsigned: set[int]) -> _Groups:
     """Name -> (its columns, dtype, whether it is a single column).
 
     `x_0, x_1, …` are the vector x; `x/0, x/1` are parts of x.
@@ -202,14 +214,16 @@ def _vectors(header: list[str], dtypes: list[np.dtype[Any]]) -> _Groups:
     elements: dict[str, dict[int, int]] = {}
     for column, name in enumerate(header):
         match = _ELEMENT.fullmatch(name)
-        if match is not None and not match[1].endswith("/") and dtypes[column].kind in "bifd":
+        if match is not None and not match[1].endswith("/") and dtypes[column].kind in "biuf":
             elements.setdefault(match[1], {})[int(match[2])] = column
     groups: _Groups = {}
     used: set[int] = set()
     for name, columns in elements.items():
         if sorted(columns) == list(range(len(columns))) and name not in header:
             order = [columns[n] for n in range(len(columns))]
-            groups[name] = order, np.result_type(*(dtypes[column] for column in order)), False
+            dtype = np.result_type(*(dtypes[column] for column in order))
+            is_unsigned = dtype.kind == "f" and unsigned.issuperset(order)
+            groups[name] = order, np.dtype(np.uint64) if is_unsigned else dtype, False
             used.update(order)
     singles = _singles(header, dtypes)
     return groups | {name: singles[name] for column, name in enumerate(header) if column not in used}

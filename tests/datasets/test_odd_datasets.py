@@ -63,3 +63,36 @@ def test_an_open_end_and_both_flags_at_once_come_back_or_are_said(to: str, tmp_p
     assert found == [terminated, [False, to != "rlds", True, True, True]]
     assert "2 unfinished episodes are written as if they had ended" in lossy
     assert ("1 episodes that terminated are not truncated too" in lossy) == (to == "rlds")
+
+
+LARGE = np.array([2**64 - 1, 0, 2**63, 2**53 + 1, 7], np.uint64)
+TURNED = np.array([1 + 2j, -0.5j, 3, 0, np.inf], np.complex64)
+
+
+@pytest.mark.parametrize("to", [*HOLD_FLAGS, *LOSE_FLAGS])
+def test_numbers_of_odd_dtypes_come_back_or_are_said(to: str, tmp_path: Path) -> None:
+    values = {"large": ("uint64", LARGE), "turned": ("complex64", TURNED)}
+    source = written(tmp_path / "source", {0: [3, 2]}, {0: [(True, False), (False, True)]}, **values)
+    lossy = convert(source, tmp_path / "out", to=to, check=True)["lossy"]
+    convert(tmp_path / "out", tmp_path / "back", from_=to, check=True, yes=True)
+    with Dataset.open(tmp_path / "back") as back:
+        for name, (_, wanted) in values.items():
+            if ("info", name) in back.schema.by_key:
+                found = back.read(("info", name))
+                assert found.dtype == wanted.dtype
+                assert found.tobytes() == wanted.tobytes()
+            else:
+                assert any(name in sentence for sentence in lossy)
+        assert ("info", "large") in back.schema.by_key
+
+
+def test_whole_numbers_of_a_csv_file_keep_all_digits(tmp_path: Path) -> None:
+    cells = [(2**64 - 1, 5, -1, 0.5), (1, 2**63, 2**62 + 1, 2)]
+    lines = [f"{n},0,0,{a},{b},{c},{d}" for n, (a, b, c, d) in enumerate(cells)]
+    text = "\n".join(["observation,action,reward,id_0,id_1,signed,mixed", *lines])
+    (tmp_path / "x.csv").write_text(text + "\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", check=True, yes=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("info", "id")).tolist() == [[2**64 - 1, 5], [1, 2**63]]
+        assert dataset.read(("info", "signed")).tolist() == [-1, 2**62 + 1]
+        assert dataset.read(("info", "mixed")).tolist() == [0.5, 2]
