@@ -18,9 +18,11 @@ from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen, S
 from rlcli.datasets.hdf5_episodes import episodes_of, open_episodes
 from rlcli.datasets.hdf5_output import creating
 from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.mapping import is_one_table
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
-from rlcli.datasets.plain_folder import FolderTable, files_of, is_alike
+from rlcli.datasets.plain_folder import FolderTable, files_of
+from rlcli.datasets.plain_pictures import look_at
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 
@@ -41,7 +43,7 @@ def detect(path: Path) -> Seen:
         if not files or not detect(files[0]).matches:
             return Seen(False, "a folder without HDF5 files")
         with hdf5.reading(files[0]) as file, hdf5.damage(files[0]):
-            if not is_alike([name for name, _ in hdf5.walk(file)]):
+            if not is_one_table([name for name, _ in hdf5.walk(file)]):
                 return Seen(False, "a folder of HDF5 files that are no tables")
         return Seen(True, f"folder of {len(files):,} HDF5 files")
     if not hdf5.is_hdf5(path):
@@ -116,6 +118,7 @@ class Hdf5Table(Table):
         self.metadata = _metadata(file)
         self._rows: dict[str, hdf5.Rows] = {}
         self._texts: dict[str, h5py.Dataset] = {}
+        self._pictures: dict[str, h5py.Dataset] = {}
         for name, dataset in hdf5.walk(file):
             check_storage(path, dataset)
             if not dataset.shape or not dataset.size:
@@ -123,6 +126,10 @@ class Hdf5Table(Table):
             elif h5py.check_string_dtype(dataset.dtype) is not None or dataset.dtype.kind == "S":
                 self._texts[name] = dataset
                 self.fields[name] = Field(np.dtype(object), tuple(dataset.shape[1:]), int(dataset.shape[0]))
+                if dataset.ndim == 1 and look_at(first := _first(dataset)):
+                    self._take_pictures(name, dataset, first)
+            elif _may_be_pictures(dataset) and look_at(first := _first(dataset)):
+                self._take_pictures(name, dataset, first)
             elif dataset.dtype.kind == "O":
                 self.unreadable[name] = "holds references or lists, which cannot be stored"
             else:
@@ -133,12 +140,21 @@ class Hdf5Table(Table):
         self.unreadable |= {f"link {name}:": "it is not followed" for name in hdf5.links(file)}
         self.chunk_rows = max((rows.chunk_rows for rows in self._rows.values()), default=1)
 
+    def _take_pictures(self, name: str, dataset: h5py.Dataset, first: bytes) -> None:
+        self._pictures[name] = dataset
+        self.fields[name] = Field.of_bytes(first, int(dataset.shape[0]))
+
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some arrays. Raises `CorruptError` that names the array and its rows."""
         numeric = {name: self._rows[name] for name in names if name in self._rows}
         arrays = hdf5.read_columns(numeric, start, stop, self.rooms)
         for name in names:
-            if name in self._texts:
+            if name in self._pictures:
+                with hdf5.damage(self.path, f"{name} rows {start}..{stop - 1}:"):
+                    encoded = self._pictures[name][start:stop]
+                arrays[name] = np.empty(stop - start, object)
+                arrays[name][:] = [_without_padding(value) for value in encoded]
+            elif name in self._texts:
                 with hdf5.damage(self.path, f"{name} rows {start}..{stop - 1}:"):
                     raw = self._texts[name][start:stop]
                 try:
@@ -148,6 +164,24 @@ class Hdf5Table(Table):
                 arrays[name] = np.empty(stop - start, object)
                 arrays[name][:] = texts
         return arrays
+
+
+def _may_be_pictures(dataset: h5py.Dataset) -> bool:
+    """Whether a row is bytes of any length, or as many as the longest row has."""
+    if (kind := h5py.check_vlen_dtype(dataset.dtype)) is not None:
+        return bool(dataset.ndim == 1 and np.dtype(kind) == np.uint8)
+    return bool(dataset.ndim == 2 and dataset.dtype == np.uint8)
+
+
+def _first(dataset: h5py.Dataset) -> bytes:
+    return _without_padding(dataset[0])
+
+
+def _without_padding(value: Any) -> bytes:
+    """An encoded picture, which does not end with a zero, as bytes."""
+    if isinstance(value, str):
+        return b""
+    return (bytes(value) if isinstance(value, bytes) else np.asarray(value, np.uint8).tobytes()).rstrip(b"\0")
 
 
 def _metadata(file: h5py.File) -> dict[str, Any]:

@@ -148,6 +148,11 @@ def roles_of(
     return inferred
 
 
+def is_one_table(names: Iterable[str]) -> bool:
+    """Whether only one group has arrays of these names that are observations and actions."""
+    return len(_groups(list(names))) == 1
+
+
 def keys_for(
     given: Mapping[str, str], names: Collection[str], where: object, ours: Collection[str] = ()
 ) -> dict[str, Key | None]:

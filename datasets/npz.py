@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets import zip_archives
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.mapping import is_one_table
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
 from rlcli.datasets.plain_export import METADATA, Exporter
-from rlcli.datasets.plain_folder import FolderTable, files_of, is_alike
+from rlcli.datasets.plain_folder import FolderTable, files_of
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
@@ -57,7 +58,7 @@ def detect(path: Path) -> Seen:
             return Seen(False, "a folder without archives of arrays")
         with zip_archives.opened(files[0]) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if not is_alike(names):
+        if not is_one_table(names):
             return Seen(False, "a folder of archives that are no tables")
         return Seen(True, f"folder of {len(files):,} NumPy archives")
     if not path.is_file() or not zipfile.is_zipfile(path):

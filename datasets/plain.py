@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,10 @@ from rlcli.datasets.contract import Advance, Ends, LayoutMismatch, Part, Piece, 
 from rlcli.datasets.mapping import LEFT_OUT, recognised, roles_of, storable
 from rlcli.datasets.opened import differing_rows, env_of, equal_bits
 from rlcli.datasets.plain_export import is_unobserved, rank_of, seeds_of, told_keys
+from rlcli.datasets.plain_pictures import check_alike, heap_of, look_at, pixel_dtype, pixel_shape, pixels
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
+from rlcli.datasets.rlds_images import Picture
 from rlcli.datasets.rooms import Rooms
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import IncompatibleError, InputError
@@ -42,11 +44,24 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Field:
-    """An array of a table: its native dtype (object for text), the shape of a row, and how many rows."""
+    """An array of a table: its native dtype (object for text), the shape of a row, and how many rows.
+
+    Values with a `picture` are read as `bytes`, a picture each, of which dtype and shape are those of the
+    pixels; with `is_bytes` they are `bytes` of anything.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     rows: int
+    picture: Picture | None = None
+    is_bytes: bool = False
+
+    @staticmethod
+    def of_bytes(first: Any, rows: int) -> Field:
+        """The field of `bytes` values, of which this is one."""
+        if (picture := look_at(first)) is None:
+            return Field(np.dtype(object), (), rows, is_bytes=True)
+        return Field(pixel_dtype(picture), pixel_shape(picture), rows, picture)
 
     @property
     def row_bytes(self) -> int:
@@ -100,9 +115,10 @@ class Table(ABC):
     def empty(self, name: str, rows: int) -> NDArray[Any]:
         """Room for rows of a field."""
         found = self.fields[name]
+        dtype, shape = (np.dtype(object), ()) if found.picture else (found.dtype, found.shape)
         if self.rooms is None:
-            return np.empty((rows, *found.shape), found.dtype)
-        return self.rooms.take(name, rows, found.shape, found.dtype)
+            return np.empty((rows, *shape), dtype)
+        return self.rooms.take(name, rows, shape, dtype)
 
 
 @dataclass
@@ -151,11 +167,16 @@ class PlainSource:
             if not self._is_text(name)
         }
         self._check_spaces()
+        self.heaps = self._heaps(request)
         self.derived = request.derive or not self.next_names
         observation, action, told = specs_of(table, self.roles, self.scan)
         self.keys = self._stored_keys()
         self.schema: Schema = ted_schema(
-            observation, action, extra=self._extra(), next_observation="derived" if self.derived else "plain"
+            observation,
+            action,
+            extra=self._extra(),
+            next_observation="derived" if self.derived else "plain",
+            heaps={key: self.heaps[name] for name, key in self.roles.columns.items() if name in self.heaps},
         )
         self.spec: dict[str, Any] = {
             "env": env_of(request.env_id),
@@ -201,7 +222,8 @@ class PlainSource:
         spaces = {**self.roles.below("observation"), **self.roles.below("action")}
         for name, key in spaces.items():
             if self._is_text(name) and len(key) == 1:
-                raise InputError(f"{path}: {name} holds text, expected numbers", path=path)
+                what = "bytes" if fields[name].is_bytes else "text"
+                raise InputError(f"{path}: {name} holds {what}, expected numbers", path=path)
         observed = {
             key: fields[name]
             for name, key in self.roles.below("observation").items()
@@ -237,15 +259,25 @@ class PlainSource:
                 keys[name] = ("source", *storable(name))
         return keys
 
+    def _heaps(self, request: Request) -> dict[str, Heap]:
+        """How pictures that stay encoded are stored; none where next ones are to be compared with them."""
+        fields = self.table.fields
+        if request.images == "decode" or any(fields[name].picture for name in self.next_names):
+            return {}
+        found = {name: heap_of(told) for name, field_ in fields.items() if (told := field_.picture)}
+        return {name: heap for name, heap in found.items() if heap is not None}
+
     def _extra(self) -> list[Column]:
         extra = []
         rank = rank_of(self.table.metadata)
         for name, key in sorted(self.keys.items(), key=lambda pair: (rank.get(pair[1], len(rank)), pair[1])):
             found = self.table.fields[name]
             if self._is_text(name):
-                extra.append(heap_column(key, Heap("text")))
+                extra.append(heap_column(key, Heap("bytes" if found.is_bytes else "text")))
             elif key[0] not in ("observation", "action") and key[:2] != ("next", "observation"):
-                extra.append(Column(key, str(found.dtype), found.shape))
+                heap = self.heaps.get(name)
+                encoding: Literal["heap", "plain"] = "plain" if heap is None else "heap"
+                extra.append(Column(key, str(found.dtype), found.shape, encoding, heap=heap))
         return extra
 
     def _record(self, kept: _Kept) -> dict[str, Any]:
@@ -318,7 +350,7 @@ class PlainSource:
         names = self._read_names()
         pending: Arrays | None = None
         ranges = list(slices(low, high, self.slice_rows))
-        reads = (partial(self.table.read, names, start, stop) for start, stop in ranges)
+        reads = (partial(self._read, names, start, stop) for start, stop in ranges)
         for (start, stop), arrays in zip(ranges, ahead(reads), strict=True):
             episodes = self.scan.within(start, stop)
             last = self.scan.last_rows[episodes] - start
@@ -326,6 +358,18 @@ class PlainSource:
                 pending = self._check_shift(arrays, last, pending)
             yield Part(self._columns(arrays, stop - start), self._ends(arrays, last, episodes))
             advance(self.row_bytes * (stop - start))
+
+    def _read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
+        """Rows of some fields, with pixels for what does not stay encoded."""
+        arrays = self.table.read(names, start, stop)
+        for name in names:
+            if picture := self.table.fields[name].picture:
+                what = f"{self.table.path}: {name} rows {start}..{stop - 1}"
+                if name in self.heaps:
+                    check_alike(arrays[name].tolist(), picture, what)
+                else:
+                    arrays[name] = pixels(arrays[name].tolist(), picture, what)
+        return arrays
 
     def _columns(self, arrays: Arrays, rows: int) -> dict[Key, Any]:
         values: dict[Key, Any] = {}

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rlcli.datasets.mapping import recognised
 from rlcli.datasets.plain import Arrays, Field, Table
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
@@ -35,15 +34,6 @@ def files_of(folder: Path, suffixes: Collection[str]) -> list[Path]:
         return []
     files = (file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
     return sorted(files, key=lambda file: ([_rank(part) for part in _NUMBERS.split(file.name)], file.name))
-
-
-def is_alike(names: Collection[str]) -> bool:
-    """Whether arrays of these names are of one table: what is an action is in one group."""
-    actions = [name for name in names if recognised(name.split("/")[-1]) == "action"]
-    groups = {name.rpartition("/")[0] for name in actions} or {
-        name.rpartition("/")[0] for name in names if recognised(name.split("/")[-1]) == "observation"
-    }
-    return len(groups) == 1
 
 
 class FolderTable(Table):
@@ -101,7 +91,7 @@ class FolderTable(Table):
                     hint="convert the files one by one; rl buffer merge joins what comes of them",
                     path=missing,
                 )
-            elif (found.dtype, found.shape) != (known.dtype, known.shape):
+            elif replace(found, rows=0) != replace(known, rows=0):
                 raise InputError(
                     f"{self.files[number]}: {name} has {found.dtype}{list(found.shape)} per row, in "
                     f"{self.files[0]} {known.dtype}{list(known.shape)}",
