@@ -82,6 +82,8 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
     if told:
         named = ", ".join(f"{'/'.join(key)} as {name}" for name, key in told.items())
         exporter.report.lossy.append(f"keys: {named} are read as their names say")
+    exporter.report.lossy += exporter.report.remarks
+    exporter.report.remarks = []
     if others := sorted({str(c.dtype) for c in exporter.columns.values()} - _READ_AS_WRITTEN):
         exporter.report.lossy.append(f"dtypes: what is {', '.join(others)} is read as a wider one")
     with open(out, "x", newline="", encoding="utf-8") as stream:

@@ -21,7 +21,7 @@ from rlcli.datasets import hdf5
 from rlcli.datasets.contract import Advance, NoOptions, Report
 from rlcli.datasets.d4rl_layout import COLUMNS
 from rlcli.datasets.hdf5_output import creating
-from rlcli.datasets.plain_export import free_name, lost_cuts, lost_seeds
+from rlcli.datasets.plain_export import free_name, is_bfloat16, lost_cuts, lost_encoding, lost_seeds
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -129,11 +129,15 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
             what = "text" if column.is_text else "of different sizes"
             lossy.append(f"{'/'.join(key)}: its values are {what}, which D4RL files do not hold")
             continue
+        lossy += lost_encoding(column)
         if key[0] in ("observation", "action"):
             names["/".join((key[0] + "s", *key[1:]))] = key
         elif key[:2] == ("next", "observation"):
             if unknown:
                 lossy.append(f"next_observations: unknown for {unknown:,} rows; the file cannot say which")
+                known = len(episode_ends(dataset)[0]) - unknown
+                if column.encoding == "derived" and known:
+                    lossy.append(f"next_observations: {known:,} known ends are lost, as others are unknown")
             else:
                 names["/".join(("next_observations", *key[2:]))] = key
         elif key in _STANDARD:
@@ -147,6 +151,8 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
         shape = () if name in _STANDARD.values() else column.shape
         file.create_dataset(name, (dataset.num_rows, *shape), column.numpy, chunks=True, compression="gzip")
         columns[name] = hdf5.Rows([file[name]])
+        if is_bfloat16(dataset, key):
+            lossy.append(f"{name}: bfloat16 is written as its bits, in uint16")
     file.attrs["rl_spec"] = json.dumps(dataset.spec)
     told = {name: list(key) for name, key in names.items() if not _says_its_key(name, key)}
     file.attrs[COLUMNS] = json.dumps(told)

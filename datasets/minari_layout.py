@@ -20,7 +20,7 @@ from rlcli.datasets.minari_columns import ATTRIBUTES, REWARD, TOPS
 from rlcli.datasets.minari_scan import FLAGS
 from rlcli.datasets.minari_spaces import Leaf, leaves_of, space_of, text_space, with_bounds
 from rlcli.datasets.opened import nested_spec
-from rlcli.datasets.plain_export import free_name
+from rlcli.datasets.plain_export import free_name, lost_encoding
 from rlcli.errors import IncompatibleError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -76,8 +76,8 @@ def lay_out(dataset: Dataset, report: Report) -> Layout:
     layout.jpeg = bool(pictures) and jpeg == set(pictures)
     for path, key in tops.items():
         column = schema.column(key)
-        if column.heap is not None and column.heap.value == "array" and not (layout.jpeg and path in jpeg):
-            report.lossy.append(f"{path}: stored decoded, not as {column.heap.codec}")
+        if not (layout.jpeg and path in jpeg):
+            report.lossy += lost_encoding(column)
         form = "jpeg" if layout.jpeg and path in jpeg else "text" if column.is_text else "values"
         following = schema.by_key.get(("next", *key)) if key[0] == "observation" else None
         dtype = record.get("stored", {}).get(path) or column.dtype
@@ -163,6 +163,7 @@ def _lay_out_others(
         if not _has_place(column):
             report.lossy.append(f"{'/'.join(key)} has no place in a Minari file")
             continue
+        report.lossy += lost_encoding(column)
         path = paths.get(key, "")
         align, dtype = infos.get(path, ("", column.dtype))
         is_small = column.is_text or math.prod(column.shape) * column.numpy.itemsize <= _MAX_ATTRIBUTE

@@ -27,7 +27,7 @@ from rlcli.datasets.ahead import ahead
 from rlcli.datasets.contract import Advance, Ends, LayoutMismatch, Part, Piece, Report, Request
 from rlcli.datasets.mapping import LEFT_OUT, recognised, roles_of, storable
 from rlcli.datasets.opened import differing_rows, env_of, equal_bits
-from rlcli.datasets.plain_export import is_unobserved, rank_of, seeds_of, told_keys
+from rlcli.datasets.plain_export import dtype_of, is_unobserved, rank_of, seeds_of, told_keys
 from rlcli.datasets.plain_pictures import check_alike, heap_of, look_at, pixel_dtype, pixel_shape, pixels
 from rlcli.datasets.plain_scan import Scan, look_through
 from rlcli.datasets.plain_specs import specs_of
@@ -277,7 +277,8 @@ class PlainSource:
             elif key[0] not in ("observation", "action") and key[:2] != ("next", "observation"):
                 heap = self.heaps.get(name)
                 encoding: Literal["heap", "plain"] = "plain" if heap is None else "heap"
-                extra.append(Column(key, str(found.dtype), found.shape, encoding, heap=heap))
+                dtype = dtype_of(self.table.metadata, name, found.dtype)
+                extra.append(Column(key, dtype, found.shape, encoding, heap=heap))
         return extra
 
     def _record(self, kept: _Kept) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key, check_key
+from rlcli.format.schema import Column
 from rlcli.format.specs import Composite
 
 METADATA = "rl.json"  # the name of what is not rows, where a container has only arrays
@@ -74,8 +75,7 @@ class Exporter:
                 if any(n < 0 for n in column.shape):
                     self.report.lossy.append(f"{'/'.join(key)}: arrays of different sizes have no place")
                     continue
-                if column.encoding == "heap" and column.heap.codec in ("jpeg", "png"):
-                    self.report.lossy.append(f"{'/'.join(key)}: stored decoded, not as {column.heap.codec}")
+                self.report.lossy += lost_encoding(column)
             is_text = column.is_text
             shape = () if key in _NAMES else column.shape
             dtype = np.dtype(object) if is_text else column.numpy
@@ -94,6 +94,10 @@ class Exporter:
             for name, column in self.columns.items()
             if column.key is not None and (_name_of(column.key) != name or not _says_its_key(column.key))
         }
+        self.metadata["bfloat16"] = bfloat16 = [
+            name for name, column in self.columns.items() if column.key and is_bfloat16(dataset, column.key)
+        ]
+        self.report.remarks += [f"{name}: bfloat16 is written as its bits, in uint16" for name in bfloat16]
         self.report.details["columns"] = {
             name: "/".join(column.key) if column.key else None for name, column in self.columns.items()
         }
@@ -157,6 +161,11 @@ def told_episodes(dataset: Dataset, last_rows: NDArray[np.int64]) -> dict[str, A
     return told | ({"seeds": seeds.tolist()} if (seeds >= 0).any() else {})
 
 
+def is_bfloat16(dataset: Dataset, key: Key) -> bool:
+    """Whether a column's values are bfloat16, which NumPy has no dtype for."""
+    return dataset.schema.column(key).dtype == "bfloat16"
+
+
 def open_ends(dataset: Dataset, last_rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Which of the episodes that end at `last_rows` neither terminated nor were truncated."""
     episodes = dataset.episodes
@@ -186,6 +195,13 @@ def rank_of(metadata: Mapping[str, Any]) -> dict[Key, int]:
     told = metadata.get("order")
     keys = told if isinstance(told, list) else []
     return {tuple(map(str, key)): place for place, key in enumerate(keys) if isinstance(key, list)}
+
+
+def lost_encoding(column: Column) -> list[str]:
+    """What to say where the encoded pictures of a column are written as pixels."""
+    if column.encoding != "heap" or column.heap is None or column.heap.codec not in ("jpeg", "png"):
+        return []
+    return [f"{'/'.join(column.key)}: stored decoded, not as {column.heap.codec}"]
 
 
 def lost_seeds(dataset: Dataset) -> list[str]:
@@ -222,6 +238,13 @@ def told_keys(metadata: Mapping[str, Any], names: Collection[str]) -> dict[str, 
         if key not in _NAMES and key not in _DERIVED and key[0] not in _SPACES and key[:2] != _FOLLOWING:
             found[name] = key
     return found
+
+
+def dtype_of(metadata: Mapping[str, Any], name: str, dtype: np.dtype[Any]) -> str:
+    """The dtype of our column: that of the array, or bfloat16 where `metadata` says that it has its bits."""
+    told = metadata.get("bfloat16")
+    names = told if isinstance(told, list) and dtype == np.uint16 else []
+    return "bfloat16" if name in names or name.removeprefix("data/") in names else str(dtype)
 
 
 def is_unobserved(metadata: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
 from rlcli.datasets.episode_groups import SEED
 from rlcli.datasets.hdf5_output import Output, creating
-from rlcli.datasets.plain_export import METADATA, free_name, open_ends
+from rlcli.datasets.plain_export import METADATA, free_name, is_bfloat16, lost_encoding, open_ends
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -132,6 +132,9 @@ def _plan(dataset: Dataset, record: Mapping[str, Any], report: Report, *, named:
         elif column.heap is not None and column.heap.value == "bytes":
             report.lossy.append(f"{'/'.join(key)}: bytes of any length have no place in robomimic's layout")
         else:
+            report.lossy += lost_encoding(column)
+            if is_bfloat16(dataset, key):
+                report.lossy.append(f"{'/'.join(key)}: bfloat16 is written as its bits, in uint16")
             name = _name_of(key, names)
             if key not in names and not name.startswith("@") and _is_taken(name, key, column, plan):
                 name = "/".join(("rl", *key))

@@ -136,7 +136,11 @@ def _table(path: Path, tree: Tree, told: Mapping[str, Any], is_dump: bool, optio
     table.others = dict(tree.others)
     table.files = sorted(tree.files)
     ours = path / METADATA
-    table.metadata = read_json(ours) if ours.is_file() else {}
+    table.metadata = {**(read_json(ours) if ours.is_file() else {}), "bfloat16": tree.bfloat16}
+    table.remarks += [
+        f"{name}: bfloat16; its bits are kept, as uint16 in observations and actions"
+        for name in tree.bfloat16
+    ]
     _find_episodes(table)
     return table
 

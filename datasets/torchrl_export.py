@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rlcli.config import opt
 from rlcli.datasets.contract import Advance, Report
 from rlcli.datasets.d4rl_export import episode_ends
-from rlcli.datasets.plain_export import METADATA, told_episodes
+from rlcli.datasets.plain_export import METADATA, lost_encoding, told_episodes
 from rlcli.datasets.slicing import slice_rows, slices
 from rlcli.errors import InputError
 from rlcli.format.dataset import Dataset
@@ -114,6 +114,7 @@ def _leaves(dataset: Dataset, report: Report) -> dict[Key, _Leaf]:
         if column.heap is not None and (column.heap.value != "array" or any(n < 0 for n in column.shape)):
             report.lossy.append(f"{'/'.join(key)}: values of any length have no place in a tensor")
             continue
+        report.lossy += lost_encoding(column)
         path = names.get(key)
         if path is None and key[:2] == ("next", "observation") and key[1:] in names:
             path = ("next", *names[key[1:]])

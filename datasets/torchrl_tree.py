@@ -28,7 +28,7 @@ class Tree:
     """The arrays of a folder by their path, `a/b`; `batch` is the shape that all begin with.
 
     `texts` are lists of strings with one per element of the batch, `others` single values; `left_out` says
-    what is not read and why.
+    what is not read and why, `bfloat16` which arrays are the bits of such numbers.
     """
 
     batch: tuple[int, ...]
@@ -37,6 +37,7 @@ class Tree:
     others: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    bfloat16: list[str] = field(default_factory=list)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -134,7 +135,8 @@ def _read_leaf(tree: Tree, folder: Path, name: str, entry: dict[str, Any], path:
     if found.st_size != needed:
         raise CorruptError(f"{file}: {found.st_size:,} bytes, its shape {shape} needs {needed:,}", path=file)
     if dtype == "bfloat16":
-        tree.others[f"{path} (dtype)"] = "bfloat16, stored as its bits in uint16"
+        tree.bfloat16.append(path)
+        tree.others[f"{path} (dtype)"] = "bfloat16"
     tree.files.append(file)
     tree.arrays[path] = (
         np.memmap(file, DTYPES[dtype], "r", shape=shape) if count else np.empty(shape, DTYPES[dtype])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
-from rlcli.format.schema import Column, ted_schema
+from rlcli.format.schema import Column, Heap, heap_column, ted_schema
 from rlcli.format.specs import Box
 from rlcli.format.writer import Writer
 from rlcli.pipeline.convert import convert
@@ -22,10 +24,15 @@ LOSE_FLAGS = ("csv", "d4rl", "rlds")
 def written(path: Path, lengths: dict[int, list[int]], flags: Any, **extra: Any) -> Path:
     """Episodes of these lengths in each stream, ended by `flags`; None leaves the stream's last one open.
 
-    `extra` are columns below `info`: `(dtype, values of all rows, stream by stream)`.
+    `extra` are columns below `info`: `(dtype, values of all rows, stream by stream)`; bytes are PNG.
     """
     box = Box((2,), "float32")
-    columns = [Column(("info", name), dtype, np.shape(rows)[1:]) for name, (dtype, rows) in extra.items()]
+    columns = [
+        heap_column(("info", name), Heap("array", "png"), dtype, (8, 9, 3))
+        if isinstance(rows[0], bytes)
+        else Column(("info", name), dtype, np.shape(rows)[1:])
+        for name, (dtype, rows) in extra.items()
+    ]
     spec = {"env": None, "observation": box.to_json(), "action": box.to_json()}
     schema = ted_schema(box, box, extra=columns)
     writer = Writer.create(path, schema, spec=spec, lineage={"op": "test"}, num_streams=len(lengths))
@@ -96,3 +103,49 @@ def test_whole_numbers_of_a_csv_file_keep_all_digits(tmp_path: Path) -> None:
         assert dataset.read(("info", "id")).tolist() == [[2**64 - 1, 5], [1, 2**63]]
         assert dataset.read(("info", "signed")).tolist() == [-1, 2**62 + 1]
         assert dataset.read(("info", "mixed")).tolist() == [0.5, 2]
+
+
+@pytest.mark.parametrize("to", [*HOLD_FLAGS, *LOSE_FLAGS])
+def test_pictures_that_were_kept_come_back_or_as_pixels_which_is_said(to: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (5, 8, 9, 3), np.uint8)
+    encoded = []
+    for picture in pixels:
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "PNG")
+        encoded.append(stream.getvalue())
+    flags = {0: [(True, False), (False, True)]}
+    source = written(tmp_path / "source", {0: [3, 2]}, flags, camera=("uint8", encoded))
+    lossy = convert(source, tmp_path / "out", to=to, check=True)["lossy"]
+    convert(tmp_path / "out", tmp_path / "back", from_=to, check=True, yes=True)
+    if to == "csv":
+        assert any("camera: shape [8, 9, 3] is flattened" in sentence for sentence in lossy)
+        return
+    assert ("info/camera: stored decoded, not as png" in lossy) == (to not in ("rlds", "lerobot"))
+    with Dataset.open(tmp_path / "back") as back:
+        assert np.array_equal(np.stack(list(back.read(("info", "camera")))), pixels)
+
+
+@pytest.mark.parametrize("to", [*HOLD_FLAGS, *LOSE_FLAGS])
+def test_bfloat16_comes_back_or_is_said(to: str, tmp_path: Path) -> None:
+    bits = np.array([0x3F80, 0xC000, 0x7F80, 0, 0x0001], np.uint16)  # 1, -2, inf, 0 and the least number
+    flags = {0: [(True, False), (False, True)]}
+    source = written(tmp_path / "source", {0: [3, 2]}, flags, half=("bfloat16", bits))
+    report = convert(source, tmp_path / "out", to=to, check=True)
+    convert(tmp_path / "out", tmp_path / "back", from_=to, check=True, yes=True)
+    with Dataset.open(tmp_path / "back") as back:
+        column = back.schema.by_key.get(("info", "half"))
+        if to in ("hdf5", "npz", "zarr", "parquet", "torchrl", "rlds"):
+            assert column is not None
+            assert column.dtype == "bfloat16"
+            assert back.read(column.key).tolist() == bits.tolist()
+        else:
+            assert column is None or column.dtype != "bfloat16"
+            assert any("half" in sentence for sentence in report["lossy"])
+
+
+def test_finals_that_d4rl_cannot_tell_from_unknown_ones_are_counted(tmp_path: Path) -> None:
+    flags = {0: [(True, False), (False, True), None]}
+    source = written(tmp_path / "source", {0: [3, 2, 4]}, flags)
+    lossy = convert(source, tmp_path / "out", to="d4rl", check=True)["lossy"]
+    assert "next_observations: unknown for 1 rows; the file cannot say which" in lossy
+    assert "next_observations: 2 known ends are lost, as others are unknown" in lossy
