@@ -6,12 +6,14 @@ chunks are is asked once for all: the library walks its index anew for each.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -27,11 +29,11 @@ GZIP = ((_DEFLATE,), (_SHUFFLE, _DEFLATE))  # the filters that are known
 _MAX_CHUNKS = 1 << 18  # whose places are remembered, 6 MiB; HDF5 itself reads datasets of more
 _TASK_BYTES = 256 << 10  # decoded bytes of a call whose chunks are small
 _BAND_BYTES = 1 << 20  # of all chunks that hold the same rows, which one call decodes if they are no more
-_KEPT_BYTES = (
-    128 << 20
-)  # of a larger band, whose chunks are remembered while only some of its rows were wanted
+_KEPT_BYTES = 32 << 20  # of a larger band, which is remembered in memory; of one beyond that, in a file
 _NARROW_BYTES = 16  # of a row in a chunk, if those of a band are joined before they are laid out by rows
 
+_ALL = slice(None)
+Bytes = bytes | memoryview
 _NOWHERE = (1 << 64) - 1  # the offset of a chunk that was never written
 
 
@@ -72,7 +74,7 @@ class GzipChunks:
         )
         self._places = stored.places
         self._kept: tuple[int, NDArray[Any]] | None = None  # the band that the last rows ended in
-        self._large: dict[int, bytes] = {}  # the same of a large one: its chunks
+        self._large: dict[int, _Remembered] = {}  # the same of a large one
 
     @staticmethod
     def of(dataset: h5py.Dataset) -> GzipChunks:
@@ -114,12 +116,13 @@ class GzipChunks:
             bands.append((number, there, out[begin + there.start - low : begin + there.stop - low]))
         size = self._bytes * self._across
         if size > _BAND_BYTES:
-            numbers = range(first * self._across, (first + 1) * self._across)
-            self._large = {at: data for at, data in self._large.items() if at in numbers}
+            large, self._large = self._large, {}
             for number, there, target in bands:
-                goes_on = size <= _KEPT_BYTES and there.stop < min(rows, self._shape[0] - number * rows)
+                band = large.get(number)
+                if there.stop < min(rows, self._shape[0] - number * rows):  # its rest may be wanted next
+                    band = self._large[number] = band or _Remembered(self._bytes, self._across)
                 for at in range(number * self._across, (number + 1) * self._across):
-                    yield partial(self._read_large, at, there, target, goes_on)
+                    yield partial(self._read_large, at, there, target, band)
         else:
             together = max(1, _TASK_BYTES // size)
             for start in range(0, len(bands), together):
@@ -163,25 +166,29 @@ class GzipChunks:
         by_rows = joined.transpose(order)[rows]  # [rows, grid, chunk, grid, chunk, …]
         out.reshape(by_rows.shape)[...] = by_rows
 
-    def _read_large(self, number: int, rows: slice, out: NDArray[Any], goes_on: bool) -> None:
-        """As `_read` of a large chunk, which is remembered if its rest may be wanted next."""
-        data = self._large.pop(number, None) or self._decode(number)
-        if goes_on and data is not None:
-            self._large[number] = data
-        self._lay(number, data, rows, out)
+    def _read_large(self, number: int, rows: slice, out: NDArray[Any], band: _Remembered | None) -> None:
+        """As `_read` of a large chunk, which `band` has or is told."""
+        place, row_bytes = number % self._across, self._bytes // self._chunk[0]
+        wanted = slice(rows.start * row_bytes, rows.stop * row_bytes)
+        data = None if band is None else band.read(place, wanted)
+        if data is None and (whole := self._decode(number)) is not None:
+            data = memoryview(whole)[wanted]
+            if band is not None:
+                band.put(place, whole)
+        self._lay(number, data, out)
 
     def _read(self, number: int, rows: slice, out: NDArray[Any]) -> None:
         """Fills a chunk's part of `out`, which has those rows of its band."""
-        self._lay(number, self._decode(number), rows, out)
+        self._lay(number, self._decode(number), out, rows)
 
-    def _lay(self, number: int, data: bytes | None, rows: slice, out: NDArray[Any]) -> None:
+    def _lay(self, number: int, data: Bytes | None, out: NDArray[Any], rows: slice = _ALL) -> None:
         corner = self._corner(number)[1:]
         across = tuple(slice(at, at + n) for at, n in zip(corner, self._chunk[1:], strict=True))
         target = out[(slice(None), *across)]
         if data is None:
             target[...] = self._stored.fill
             return
-        chunk = np.frombuffer(data, self._dtype).reshape(self._chunk)
+        chunk = np.frombuffer(data, self._dtype).reshape(-1, *self._chunk[1:])
         target[...] = chunk[(rows, *(slice(size) for size in target.shape[1:]))]
 
     def _look(self) -> NDArray[np.uint64]:
@@ -235,6 +242,39 @@ class GzipChunks:
         rows = f"{first}..{min(first + self._chunk[0], self._shape[0]) - 1}"
         message = f"{path}: {self._stored.name} rows {rows}: damaged HDF5: {reason}"
         return CorruptError(message, path=path)
+
+
+class _Remembered:
+    """The decoded chunks of a band, while only some of its rows were wanted.
+
+    Those of one too large for memory are in a file without a name, as long as there is room for it.
+    """
+
+    def __init__(self, chunk_bytes: int, across: int) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._held: dict[int, bytes] = {}  # empty for those in the file
+        self._fits = chunk_bytes * across <= _KEPT_BYTES
+        self._file: IO[bytes] | None = None
+        if not self._fits:
+            with contextlib.suppress(OSError):
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the band
+
+    def put(self, place: int, data: bytes) -> None:
+        if self._fits:
+            self._held[place] = data
+        elif self._file is not None:
+            with contextlib.suppress(OSError):  # no room: it is decoded again
+                files.write_at(self._file.fileno(), memoryview(data), place * self._chunk_bytes)
+                self._held[place] = b""
+
+    def read(self, place: int, wanted: slice) -> Bytes | None:
+        """Some bytes of a chunk, None of one that was not put."""
+        data = self._held.get(place)
+        if data is None or self._file is None:
+            return None if data is None else memoryview(data)[wanted]
+        return files.read_at(
+            self._file.fileno(), wanted.stop - wanted.start, place * self._chunk_bytes + wanted.start
+        )
 
 
 def is_gzip(dataset: h5py.Dataset) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
+import unittest.mock
 import zlib
 
 import h5py
@@ -178,21 +180,47 @@ def test_a_chunk_beyond_the_end_of_the_file_is_damage(tmp_path):
         hdf5.Rows([file["a"]]).read(0, 1000)
 
 
-def test_large_chunks_are_inflated_once_when_rows_come_in_slices(tmp_path, monkeypatch):
+@pytest.fixture
+def inflated(monkeypatch):
+    """A list that grows with every chunk that is inflated; bands are large from 100 bytes on."""
+    calls, inflate = [], hdf5_chunks.inflate
     monkeypatch.setattr(hdf5_chunks, "_BAND_BYTES", 100)
-    inflated = []
-    inflate = hdf5_chunks.inflate
-    monkeypatch.setattr(hdf5_chunks, "inflate", lambda *given: inflated.append(1) or inflate(*given))
+    monkeypatch.setattr(hdf5_chunks, "inflate", lambda *given: calls.append(1) or inflate(*given))
+    return calls
+
+
+@pytest.mark.parametrize("kept", [100, 1 << 20], ids=["in a file", "in memory"])
+@pytest.mark.parametrize("width", [2, 3, 6])
+def test_large_chunks_are_inflated_once_when_rows_come_in_slices(
+    tmp_path, monkeypatch, inflated, kept, width
+):
+    monkeypatch.setattr(hdf5_chunks, "_KEPT_BYTES", kept)
     values = np.random.default_rng(0).random((53, 6))
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
-        file.create_dataset("x", data=values, chunks=(20, 3), compression="gzip")
+        file.create_dataset("x", data=values, chunks=(20, width), compression="gzip")
+        file.create_dataset("gaps", (53, 6), "f8", chunks=(20, width), compression="gzip", fillvalue=7.0)
+        file["gaps"][20:30, :2] = values[20:30, :2]
     with hdf5.reading(tmp_path / "x.hdf5") as file:
         rows = hdf5.Rows([file["x"]])
         for low in range(0, 53, 7):
             assert np.array_equal(rows.read(low, min(53, low + 7)), values[low : low + 7])
-        assert len(inflated) == 3 * 2
+        assert len(inflated) == 3 * 6 // width
+        assert not rows.gzip[0]._large
         assert np.array_equal(rows.read(5, 30), values[5:30])
         assert np.array_equal(rows.read(0, 9), values[:9])
-        monkeypatch.setattr(hdf5_chunks, "_KEPT_BYTES", 100)
         assert np.array_equal(rows.read(2, 53), values[2:])
-        assert not rows.gzip[0]._large
+        check(file["gaps"], [(low, min(53, low + 7)) for low in range(0, 53, 7)])
+
+
+def test_a_band_that_no_file_has_room_for_is_inflated_again(tmp_path, monkeypatch, inflated):
+    monkeypatch.setattr(hdf5_chunks, "_KEPT_BYTES", 100)
+    values = np.random.default_rng(0).random((40, 6))
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file.create_dataset("x", data=values, chunks=(40, 3), compression="gzip")
+    full = unittest.mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    for place, name in ((hdf5_chunks.tempfile, "TemporaryFile"), (hdf5_chunks.files, "write_at")):
+        del inflated[:]
+        with hdf5.reading(tmp_path / "x.hdf5") as file, monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            check(file["x"], [(0, 10), (10, 20), (20, 40)])
+        assert len(inflated) == 3 * 2
