@@ -1,15 +1,17 @@
 """Parquet files, both ways (extra `arrow`): a row per step, vectors as lists; a file or a folder of them.
 Tables with a row per episode are read, too (`parquet_episodes.py`).
 
-Files of a folder follow each other by name. Lists of one length become vectors, nested ones matrices; the
-fields of a struct are columns by themselves, with slashes in their names. Where rows of a column of text,
-bools or integers are empty (null), they are "", False or 0, and `<name>_valid` tells which; floats are
-NaN there. An empty action, observation, reward or flag is refused.
+Files of a folder, or of its folder `data`, follow each other by name. Lists of one length become vectors,
+nested ones matrices; the fields of a struct are columns by themselves, with slashes in their names, but for
+pictures, of which the name of the file is left out. Dates and times are whole numbers of their unit. Where
+rows of a column of text, bools or integers are empty (null), they are "", False or 0, and `<name>_valid`
+tells which; floats are NaN there. An empty action, observation, reward or flag is refused.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
+from rlcli.datasets.mapping import LEFT_OUT
 from rlcli.datasets.parquet_batches import Batches, read_bytes
 from rlcli.datasets.parquet_episodes import episodes_of
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
@@ -32,6 +35,7 @@ from rlcli.plugins import require
 
 _MAGIC = b"PAR1"
 _BATCH_BYTES = 1 << 20  # of all columns that are decoded at once
+_SHARD = re.compile(r"(.+)-\d+-of-\d+.*\.parquet")  # Hugging Face's names of files
 _VALID = "_valid"  # the column beside one that has empty rows
 
 
@@ -121,6 +125,10 @@ class ParquetTable(Table):
             raise InputError(f"{path}: has {', '.join(twice)} more than once", path=path)
         self.metadata = _metadata(self._opened[0].schema_arrow)
         self.nulls = self._nulls()
+        self.remarks += self._times()
+        splits = {match[1] for file in self.files if (match := _SHARD.fullmatch(file.name))}
+        if len(splits) > 1:
+            self.remarks.append(f"the files of splits {', '.join(sorted(splits))} follow each other")
         self.remarks += [
             f"{name}: {count:,} rows are empty; {name}{_VALID} tells which"
             for name, count in self.nulls.items()
@@ -129,7 +137,8 @@ class ParquetTable(Table):
             raise InputError(f"{path}: has no rows", path=path)
         for file, batch in self.rows.read(None, 0, 1, 1):
             for name, values in self._arrays(batch, None, file).items():
-                self.fields[name] = Field(values.dtype, values.shape[1:], len(self.rows))
+                if name not in self.unreadable:
+                    self.fields[name] = Field.of(values, len(self.rows))
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some columns; a batch is decoded once while rows come in order."""
@@ -140,7 +149,7 @@ class ParquetTable(Table):
         batches = self.rows.read(tops, start, stop, max(1, _BATCH_BYTES // max(1, row_bytes)))
         for file, batch in heeding(batches):
             for name, values in self._arrays(batch, names, file).items():
-                if values.shape[1:] != self.fields[name].shape:
+                if values.dtype.kind != "O" and values.shape[1:] != self.fields[name].shape:
                     raise InputError(
                         f"{file}: {name} has {list(values.shape[1:])} values per row, elsewhere "
                         f"{list(self.fields[name].shape)}",
@@ -155,13 +164,22 @@ class ParquetTable(Table):
         for opened in self._opened:
             opened.close()
 
+    def _times(self) -> list[str]:
+        """Which columns are of dates or times, which are read as whole numbers."""
+        kinds = self._arrow.types
+        return [
+            f"{field.name}: {field.type} is stored as whole numbers"
+            for field in self._opened[0].schema_arrow
+            if kinds.is_temporal(field.type) and not kinds.is_interval(field.type)
+        ]
+
     def _nulls(self) -> dict[str, int]:
         """Empty rows by column, from the files' own counts, or by reading where a file does not count."""
         kinds, found = self._arrow.types, dict[str, int]()
         names = []
         for field in self._opened[0].schema_arrow:
             kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
-            is_counted = kinds.is_string(kind) or kinds.is_large_string(kind) or _is_whole(kinds, kind)
+            is_counted = _is_text(kinds, kind) or _is_whole(kinds, kind)
             names += [field.name] if is_counted and field.nullable else []
         with self._damage(self.files[0]):
             schema = self._opened[0].schema  # that of all files
@@ -199,7 +217,7 @@ class ParquetTable(Table):
         arrays: Arrays = {}
         for name in columns if names is None else names:
             with self._damage(file):
-                arrays[name] = self.values(columns[name], f"{file}: {name}")
+                arrays[name] = self.values(columns[name], f"{file}: {name}", name)
         return arrays
 
     def _filled(self, column: Any) -> Any:
@@ -207,6 +225,8 @@ class ParquetTable(Table):
         kinds = self._arrow.types
         if kinds.is_dictionary(column.type):
             column = column.dictionary_decode()
+        if kinds.is_temporal(column.type):
+            column = self._whole(column)
         if kinds.is_boolean(column.type):
             return column.fill_null(False)
         return column.fill_null(0 if kinds.is_integer(column.type) else "")
@@ -244,41 +264,59 @@ class ParquetTable(Table):
             return
         if column.null_count:
             raise InputError(f"{file}: {path} has empty rows", path=file)
-        for field, child in zip(column.type, column.flatten(), strict=True):
-            yield from self.leaves(f"{path}/{field.name}", child, file)
+        fields = {field.name: child for field, child in zip(column.type, column.flatten(), strict=True)}
+        if fields.keys() == {"bytes", "path"} and self._arrow.types.is_binary(fields["bytes"].type):
+            self.unreadable[f"{path}/path"] = "names the files that the bytes were"
+            yield path, fields["bytes"]
+            return
+        for name, child in fields.items():
+            yield from self.leaves(f"{path}/{name}", child, file)
 
-    def values(self, column: Any, what: str) -> NDArray[Any]:
-        """An Arrow column as `[n, *shape]`, objects for text. Raises `InputError` for ragged lists."""
+    def values(self, column: Any, what: str, name: str) -> NDArray[Any]:
+        """An Arrow column as `[n, *shape]`, objects for text and bytes. Raises `InputError` for ragged lists.
+
+        `unreadable` is told what has no place.
+        """
         arrow, size = self._arrow, len(column)
         kinds = arrow.types
-        if column.null_count and not kinds.is_floating(column.type):
-            raise InputError(f"{what} has empty rows")
-        if kinds.is_string(column.type) or kinds.is_large_string(column.type):
+        if isinstance(column.type, arrow.BaseExtensionType):
+            column = column.storage
+        if column.null_count and not (kinds.is_floating(column.type) or kinds.is_null(column.type)):
+            raise InputError(f"{what} has empty rows", hint=f"--map {name}={LEFT_OUT} leaves it out")
+        if _is_text(kinds, column.type) or _is_bytes(kinds, column.type):
             values = np.empty(size, object)
             values[:] = column.to_pylist()
             return values
         if kinds.is_dictionary(column.type):
-            return self.values(column.dictionary_decode(), what)
+            return self.values(column.dictionary_decode(), what, name)
         shape: list[int] = []
         while self.is_list(column.type):
-            shape.append(self._list_size(column, what))
+            shape.append(self._list_size(column, what, name))
             column = column.flatten()
             if column.null_count and not kinds.is_floating(column.type):
                 raise InputError(f"{what} has lists with empty values")
-        if kinds.is_boolean(column.type) or kinds.is_primitive(column.type):
+        if kinds.is_temporal(column.type) and not kinds.is_interval(column.type):
+            column = self._whole(column)
+        if kinds.is_boolean(column.type) or _is_number(kinds, column.type):
             values = column.to_numpy(zero_copy_only=False)
         else:
-            values = np.empty(len(column), "V1")  # a type that has no place; `plain` reports it
+            self.unreadable[name] = f"has values of type {column.type}, which cannot be stored"
+            values = np.empty(len(column), "V1")
         return np.asarray(values).reshape(size, *shape)
 
-    def _list_size(self, column: Any, what: str) -> int:
+    def _whole(self, column: Any) -> Any:
+        """Dates, times and durations as whole numbers of their unit."""
+        return column.cast(self._arrow.int32() if column.type.bit_width == 32 else self._arrow.int64())
+
+    def _list_size(self, column: Any, what: str, name: str) -> int:
         """How long each list of a column without empty rows is. Raises `InputError` if they differ."""
         if self._arrow.types.is_fixed_size_list(column.type):
             return int(column.type.list_size)
         ends = self._compute.min_max(self._compute.list_value_length(column))
         low, high = ends["min"].as_py(), ends["max"].as_py()
         if low is None or low != high:
-            raise InputError(f"{what} has lists of different lengths")
+            hint = f"--map {name}={LEFT_OUT} leaves it out"
+            raise InputError(f"{what} has lists of different lengths", hint=hint)
         return int(low)
 
     @contextmanager
@@ -293,13 +331,28 @@ class ParquetTable(Table):
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix == ".parquet" and file.is_file())
-    return [path]
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix == ".parquet" and file.is_file())
+    return _files(path / "data") if not found and (path / "data").is_dir() else found
 
 
 def _is_whole(kinds: Any, kind: Any) -> bool:
-    return bool(kinds.is_boolean(kind) or kinds.is_integer(kind))
+    is_time = kinds.is_temporal(kind) and not kinds.is_interval(kind)
+    return bool(kinds.is_boolean(kind) or kinds.is_integer(kind) or is_time)
+
+
+def _is_number(kinds: Any, kind: Any) -> bool:
+    return bool(kinds.is_integer(kind) or kinds.is_floating(kind))
+
+
+def _is_text(kinds: Any, kind: Any) -> bool:
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def _is_bytes(kinds: Any, kind: Any) -> bool:
+    is_any = kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind)
+    return bool(is_any or kinds.is_fixed_size_binary(kind)) and not kinds.is_decimal(kind)
 
 
 def _is_parquet(file: Path) -> bool:

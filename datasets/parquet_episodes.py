@@ -46,9 +46,12 @@ class EpisodeTable(Table):
         self._starts = self._ends - lengths
         self._held: tuple[tuple[str, ...], int, int, Arrays] | None = None  # what the last batch has
         self._bytes = 1
+        self.unreadable = table.unreadable
+        self.unreadable.clear()  # what has no place in a row may have one in a step
         first = int(np.argmax(lengths > 0))
         for name, values in self._batch(next(self._rows(None, first, first + 1)), first).items():
-            self.fields[name] = Field(values.dtype, values.shape[1:], int(self._ends[-1]))
+            if name not in table.unreadable:
+                self.fields[name] = Field.of(values, int(self._ends[-1]))
         self.fields[_ENDS] = Field(np.dtype(np.int64), (), len(lengths))
         self._bytes = max(1, sum(f.row_bytes for f in self.fields.values()) * int(lengths.mean() + 1))
 
@@ -93,7 +96,8 @@ class EpisodeTable(Table):
             more = self._finals.get(name)
             if more is None:
                 if names is None or name in names:
-                    arrays[name] = np.repeat(self._table.values(column, f"{file}: {name}"), lengths, axis=0)
+                    values = self._table.values(column, f"{file}: {name}", name)
+                    arrays[name] = np.repeat(values, lengths, axis=0)
                 continue
             theirs = self._table.lengths(column)
             if len(odd := np.flatnonzero((theirs != lengths + more) & ((theirs > 0) | (lengths > 0)))):
@@ -112,8 +116,8 @@ class EpisodeTable(Table):
 
     def _values(self, path: str, leaf: Any, file: Path) -> NDArray[Any]:
         if not len(leaf) and path in self.fields:  # whose lists have no size
-            return np.empty((0, *self.fields[path].shape), self.fields[path].dtype)
-        return self._table.values(leaf, f"{file}: {path}")
+            return self.fields[path].empty(0)
+        return self._table.values(leaf, f"{file}: {path}", path)
 
 
 def episodes_of(table: ParquetTable, request: Request) -> EpisodeTable | None:

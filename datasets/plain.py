@@ -57,6 +57,17 @@ class Field:
     is_bytes: bool = False
 
     @staticmethod
+    def of(values: NDArray[Any], rows: int) -> Field:
+        """The field that has such values, of which there is one or more."""
+        if values.dtype.kind == "O" and isinstance(values[0], bytes):
+            return Field.of_bytes(values[0], rows)
+        return Field(values.dtype, values.shape[1:], rows)
+
+    def empty(self, rows: int) -> NDArray[Any]:
+        """Room for values as they are read."""
+        return np.empty(rows, object) if self.picture else np.empty((rows, *self.shape), self.dtype)
+
+    @staticmethod
     def of_bytes(first: Any, rows: int) -> Field:
         """The field of `bytes` values, of which this is one."""
         if (picture := look_at(first)) is None:
@@ -115,10 +126,9 @@ class Table(ABC):
     def empty(self, name: str, rows: int) -> NDArray[Any]:
         """Room for rows of a field."""
         found = self.fields[name]
-        dtype, shape = (np.dtype(object), ()) if found.picture else (found.dtype, found.shape)
-        if self.rooms is None:
-            return np.empty((rows, *shape), dtype)
-        return self.rooms.take(name, rows, shape, dtype)
+        if self.rooms is None or found.picture:
+            return found.empty(rows)
+        return self.rooms.take(name, rows, found.shape, found.dtype)
 
 
 @dataclass
@@ -176,7 +186,11 @@ class PlainSource:
             action,
             extra=self._extra(),
             next_observation="derived" if self.derived else "plain",
-            heaps={key: self.heaps[name] for name, key in self.roles.columns.items() if name in self.heaps},
+            heaps={
+                key: self.heaps[name]
+                for name, key in self.roles.columns.items()
+                if name in self.heaps and key[0] in ("observation", "action")
+            },
         )
         self.spec: dict[str, Any] = {
             "env": env_of(request.env_id),
