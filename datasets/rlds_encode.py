@@ -33,18 +33,28 @@ def encoded(field: Field, values: Any) -> Lists:
         return {name: [_picture(field, value) for value in values]}
     if field.is_bytes:
         return {name: [value.encode() if isinstance(value, str) else bytes(value) for value in values]}
+    if field.encoding != "none":
+        return _packed(field, values)
     if len(field.lengths) > 1:
         lengths = np.array([len(value) for value in values], np.int64)
         flat = np.concatenate([_numbers(field, np.asarray(value)) for value in values])
         return {f"{name}/ragged_flat_values": flat, f"{name}/ragged_row_lengths_0": lengths}
-    if field.encoding == "none":
-        parts = [values] if isinstance(values, np.ndarray) else [np.asarray(value) for value in values]
-        return {name: np.concatenate([_numbers(field, part) for part in parts])}
-    raw = [np.ascontiguousarray(value).tobytes() for value in values]
+    parts = [values] if isinstance(values, np.ndarray) else [np.asarray(value) for value in values]
+    return {name: np.concatenate([_numbers(field, part) for part in parts])}
+
+
+def _packed(field: Field, values: Any) -> Lists:
+    """Arrays that are stored as their bytes, each of a sequence for itself."""
+    name = field.name
+    arrays = [each for value in values for each in value] if field.depth else values
+    raw = [np.ascontiguousarray(array).tobytes() for array in arrays]
     packed = [zlib.compress(part) for part in raw] if field.encoding == "zlib" else raw
+    if len(field.lengths) > 1:
+        lengths = np.array([len(value) for value in values], np.int64)
+        return {f"{name}/ragged_flat_values": packed, f"{name}/ragged_row_lengths_0": lengths}
     if not field.is_dynamic:
         return {name: packed}
-    shapes = np.array([np.shape(value) for value in values], np.int64)
+    shapes = np.array([np.shape(array) for array in arrays], np.int64)
     return {f"{name}/value": packed, f"{name}/shape": shapes}
 
 

@@ -241,8 +241,9 @@ def _episode(dataset: Dataset, layout: _Layout, index: int, report: Report) -> t
 
 
 def _inner(field: Field) -> Field:
-    """Features of an episode are written as one element; a sequence there is that element's own axis."""
-    return field if field.path[0] == "steps" or field.is_bytes else replace(field, lengths=())
+    """Features of an episode are written as one element; numbers in a sequence are its own axis."""
+    is_whole = field.path[0] != "steps" and not field.is_bytes and field.encoding == "none"
+    return replace(field, lengths=()) if is_whole else field
 
 
 def _read(dataset: Dataset, column: Column, start: int, stop: int) -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import rlds_files as files
 from rlds_files import Found, pixels, toy
 
 from rlcli.datasets import rlds
+from rlcli.datasets.example import decode
+from rlcli.datasets.tfrecord import read_records
 from rlcli.format.dataset import Dataset
 from rlcli.format.episodes import EpisodeWriter
 from rlcli.format.schema import Column, ted_schema
@@ -85,6 +88,25 @@ def collected(path: Path, *, finals: bool = True) -> Path:
             final = {"pose": poses[-1], "count": counts[-1], "grid": grids[-1]} if finals else None
             episodes.end(0, terminated=terminated, truncated=not terminated, final=final)
     return path
+
+
+def test_arrays_that_are_bytes_in_a_list_come_back_each_by_itself(tmp_path: Path) -> None:
+    packed = files.sequence(files.tensor("float32", 2, encoding="zlib"))
+    rows = [zlib.compress(np.float32([at, -at]).tobytes()) for at in range(4)]
+    listed = {
+        "steps/observation/box/ragged_flat_values": rows[:3],
+        "steps/observation/box/ragged_row_lengths_0": np.array([2, 0, 1]),
+        "goals": rows,
+    }
+    tree = files.episodes_tree(files.PLAIN | {"observation": files.group(box=packed)}, goals=packed)
+    made = files.episode(3)
+    made.pop("steps/observation/state")
+    path = files.write_rlds(tmp_path / "toy" / "1.0.0", tree, {"train": [[made | listed]]})
+    out = there_and_back(tmp_path, path)
+    example = decode(next(read_records(next(out.glob("*.tfrecord-*"))))[1])
+    for name, values in listed.items():
+        there = example[name]
+        assert there is not None and list(there) == list(values), name
 
 
 def test_import_export_import_is_the_identity(tmp_path: Path) -> None:
