@@ -116,9 +116,7 @@ def _row_names(file: Any) -> list[str]:
         name
         for name, item in hdf5.walk(base)
         if item.shape and item.shape[0] == rows and not name.startswith("metadata/")
-        if str(item.dtype.newbyteorder("=")) in DTYPES
-        and item.size
-        and (not item.is_virtual or base.name != "/")
+        if str(item.dtype.newbyteorder("=")) in DTYPES and item.size
     ]
 
 

@@ -159,8 +159,6 @@ def _is_column(name: str, parts: list[h5py.Dataset | None], lengths: list[int]) 
             if required:
                 raise InputError(f"{part.name} is {_described(part)}, expected numbers")
             return False
-        if part.is_virtual and not required:
-            return False  # a view of other datasets; it is kept as the view that it is
     return True
 
 

@@ -15,6 +15,8 @@ from rlcli.datasets.d4rl_scan import Scan
 from rlcli.datasets.opened import described
 from rlcli.format.specs import Box, Composite, Discrete, Spec
 
+_MAX_CHOICE = (1 << 63) - 2  # of a discrete space, whose size is an int64, too
+
 
 def specs_of(
     file: h5py.File, layout: Layout, scan: Scan, env: Environment | None
@@ -54,7 +56,8 @@ def _spec_of(layout: Layout, scan: Scan, top: str, env: Environment | None) -> S
     def leaf(name: str) -> Spec:
         column = layout.columns[name]
         low, high = scan.action_range
-        if top == "actions" and column.dtype.kind in "iu" and np.prod(column.shape) == 1 and low >= 0:
+        is_choice = top == "actions" and column.dtype.kind in "iu" and np.prod(column.shape) == 1
+        if is_choice and 0 <= low <= high <= _MAX_CHOICE:
             return Discrete(int(high) + 1)
         if env is not None and env.library == "d4rl" and column.dtype.kind == "f" and -low <= 1 >= high:
             return Box(column.shape, str(column.dtype), -1.0, 1.0)

@@ -490,3 +490,27 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         check=True,
     )
     assert int(done.stdout) < 230, "MiB"
+
+
+def test_views_of_other_arrays_are_rows_like_any_other(d4rl_file, tmp_path):
+    source = d4rl_file("mujoco_v2")
+    layout = h5py.VirtualLayout((16, 4), "f8")
+    layout[:] = h5py.VirtualSource(".", "infos/qpos", (16, 4))
+    with h5py.File(source, "a") as file:
+        file.create_virtual_dataset("infos/seen", layout)
+        expected = file["infos/qpos"][()]
+    convert(source, tmp_path / "ds", check=True)
+    np.testing.assert_array_equal(Dataset.open(tmp_path / "ds").read(("info", "seen")), expected)
+    convert(tmp_path / "ds", tmp_path / "again.hdf5", check=True)
+    with h5py.File(tmp_path / "again.hdf5") as file:
+        np.testing.assert_array_equal(file["infos/seen"][()], expected)
+
+
+@pytest.mark.parametrize("largest", [(1 << 63) - 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_whole_actions_beyond_int64_are_what_they_were(largest, d4rl_values, tmp_path):
+    values = d4rl_values("mujoco_v2") | {"actions": np.full((16, 1), largest, "u8")}
+    values["actions"][0] = 1
+    write_file(tmp_path / "x.hdf5", values)
+    convert(tmp_path / "x.hdf5", tmp_path / "ds", check=True)
+    read = Dataset.open(tmp_path / "ds").read(("action",))
+    assert [int(value) for value in read.reshape(-1)] == [1, *[largest] * 15]
