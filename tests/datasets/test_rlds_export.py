@@ -106,7 +106,8 @@ def test_arrays_that_are_bytes_in_a_list_come_back_each_by_itself(tmp_path: Path
     example = decode(next(read_records(next(out.glob("*.tfrecord-*"))))[1])
     for name, values in listed.items():
         there = example[name]
-        assert there is not None and list(there) == list(values), name
+        assert there is not None
+        assert list(there) == list(values), name
 
 
 def test_import_export_import_is_the_identity(tmp_path: Path) -> None:
