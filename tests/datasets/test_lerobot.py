@@ -354,6 +354,29 @@ def test_flipped_bytes_give_one_line_or_rows(tmp_path: Path) -> None:
     assert not any("\n" in message for message in messages)
 
 
+@pytest.mark.parametrize("version", ["v2.0", "v3.0"])
+def test_a_row_group_with_more_rows_than_the_file_is_corrupt(tmp_path: Path, version: str) -> None:
+    """A footer that Arrow reads, whose row group claims a row more; Arrow then gives fewer than it says."""
+    path = make(tmp_path / "src", version)
+    file = sorted((path / "data").rglob("*.parquet"))[0]
+    good = file.read_bytes()
+    rows = pq.read_metadata(file).num_rows
+    for at in range(len(good) - 8 - int.from_bytes(good[-8:-4], "little"), len(good) - 8):
+        bad = good[:at] + bytes([(good[at] + 2) % 256]) + good[at + 1 :]  # a varint, zigzag: + 1
+        try:
+            told = pq.read_metadata(pa.BufferReader(bad))
+        except (OSError, pa.ArrowException):
+            continue
+        if (told.num_rows, told.row_group(0).num_rows) == (rows, rows + 1):
+            file.write_bytes(bad)
+            break
+    else:
+        pytest.fail("no byte of the footer counts the rows of a group")
+    with pytest.raises(CorruptError, match="row groups and rows disagree"):
+        convert(path, tmp_path / "ds")
+    assert not (tmp_path / "ds").exists()
+
+
 def test_what_is_no_lerobot_dataset(tmp_path: Path) -> None:
     assert lerobot.detect(tmp_path).what == "no meta/info.json there"
     path = make(tmp_path / "src")
