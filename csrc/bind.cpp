@@ -8,6 +8,7 @@ PYBIND11_MODULE(_native, module) {
   bind_sampling(module);
   bind_row_map(module);
   bind_column_writer(module);
+  bind_consecutive(module);
   bind_product(module);
   bind_example(module);
   bind_heap_end(module);

@@ -36,6 +36,7 @@ void bind_returns(py::module_ &module);
 void bind_sampling(py::module_ &module);
 void bind_row_map(py::module_ &module);
 void bind_column_writer(py::module_ &module);
+void bind_consecutive(py::module_ &module);
 void bind_product(py::module_ &module);
 void bind_example(py::module_ &module);
 void bind_heap_end(py::module_ &module);

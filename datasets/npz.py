@@ -9,12 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import lzma
-import os
 import struct
 import tokenize
 import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 
 from rlcli.config import opt
 from rlcli.datasets import zip_archives
+from rlcli.datasets.ahead import SideBySide
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.mapping import is_one_table
 from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
@@ -40,7 +39,6 @@ _SUFFIXES = (".npz",)
 _MAX_MEMBERS = 10_000
 _MAX_TRANSPOSED = 1 << 30  # bytes of an array in Fortran order, whose rows are not in one place
 _DEFLATE = 1040  # no deflated byte becomes more
-_THREADED_BYTES = 1 << 18  # decoded, from which on several threads are faster
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class NpzTable(Table):
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         super().__init__(path)
         self._members: dict[str, _Member] = {}
-        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._side_by_side = SideBySide()
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if len(infos) > _MAX_MEMBERS:
             raise IncompatibleError(f"{path}: {len(infos):,} arrays, at most {_MAX_MEMBERS:,}", path=path)
@@ -157,22 +155,19 @@ class NpzTable(Table):
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
         """Rows of some arrays, several at once; going back starts a member from its beginning."""
         sizes = {name: self.fields[name].row_bytes * (stop - start) for name in names}
-        calls = {
-            name: partial(self._members[name].read, start, stop, self._room(name, stop - start))
-            for name in sorted(names, key=lambda name: -sizes[name])  # the largest first: no core waits long
-        }
-        if len(calls) < 2 or sum(sizes.values()) < _THREADED_BYTES:
-            found = {name: call() for name, call in calls.items()}
-        else:
-            coming = {name: self._pool.submit(call) for name, call in calls.items()}
-            found = {name: future.result() for name, future in coming.items()}
-        return {name: found[name] for name in names}
+        return self._side_by_side(
+            {
+                name: partial(self._members[name].read, start, stop, self._room(name, stop - start))
+                for name in names
+            },
+            sizes,
+        )
 
     def _room(self, name: str, rows: int) -> NDArray[Any] | None:
         return None if self._members[name].is_text else self.empty(name, rows)
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._side_by_side.close()
         for member in self._members.values():
             member.close()
 

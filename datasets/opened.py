@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli import _native
 from rlcli.datasets.contract import Piece, Report
 from rlcli.datasets.mapping import keys_for
 from rlcli.datasets.slicing import slice_rows
@@ -147,8 +148,7 @@ def equal_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 def differing_rows(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]:
     """The rows in which two arrays `[n, …]` of one dtype hold other bytes, ascending; NaN equals NaN."""
-    values, others = _words(a), _words(b)
-    return np.unique(np.flatnonzero(values != others) // max(1, len(values) // max(1, len(a))))
+    return _native.differing_rows(np.ascontiguousarray(a), np.ascontiguousarray(b))
 
 
 def _words(values: NDArray[Any]) -> NDArray[Any]:

@@ -141,26 +141,41 @@ class ParquetTable(Table):
                     self.fields[name] = Field.of(values, len(self.rows))
 
     def read(self, names: Sequence[str], start: int, stop: int) -> Arrays:
-        """Rows of some columns; a batch is decoded once while rows come in order."""
-        arrays = {name: self.empty(name, stop - start) for name in names}
+        """Rows of some columns; a batch is decoded once while rows come in order, and not copied if it has
+        them all.
+        """
         tops = sorted({self._tops[name] for name in names})
         row_bytes = sum(self.fields[name].row_bytes for name in names)
+        arrays: Arrays = {}
         done = 0
         batches = self.rows.read(tops, start, stop, max(1, _BATCH_BYTES // max(1, row_bytes)))
         for file, batch in heeding(batches):
-            for name, values in self._arrays(batch, names, file).items():
-                if values.dtype.kind != "O" and values.shape[1:] != self.fields[name].shape:
+            found = self._arrays(batch, names, file)
+            for name, values in found.items():
+                field, are_objects = self.fields[name], values.dtype.kind == "O"
+                if not are_objects and values.shape[1:] != field.shape:
                     raise InputError(
                         f"{file}: {name} has {list(values.shape[1:])} values per row, elsewhere "
-                        f"{list(self.fields[name].shape)}",
+                        f"{list(field.shape)}",
                         path=file,
                     )
+                if len(batch) == stop - start:
+                    arrays[name] = values if are_objects else values.astype(field.dtype, copy=False)
+                    continue
+                if name not in arrays:
+                    arrays[name] = self.empty(name, stop - start)
                 arrays[name][done : done + len(values)] = values
             done += len(batch)
-            del batch, values  # before the next is decoded
+            del batch, values, found  # before the next is decoded
         return arrays
 
+    def slices(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
+        """See `Table.slices`."""
+        return self.rows.slices(start, stop, rows)
+
     def close(self) -> None:
+        """Lets go of the files."""
+        self.rows.close()
         for opened in self._opened:
             opened.close()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlcli.datasets.ahead import next_ahead
 from rlcli.errors import CorruptError
 
 _MAX_ROWS = 1 << 40
@@ -50,7 +51,7 @@ class Batches:
                     self._starts.append(self._starts[-1] + rows)
         self._names: list[str] | None = []  # columns of the batches that come now
         self._next = 0  # their first row
-        self._coming: Iterator[tuple[Path, Any]] = iter(())
+        self._coming: Generator[tuple[Path, Any]] | None = None
         self._rest: tuple[Path, Any] | None = None  # what the last call left of a batch
 
     def __len__(self) -> int:
@@ -61,14 +62,17 @@ class Batches:
     ) -> Iterator[tuple[Path, Any]]:
         """`(file, record batch)` of rows `start … stop - 1` of the columns `names`, or all.
 
-        `batch_rows` are decoded at once, or all of a row group that has not many more. Where the last call
-        ended with the same columns, nothing is decoded again. Take all of them.
+        `batch_rows` are decoded at once, or all of a row group that has not many more, and as many while
+        these are in use. Where the last call ended with the same columns, nothing is decoded again. Take all
+        of them.
         """
         if names != self._names or not self._can_reach(start):
             group = int(np.searchsorted(self._starts, start, side="right")) - 1
-            self._coming, self._rest = self._from(group, names, batch_rows), None
+            self.close()
+            self._coming, self._rest = next_ahead(self._from(group, names, batch_rows)), None
             self._names, self._next = names, self._starts[group]
         while self._next < stop:
+            assert self._coming is not None
             file, batch = self._rest or next(self._coming)
             skipped = min(len(batch), max(0, start - self._next))
             taken = min(len(batch), stop - self._next) - skipped
@@ -78,6 +82,21 @@ class Batches:
             if taken > 0:
                 yield file, batch.slice(skipped, taken)
             del batch, left
+
+    def slices(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
+        """Ranges of at most `rows` that make up `start … stop - 1`, cut where row groups end if that fits."""
+        while start < stop:
+            most = min(stop, start + rows)
+            after = self._starts[int(np.searchsorted(self._starts, most, side="right")) - 1]
+            end = after if start < after and most < stop else most
+            yield start, end
+            start = end
+
+    def close(self) -> None:
+        """Ends what is decoded ahead."""
+        if self._coming is not None:
+            self._coming.close()
+            self._coming = None
 
     def _can_reach(self, start: int) -> bool:
         """Whether rows come before the next row group's; skipping more than that costs more than a seek."""

@@ -123,6 +123,14 @@ class Table(ABC):
         Raises `CorruptError` for damage.
         """
 
+    def slices(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
+        """Ranges of at most `rows` that make up `start … stop - 1`, which cut what is decoded together as
+        little as they can.
+        """
+        first = min(stop, (start // rows + 1) * rows)
+        yield start, first
+        yield from slices(first, stop, rows)
+
     def empty(self, name: str, rows: int) -> NDArray[Any]:
         """Room for rows of a field."""
         found = self.fields[name]
@@ -364,7 +372,7 @@ class PlainSource:
         low, high, _ = self._ranges[self.pieces.index(piece)]
         names = self._read_names()
         pending: Arrays | None = None
-        ranges = list(slices(low, high, self.slice_rows))
+        ranges = list(self.table.slices(low, high, self.slice_rows))
         reads = (partial(self._read, names, start, stop) for start, stop in ranges)
         for (start, stop), arrays in zip(ranges, ahead(reads), strict=True):
             episodes = self.scan.within(start, stop)
@@ -417,15 +425,15 @@ class PlainSource:
         """Next observations equal the following row's, bit for bit, except where an episode ends."""
         observed = {key: name for name, key in self.roles.below("observation").items()}
         size = len(next(iter(arrays.values())))
-        inside = np.ones(size, np.bool_)
-        inside[ends] = False
         for name, key in self.next_names.items():
             now, then = arrays[observed[key[1:]]], arrays[name]
             if pending is not None and not equal_bits(pending[name], now[:1]):
                 raise LayoutMismatch
-            if inside[differing_rows(then[:-1], now[1:])].any():
+            if not np.isin(differing_rows(then[:-1], now[1:]), ends, assume_unique=True).all():
                 raise LayoutMismatch
-        return {name: arrays[name][-1:].copy() for name in self.next_names} if inside[-1] else None
+        if len(ends) and ends[-1] == size - 1:
+            return None
+        return {name: arrays[name][-1:].copy() for name in self.next_names}
 
 
 def _without_unreadable(table: Table, request: Request) -> Request:

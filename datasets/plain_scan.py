@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 
 if TYPE_CHECKING:
-    from rlcli.datasets.plain import Table
+    from rlcli.datasets.plain import Field, Table
 
 Flags = NDArray[np.bool_]
+_LOOK_BYTES = 2 << 20  # that are looked at at once: they stay near the processor
 
 
 @dataclass
@@ -84,34 +86,39 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
     flags = {role: single[role] for role in ("terminated", "truncated", "done") if role in single}
     numbers = single.get("episode")
     whole = [name for name in roles.below("action") if table.fields[name].dtype.kind in "iu"]
-    names = list(
-        dict.fromkeys([*flags.values(), *whole, *_optional(numbers), *_optional(single.get("reward"))])
-    )
+    reward = single.get("reward")
+    if reward is not None and _is_ours(table.fields[reward]):
+        reward = None  # is as ours
+    names = list(dict.fromkeys([*flags.values(), *whole, *_optional(numbers), *_optional(reward)]))
     found: dict[str, list[Flags]] = {role: [] for role in flags}
-    changes: list[Flags] = []
+    changes: list[NDArray[np.int64]] = []  # the rows behind which the episode's number is another
     before: Any = None
     number = 0  # of the episode that the rows so far ended in
     inexact: set[str] = set()
     ranges: dict[str, tuple[int, int]] = {}
-    for start in heeding(range(0, num_rows, slice_rows) if names else ()):
-        arrays = table.read(names, start, min(start + slice_rows, num_rows))
+    step = _rows_at_once(table, names, slice_rows)
+    for start in heeding(range(0, num_rows, step) if names else ()):
+        arrays = table.read(names, start, min(start + step, num_rows))
         for role, name in flags.items():
             found[role].append(_one_per_row(arrays[name], name, table) != 0)
         if numbers is not None:
             values = _one_per_row(arrays[numbers], numbers, table)
-            if (values != values).any():
+            firsts = np.flatnonzero(values[1:] != values[:-1]) + 1  # a row that is no number is one
+            if before is None or values[0] != before:
+                firsts = np.insert(firsts, 0, 0)
+            different = values[firsts]
+            if (different != different).any():
                 raise InputError(f"{table.path}: {numbers} is not a number in some rows", path=table.path)
-            following = values if before is None else np.concatenate([before, values])
-            changes.append(np.asarray(following[1:] != following[:-1], np.bool_))
-            counted = number + np.cumsum(np.concatenate([[False] * (before is None), changes[-1]]))
-            number, before = int(counted[-1]), values[-1:].copy()
-            if (values != counted).any():
+            counted = np.arange(len(firsts)) + (0 if before is None else number + 1)
+            if (different != counted).any():
                 inexact.add(numbers)
+            changes.append(start + (firsts[1:] if before is None else firsts) - 1)
+            number, before = number + len(changes[-1]), values[-1].copy()
         for name in whole:
             low, high = int(arrays[name].min()), int(arrays[name].max())
             known = ranges.get(name, (low, high))
             ranges[name] = min(low, known[0]), max(high, known[1])
-        if (reward := single.get("reward")) is not None:
+        if reward is not None:
             values = _one_per_row(arrays[reward], reward, table)
             with np.errstate(over="ignore", invalid="ignore"):
                 if not _gives_back(values.astype(np.float32), values):
@@ -143,6 +150,12 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
     return Scan(last_rows, terminated, truncated, cut, rule, repaired, inexact, ranges, empty)
 
 
+def _rows_at_once(table: Table, names: Sequence[str], slice_rows: int) -> int:
+    """More rows than of a slice of all columns, of which `names` are a small part."""
+    rows = _LOOK_BYTES // max(1, sum(table.fields[name].row_bytes for name in names))
+    return max(slice_rows, rows - rows % table.chunk_rows)
+
+
 def _packed(values: NDArray[Any]) -> str:
     return base64.b64encode(zlib.compress(values.tobytes(), 1)).decode("ascii")
 
@@ -152,7 +165,7 @@ def _unpacked(text: str, dtype: Any) -> NDArray[Any]:
 
 
 def _ends(
-    table: Table, roles: Roles, num_rows: int, changes: list[Flags], flagged: Flags
+    table: Table, roles: Roles, num_rows: int, changes: list[NDArray[np.int64]], flagged: Flags
 ) -> tuple[NDArray[np.int64], list[str], bool, int]:
     """The last row of every episode, what told so, whether the last one is unfinished, how many are empty."""
     single = roles.single
@@ -177,7 +190,7 @@ def _ends(
         filled = np.unique(ends[ends > 0])
         return np.union1d(filled - 1, last), [name], bool(ends[-1] < num_rows), len(ends) - len(filled)
     if "episode" in single:
-        return np.union1d(np.flatnonzero(np.concatenate(changes)), last), [single["episode"]], False, 0
+        return np.union1d(np.concatenate(changes), last), [single["episode"]], False, 0
     used = [single[role] for role in ("terminated", "truncated", "done") if role in single]
     if len(files):
         return np.union1d(np.flatnonzero(flagged), last), [*used, "the ends of files"], False, 0
@@ -216,6 +229,11 @@ def _one_per_row(values: NDArray[Any], name: str, table: Table) -> NDArray[Any]:
 def _gives_back(standard: NDArray[Any], original: NDArray[Any]) -> bool:
     """Whether `standard`, cast to the dtype of `original`, has the same bits."""
     return standard.astype(original.dtype).tobytes() == np.ascontiguousarray(original).tobytes()
+
+
+def _is_ours(field: Field) -> bool:
+    """Whether rewards are of the dtype that ours have, one per row."""
+    return field.dtype == np.float32 and math.prod(field.shape) == 1
 
 
 def _optional(name: str | None) -> list[str]:

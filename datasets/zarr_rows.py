@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ _ZSTD = bytes.fromhex("28b52ffd")
 _ZSTD_HEADER = 18  # bytes at most
 
 Bytes = bytes | memoryview
-Read = Callable[[str], Bytes | None]  # what it returns is valid until the next
+Read = Callable[[str], Bytes | None]  # what it returns is valid until the next by the same thread
 Decode = Callable[[Bytes, NDArray[Any]], object]  # into an array
 
 
@@ -107,16 +108,14 @@ def zstd_bytes(frame: Bytes) -> int | None:
 @contextmanager
 def reading(path: Path) -> Iterator[Read]:
     """What reads the keys of a group in a folder or a zip file."""
-
-    room = bytearray()
+    rooms = threading.local()  # of each thread one
 
     def of_folder(key: str) -> Bytes | None:
-        nonlocal room
         try:
             with open(path / key, "rb", buffering=0) as stream:
                 size = os.fstat(stream.fileno()).st_size
-                if size > len(room):
-                    room = bytearray(size)
+                if size > len(room := getattr(rooms, "room", bytearray())):
+                    room = rooms.room = bytearray(size)
                 taken, left = 0, memoryview(room)[:size]
                 while count := stream.readinto(left[taken:]):
                     taken += count

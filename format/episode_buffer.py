@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcli import _native
 from rlcli.format.ends import Ended
 from rlcli.format.given import Stored, Values
 from rlcli.format.heap import encode
@@ -207,11 +208,8 @@ class EpisodeBuffer:
 
     def complete(self, rows: int) -> None:
         """Fills in `done`, `is_init`, `episode` and `step` of the first `rows` rows."""
-        first, step, number = np.array(self.parts, np.int64).T
-        lengths = np.diff(first, append=rows)
-        np.subtract(np.arange(rows), np.repeat(first - step, lengths), out=self.step[:rows])
-        self.episode[:rows] = np.repeat(number, lengths)
-        np.equal(self.step[:rows], 0, out=self.is_init[:rows])
+        parts = np.array(self.parts, np.int64)
+        _native.number_rows(parts, self.step[:rows], self.episode[:rows], self.is_init[:rows])
         np.logical_or(self.terminated[:rows], self.truncated[:rows], out=self.done[:rows])
 
     def clear(self) -> None:

@@ -27,6 +27,11 @@ class AddressRange:
     @property
     def size(self) -> int: ...
 
+def differing_rows(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]: ...
+def number_rows(
+    parts: NDArray[np.int64], step: NDArray[np.int64], episode: NDArray[np.int64], is_first: _Flags
+) -> None: ...
+
 class JournalTail:
     sequence: int
     crc: int

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
-from rlcli.datasets.ahead import InTurn
+from rlcli.datasets.ahead import InTurn, SideBySide
 
 
 def test_results_are_those_of_the_call_in_any_order():
@@ -55,3 +56,30 @@ def test_closing_waits_for_the_call_that_runs():
     threading.Timer(0.01, may_end.set).start()
     results.close()
     assert ended == [1]
+
+
+def test_columns_are_those_of_their_calls_whatever_their_sizes():
+    side_by_side = SideBySide()
+    for size in (0, 1 << 20):
+        calls = {f"column {number}": partial(pow, number, 2) for number in range(20)}
+        found = side_by_side(calls, {name: size * at for at, name in enumerate(calls)})
+        assert list(found.items()) == [(f"column {number}", number**2) for number in range(20)]
+    assert side_by_side({}, {}) == {}
+    side_by_side.close()
+
+
+def test_no_call_runs_any_more_when_an_error_of_one_comes():
+    side_by_side, may_end, ended = SideBySide(), threading.Event(), []
+
+    def waits() -> None:
+        may_end.wait(60)
+        ended.append("it")
+
+    def fails() -> None:
+        may_end.set()
+        raise ValueError("this one")
+
+    with pytest.raises(ValueError, match="this one"):
+        side_by_side({"a": waits, "b": fails}, {"a": 1 << 20, "b": 1 << 20})
+    assert ended == ["it"]
+    side_by_side.close()

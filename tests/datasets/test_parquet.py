@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +148,23 @@ def test_damage_in_the_footer_does_not_end_the_process(tmp_path, bits):
         (tmp_path / "x.parquet").write_bytes(broken)
         with suppress(RLError):
             ParquetTable(tmp_path / "x.parquet").close()
+
+
+def test_slices_and_row_groups_of_any_size_give_the_same_rows(tmp_path):
+    rng = np.random.default_rng(2)
+    for number, rows in enumerate((23, 1, 40)):
+        values = rng.standard_normal((rows, 3)).astype("f4")
+        steps = pa.table({"obs": list(values), "name": [f"{number} {row}" for row in range(rows)]})
+        pq.write_table(steps, tmp_path / f"{number}.parquet", row_group_size=7)
+    whole = pa.concat_tables(pq.read_table(file) for file in sorted(tmp_path.glob("*")))
+    told = np.array(whole["obs"].to_pylist(), "f4")
+    with closing(ParquetTable(tmp_path)) as opened:
+        for low, high, most in ((0, 64, 7), (0, 64, 20), (5, 60, 5), (22, 25, 9), (6, 8, 1), (0, 64, 99)):
+            ranges = list(opened.slices(low, high, most))
+            assert [row for start, stop in ranges for row in range(start, stop)] == list(range(low, high))
+            assert all(0 < stop - start <= most for start, stop in ranges)
+            for start, stop in ranges:
+                found = opened.read(["obs", "name"], start, stop)
+                np.testing.assert_array_equal(found["obs"], told[start:stop])
+                assert found["name"].tolist() == whole["name"].to_pylist()[start:stop]
+        assert list(opened.slices(5, 64, 20)) == [(5, 24), (24, 38), (38, 52), (52, 64)]
