@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ def compare_parts(
         for key in keys:
             if key in columns:
                 rows = _decoded(theirs[key], ours[key], columns[key])
-                if not all_keys:
+                if not all_keys and _is_text(ours[key]) and not _is_text(theirs[key]):
+                    rows = _as_text(rows, dataset.read(key, start, stop))
+                elif not all_keys:
                     rows = _in_dtype(rows, ours[key])
                 _compare_column(found, wrong, ours[key], rows, dataset, start, stop)
         if end is not None:
@@ -103,6 +106,28 @@ def _in_dtype(theirs: Any, ours: Column) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
         cast = theirs.astype(ours.numpy)
         return cast if np.array_equal(cast.astype(theirs.dtype), theirs, equal_nan=True) else theirs
+
+
+def _is_text(column: Column) -> bool:
+    return column.heap is not None and column.heap.value == "text"
+
+
+def _as_text(numbers: Any, texts: Iterable[str]) -> list[str]:
+    """The texts that a reader of CSV takes for these numbers, which its output says; or others."""
+    return [
+        text if _reads_as(text, number) else str(number) for number, text in zip(numbers, texts, strict=True)
+    ]
+
+
+def _reads_as(text: str, number: Any) -> bool:
+    if number.dtype.kind == "b":
+        return text.lower() == str(number).lower()
+    with suppress(ValueError, OverflowError):
+        if number.dtype.kind in "iu":
+            return int(text) == int(number)
+        read = np.array(float(text) if text else np.nan).astype(number.dtype)
+        return bool(read == number or (read != read and number != number))
+    return False
 
 
 def _ours(dataset: Dataset, column: Column, theirs: Any, start: int, stop: int) -> Any:

@@ -24,7 +24,7 @@ from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import Exporter, lost_cuts, lost_seeds
 from rlcli.datasets.regular import open_regular
-from rlcli.datasets.text_table import TextTable, bounded
+from rlcli.datasets.text_table import KINDS, TextTable, bounded, holding
 from rlcli.errors import CorruptError, UsageError
 from rlcli.format.dataset import Dataset
 
@@ -95,6 +95,8 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
             if len(column.shape) > 2:
                 exporter.report.lossy.append(f"{name}: shape {list(column.shape[1:])} is flattened")
         writer.writerow(header)
+        kinds = {name: KINDS for name, column in exporter.columns.items() if column.is_text}
+        filled = dict.fromkeys(kinds, False)
         for start, stop in exporter.slices(list(exporter.columns)):
             cells: list[list[str]] = []
             for name in exporter.columns:
@@ -102,7 +104,14 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
                 advance(values.nbytes)
                 for values_of_element in values.reshape(stop - start, -1).T:
                     cells.append(_texts(values_of_element))
+                if name in kinds:
+                    kinds[name] = holding(cells[-1], kinds[name])
+                    filled[name] = filled[name] or any(cells[-1])
             writer.writerows(zip(*cells, strict=True))
+    if numbers := [name for name, kind in kinds.items() if kind and filled[name]]:
+        exporter.report.lossy.append(
+            f"text: {', '.join(numbers)} is read as numbers, which all of it could be"
+        )
     return exporter.report
 
 

@@ -30,7 +30,7 @@ _ELEMENT = re.compile(r"(.+?)[_.]?\[?(\d+)\]?")
 _UNSIGNED = re.compile(r"\d{1,20}")
 _MAX_FLOAT32_INT = 1 << 24
 _BOOLEANS = {"true": True, "false": False}
-_KINDS = "biufd"  # what a column may be, the narrowest first; text if it is none of these
+KINDS = "biufd"  # what a column may be, the narrowest first; text if it is none of these
 _DTYPES = {
     "b": np.dtype(bool),
     "i": np.dtype(np.int64),
@@ -74,7 +74,7 @@ class TextTable(Table):
 
     def kinds(self, column: int, cells: Sequence[str], before: str) -> str:
         """Those of the kinds in `before` that hold these cells of a column, too."""
-        return _holding(cells, before)
+        return holding(cells, before)
 
     def written(self, cells: list[str], column: int) -> list[str]:
         """The cells of a column with numbers as Python writes them."""
@@ -125,7 +125,7 @@ class TextTable(Table):
         for lines in heeding(self._chunks()):
             if not kinds:
                 self._check_header()
-                kinds = [_KINDS] * len(self.header)
+                kinds = [KINDS] * len(self.header)
             for column, cells in enumerate(zip(*lines, strict=True)):
                 kinds[column] = self.kinds(column, cells, kinds[column])
                 if column not in filled and any(cells):
@@ -153,7 +153,7 @@ def bounded(stream: Any, path: Path) -> Iterator[str]:
         yield line
 
 
-def _holding(cells: Sequence[str], before: str) -> str:
+def holding(cells: Sequence[str], before: str) -> str:
     """Those of the kinds in `before` of which every cell is a value that comes back from it."""
     if "b" in before and all(cell.lower() in _BOOLEANS for cell in cells):
         return "b"

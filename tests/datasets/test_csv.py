@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 
+from rlcli.datasets import csv_text
 from rlcli.errors import CorruptError, InputError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
@@ -131,3 +134,36 @@ def test_decimal_commas_are_told(tmp_path):
     text = NUMBERS.replace("obs_0", "obs").replace("obs_1", "more")
     with pytest.raises(InputError, match="rewards has object"):
         convert(commas(tmp_path / "y.csv", text), tmp_path / "no", sets=["decimal=point"], yes=True)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("text", ["5", "True", "1.50", "-0", "nan", "007"])
+def test_text_that_reads_as_numbers_is_written_and_said(text, size, tmp_path):
+    values = {
+        "observations": np.zeros((size, 2), "f4"),
+        "actions": np.ones((size, 1), "f4"),
+        "terminals": np.arange(size) == size - 1,
+        "note": np.array([text] * size),
+        "word": np.array(["a"] * size),
+    }
+    np.savez(tmp_path / "x.npz", **values)
+    convert(tmp_path / "x.npz", tmp_path / "ds")
+    report = convert(tmp_path / "ds", tmp_path / "x.csv", check=True)
+    assert "text: infos/note is read as numbers, which all of it could be" in report["lossy"]
+    with open(tmp_path / "x.csv", newline="") as stream:
+        assert [row["infos/note"] for row in csv.DictReader(stream)] == [text] * size
+
+
+def test_another_number_than_the_text_is_still_found(tmp_path, monkeypatch):
+    np.savez(
+        tmp_path / "x.npz",
+        observations=np.zeros((2, 2)),
+        actions=np.ones((2, 1)),
+        terminals=np.array([False, True]),
+        note=np.array(["1.5", "2"]),
+    )
+    convert(tmp_path / "x.npz", tmp_path / "ds")
+    written = csv_text._texts
+    monkeypatch.setattr(csv_text, "_texts", lambda values: ["7" if v == "2" else v for v in written(values)])
+    with pytest.raises(CorruptError, match="note: 1 of 2 rows differ"):
+        convert(tmp_path / "ds", tmp_path / "x.csv", check=True)
