@@ -135,7 +135,11 @@ def scan(
                 _see(result, path, name, key, dataset, rows, layout)
             result.left_out |= {f"link {key}": "it is not followed" for key in group.links}
             for key in group.attributes:
-                _see_attribute(result, path, group, key, rows)
+                if isinstance(key, bytes):  # which is what h5py has for names that are no text
+                    told = key.decode(errors="replace")
+                    result.left_out[f"attribute {told}"] = "its name is not text"
+                else:
+                    _see_attribute(result, path, group, key, rows)
             if not result.inexact and layout.reward in arrays:
                 with hdf5.damage(path, f"{group.name}/{layout.reward}:"):
                     result.inexact = not is_exact(np.asarray(arrays[layout.reward].whole()))

@@ -119,8 +119,9 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
 def _attributes(place: h5py.HLObject) -> dict[str, Any]:
     """Attributes as JSON: text, numbers and lists of these; anything else as its type."""
     found: dict[str, Any] = {}
-    for name in place.attrs:
-        value = place.attrs[name]
+    for key in place.attrs:
+        value = place.attrs[key]
+        name = key.decode(errors="replace") if isinstance(key, bytes) else key
         if isinstance(value, str | bytes):
             found[name] = hdf5.text_of(value, place)[:_MAX_TEXT]
             continue

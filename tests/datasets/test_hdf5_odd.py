@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
 
 
@@ -51,3 +52,20 @@ def test_links_of_a_file_are_not_followed_and_said(tmp_path):
         file["deep/again"] = h5py.SoftLink("/rewards")
     lossy = convert(tmp_path / "x.hdf5", tmp_path / "ds", from_="hdf5", check=True)["lossy"]
     assert sorted(told.split(":")[0] for told in lossy) == ["link deep/again", "link far"]
+
+
+@pytest.mark.parametrize("place", ["data", "data/demo_1"])
+@pytest.mark.parametrize("format_", ["robomimic", "hdf5"])
+def test_attributes_of_groups_whose_names_are_not_text_do_no_harm(format_, place, tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for number in range(2):
+            group = file.create_group(f"data/demo_{number}")
+            group["actions"], group["obs/x"] = np.ones((3, 2)), np.full((3, 4), number)
+            group.attrs["note"] = number
+        space = h5py.h5s.create(h5py.h5s.SCALAR)
+        h5py.h5a.create(file[place].id, b"odd\x95", h5py.h5t.NATIVE_INT32, space).write(np.array(7, "i4"))
+    report = convert(tmp_path / "x.hdf5", tmp_path / "ds", from_=format_, yes=True, check=True)
+    assert report["rows"] == 6
+    said = [told for told in report["lossy"] if told.startswith("attribute odd\ufffd")]
+    assert len(said) == (place == "data/demo_1")
+    assert Dataset.open(tmp_path / "ds").read(("info", "episode", "note")).tolist() == [0] * 3 + [1] * 3
