@@ -85,7 +85,10 @@ def detect(path: Path) -> Seen:
     except RLError as err:
         return Seen(False, err.message)
     shards = sum(map(len, directory.splits.values()))
-    return Seen(True, f"RLDS dataset {directory.name} {directory.version}, {shards} shards")
+    return Seen(
+        True,
+        f"RLDS dataset {directory.name} {directory.version}, {shards} {'shard' if shards == 1 else 'shards'}",
+    )
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def detect(path: Path) -> Seen:
         return Seen(False, err.message)
     if layout is None:
         return Seen(False, "its records are no episodes of RL Unplugged")
-    return Seen(True, f"RL Unplugged ({layout}), {len(files)} shards")
+    return Seen(True, f"RL Unplugged ({layout}), {len(files)} {'shard' if len(files) == 1 else 'shards'}")
 
 
 @contextmanager

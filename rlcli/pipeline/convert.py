@@ -66,22 +66,20 @@ def convert(
     given: dict[str, Any] = {"--from": from_, "--env-id": env_id, "--map": mapping, "--mapping": mapping_file}
     given |= {"--episodes": episodes, "--limit": limit, "--drop-invalid-last": drop_invalid_last or None}
     given |= {"--resume": resume or None, "--trust-pickle": trust_pickle or None}
+    given |= {"--jobs": None if jobs == 1 else jobs, "--images": None if images == "keep" else images}
     if not is_folder(location := locate(src)):
-        if foreign := [flag for flag, value in given.items() if value is not None]:
-            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {location} is a dataset")
+        _refuse(given, f"{location} is a dataset")
         return _export(location, out, to, sets, check)
     named = registry.split_name(str(src)) if not location.exists() else None
     if named is None and not location.exists():
         raise InputError(f"{src}: no such file or folder", path=src)
     if named is None and (location / "dataset.json").exists():
-        if foreign := [flag for flag, value in given.items() if value is not None]:
-            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {src} is a dataset")
+        _refuse(given, f"{src} is a dataset")
         return _export(location, out, to, sets, check)
     if named is None and (location / "run.json").exists():
         from rlcli.pipeline.export_policy import Options, export_policy  # with it comes torch
 
-        if foreign := [flag for flag, value in given.items() if value is not None]:
-            raise UsageError(f"{', '.join(foreign)} is for reading foreign data; {src} is a run")
+        _refuse(given, f"{src} is a run")
         return export_policy(location, out, resolve(Options, sets=sets), to)
     if to is not None:
         raise UsageError(f"--to {to}: {src} is not a dataset, and foreign formats become datasets first")
@@ -120,6 +118,17 @@ def convert(
     job = Job(name, path, request, chosen_options, selection)
     report = convert_import.run(job, out, check=check, jobs=jobs, resume=resume)
     return {**report, "seen": what or f"{name}, as told"}
+
+
+def _refuse(given: Mapping[str, Any], what: str) -> None:
+    """Raises `UsageError` for options of reading foreign data that would do nothing."""
+    foreign = [flag for flag, value in given.items() if value is not None]
+    if foreign:
+        cuts = {"--episodes", "--limit", "--drop-invalid-last"}.intersection(foreign)
+        raise UsageError(
+            f"{', '.join(foreign)} {'is' if len(foreign) == 1 else 'are'} for reading foreign data; {what}",
+            hint="rl buffer filter makes a smaller dataset" if cuts and what.endswith("dataset") else None,
+        )
 
 
 def formats() -> list[dict[str, Any]]:
@@ -235,7 +244,8 @@ def remarks(report: dict[str, Any]) -> list[str]:
 
         return about_policy(report)
     counts_text = console.counts_text(row=report["rows"], episode=report["episodes"])
-    lines = [f"{counts_text} in {report['seconds']:.1f} s"]
+    form = "" if "dataset" in report else f" as {report['format']}"
+    lines = [f"{counts_text}{form} in {report['seconds']:.1f} s"]
     if "dataset" in report:
         lines.insert(0, f"source: {report['seen']}")
         if "episode_ends" in report:

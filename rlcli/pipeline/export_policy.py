@@ -224,9 +224,11 @@ def _quietly() -> Iterator[None]:
 def remarks(report: dict[str, Any]) -> list[str]:
     """What a person should read about an exported policy, a line each."""
     policy = report["policy"]
+    inputs = [f"{told['name']} {told['dtype']}{told['shape']}".replace("'", "") for told in report["inputs"]]
     return [
         f"{policy['algorithm']} policy of step {policy['step']:,} as {report['format']}, "
         f"{report['bytes']:,} bytes, batches of any size",
+        f"it takes {', '.join(inputs)}",
         f"largest difference from the policy over {report['compared']} observations: "
         f"{report['max_difference']:.2g}",
     ]

@@ -194,6 +194,29 @@ def test_a_dataset_needs_a_format_to_go_to(source, out, tmp_path, capsys):
     assert (tmp_path / "other").is_file()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--jobs", "0"], "--jobs is for reading"),
+        (["-j", "2", "--images", "decode"], "--jobs, --images are for reading"),
+        (["--episodes", "0:1"], "rl buffer filter"),
+    ],
+)
+def test_options_of_reading_are_refused_where_nothing_is_read(options, said, source, out, tmp_path, capsys):
+    run(["convert", str(source), str(out), "-q"])
+    capsys.readouterr()
+    assert run(["convert", str(out), str(tmp_path / "other.npz"), *options]) == ExitCode.USAGE
+    assert said in one_error_line(capsys)
+    assert not (tmp_path / "other.npz").exists()
+
+
+def test_what_an_output_was_written_as_is_said(source, out, tmp_path, capsys):
+    run(["convert", str(source), str(out), "-q"])
+    capsys.readouterr()
+    assert run(["convert", str(out), str(tmp_path / "other.h5")]) == 0
+    assert "episodes as d4rl in" in capsys.readouterr().err
+
+
 def test_a_damaged_dataset_is_not_exported(source, out, tmp_path, capsys):
     run(["convert", str(source), str(out), "-q"])
     capsys.readouterr()

@@ -99,6 +99,8 @@ def test_the_command_prints_the_file_and_the_difference(
     captured = capsys.readouterr()
     assert captured.out.strip() == str(out)
     assert "largest difference from the policy" in captured.err
+    inputs = "observation.arm.joints float32[batch, 2, 2], observation.place int64[batch]"
+    assert f"it takes {inputs}\n" in captured.err
     assert run(["convert", str(trained), str(tmp_path / "again.pt2"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["max_difference"] < 1e-6
 
