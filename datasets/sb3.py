@@ -3,7 +3,8 @@
 Only with `--trust-pickle`; even then nothing in the pickle is run and neither Stable-Baselines3 nor its
 version is needed: foreign objects become inert, and only their arrays are taken. The file is in memory as a
 whole, as pickles are. Rows come environment by environment, the oldest first. With
-`optimize_memory_usage` next observations are the following rows, and unknown where an episode ended.
+`optimize_memory_usage` next observations are the following rows, and unknown where an episode ended before
+another began.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def _table(path: Path, found: safe_pickle.Thing) -> RingTable:
     truncated = np.zeros_like(done) if timeouts is None else (timeouts[order] != 0).T.reshape(-1)
     table.layout = "sb3"
     table.find_episodes(done & ~truncated, truncated, done, ())
-    if shares:
-        table.add(_VALID, ~done)
+    if shares:  # the reset took the place of what followed, but for the newest rows
+        known = ~done
+        known[steps - 1 :: steps] = True
+        table.add(_VALID, known)
     return table

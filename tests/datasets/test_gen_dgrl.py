@@ -13,6 +13,7 @@ import types
 import numpy as np
 import pytest
 
+from rlcli.datasets import safe_pickle
 from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError, UsageError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
@@ -247,6 +248,26 @@ def test_shared_observations_are_unknown_where_an_episode_ended(tmp_path, buffer
             assert dataset.unknown_next.tolist() == [rows - 3]
             assert np.array_equal(dataset.read(("next", "observation"))[-1], following[-1, 0])
         assert report["rows"] == rows
+
+
+@pytest.mark.parametrize("steps", [7, 14])
+def test_what_follows_the_newest_row_is_known_though_its_episode_ended(tmp_path, buffers, steps):
+    buffer = buffers[0].ReplayBuffer()
+    _, following, *_ = fill(buffer, 10, 2, steps, shares=True, ends=((steps - 1, 0, 0), (steps - 1, 1, 1)))
+    convert(save(tmp_path / "buffer.pkl", buffer), tmp_path / "ds", trust_pickle=True, check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.unknown_next.tolist() == []
+        rows = dataset.num_rows // 2
+        assert np.array_equal(dataset.read(("next", "observation"))[rows - 1 :: rows], following[-1])
+
+
+def test_a_trusted_pickle_may_hold_very_many_small_objects(monkeypatch):
+    """As the buffer of hindsight replay does, which has a dict for each of its places."""
+    data = pickle.dumps([{} for _ in range(1000)])
+    monkeypatch.setattr(safe_pickle, "_MAX_OPCODES", 1000)
+    assert len(safe_pickle.loads(data, "things")) == 1000
+    with pytest.raises(safe_pickle.Refused, match="more than 1,000 instructions"):
+        safe_pickle.loads(data)
 
 
 def test_dict_observations_stay_nested(tmp_path, buffers):
