@@ -134,8 +134,9 @@ def scan(
             for key, dataset in arrays.items():
                 _see(result, path, name, key, dataset, rows, layout)
             result.left_out |= {f"link {key}": "it is not followed" for key in group.links}
-            for key in group.attributes:
-                if isinstance(key, bytes):  # which is what h5py has for names that are no text
+            keys: Iterable[Any] = group.attributes
+            for key in keys:
+                if isinstance(key, bytes):  # which is what h5py has for names that are not text
                     told = key.decode(errors="replace")
                     result.left_out[f"attribute {told}"] = "its name is not text"
                 else:

@@ -29,6 +29,7 @@ from rlcli.errors import CorruptError, IncompatibleError, InputError
 
 _CACHE_BYTES = 1 << 20  # of one column's chunk cache; a slice takes whole chunks, so more gains nothing
 _HEADER_BYTES = 2 << 20  # of groups and datasets in the library's cache; they take six times as much memory
+_MAX_TEXT, _MAX_NUMBERS = 1 << 18, 4096  # of an attribute that becomes JSON
 _MAX_DEPTH = 64
 _TOO_DEEP = f"groups are nested more than {_MAX_DEPTH} deep, or in a circle"
 
@@ -133,6 +134,25 @@ def text_of(value: Any, where: h5py.HLObject) -> str:
             f"{where.file.filename}: {where.name}: text that is not UTF-8: {err.reason}",
             path=where.file.filename,
         ) from err
+
+
+def attributes_of(place: h5py.HLObject) -> dict[str, Any]:
+    """Attributes as JSON: text, numbers and lists of these; anything else as its type."""
+    found: dict[str, Any] = {}
+    for key in place.attrs:
+        name = key.decode(errors="replace") if isinstance(key, bytes) else key
+        try:
+            value = place.attrs[key]
+        except TypeError as err:  # a type that NumPy has not
+            found[name] = str(err)
+            continue
+        if isinstance(value, str | bytes):
+            found[name] = text_of(value, place)[:_MAX_TEXT]
+            continue
+        array = np.asarray(value)
+        is_plain = array.dtype.kind in "biuf" and array.itemsize <= 8 and array.size < _MAX_NUMBERS
+        found[name] = array.tolist() if is_plain else str(array.dtype)
+    return found
 
 
 class Rows:

@@ -27,6 +27,15 @@ from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 
 _SUFFIXES = (".hdf5", ".h5")
+_SPEC = "rl_spec"
+_ATTRIBUTES = "@"  # what the record has of the file's own
+_OF_SCALES = {
+    "CLASS",
+    "NAME",
+    "DIMENSION_LIST",
+    "REFERENCE_LIST",
+    "DIMENSION_LABELS",
+}  # which HDF5 itself writes
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,11 @@ class Hdf5Table(Table):
         self._rows: dict[str, hdf5.Rows] = {}
         self._texts: dict[str, h5py.Dataset] = {}
         self._pictures: dict[str, h5py.Dataset] = {}
+        attributed = []
         for name, dataset in hdf5.walk(file):
             check_storage(path, dataset)
+            if set(dataset.attrs) - _OF_SCALES:
+                attributed.append(name)
             if not dataset.shape or not dataset.size:
                 self.others[name] = _shown(dataset)
             elif h5py.check_string_dtype(dataset.dtype) is not None or dataset.dtype.kind == "S":
@@ -137,7 +149,12 @@ class Hdf5Table(Table):
                 self.fields[name] = Field(
                     self._rows[name].dtype, self._rows[name].shape, int(dataset.shape[0])
                 )
+        told = hdf5.attributes_of(file)
+        if kept := {name: value for name, value in told.items() if name not in (METADATA, _SPEC)}:
+            self.others[_ATTRIBUTES] = kept
         self.unreadable |= {f"link {name}:": "it is not followed" for name in hdf5.links(file)}
+        if attributed:
+            self.unreadable["attributes"] = f"of {', '.join(attributed[:4])}{', …' * (len(attributed) > 4)}"
         self.chunk_rows = max((rows.chunk_rows for rows in self._rows.values()), default=1)
 
     def _take_pictures(self, name: str, dataset: h5py.Dataset, first: bytes) -> None:
@@ -185,7 +202,7 @@ def _without_padding(value: Any) -> bytes:
 
 
 def _metadata(file: h5py.File) -> dict[str, Any]:
-    for name in (METADATA, "rl_spec"):
+    for name in (METADATA, _SPEC):
         try:
             found = json.loads(str(file.attrs[name]))
         except (KeyError, ValueError, OSError):

@@ -34,7 +34,6 @@ from rlcli.format.schema import Column, Heap, heap_column
 __all__ = ["ExportOptions", "detect", "export", "open_source"]
 
 _LAYOUT = Layout("actions", "obs", "rewards", "dones", following="next_obs", fallback="states")
-_MAX_TEXT = 1 << 18  # characters of an attribute of the whole file
 
 
 def detect(path: Path) -> Seen:
@@ -66,7 +65,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
 
 
 def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> GroupSource:
-    attributes = {"": _attributes(file), "data": _attributes(file["data"])}
+    attributes = {"": hdf5.attributes_of(file), "data": hdf5.attributes_of(file["data"])}
     ours = _ours(attributes[""].pop(METADATA, ""))
     masks, remarks = _masks(file, found)
     invented = set(ours.get("invented", ()))
@@ -114,21 +113,6 @@ def _source(path: Path, file: h5py.File, found: Scan, request: Request) -> Group
     if others:
         source.report.lossy.append(f"{', '.join(others[:8])}: neither demos nor masks; left out")
     return source
-
-
-def _attributes(place: h5py.HLObject) -> dict[str, Any]:
-    """Attributes as JSON: text, numbers and lists of these; anything else as its type."""
-    found: dict[str, Any] = {}
-    for key in place.attrs:
-        value = place.attrs[key]
-        name = key.decode(errors="replace") if isinstance(key, bytes) else key
-        if isinstance(value, str | bytes):
-            found[name] = hdf5.text_of(value, place)[:_MAX_TEXT]
-            continue
-        array = np.asarray(value)
-        is_plain = array.dtype.kind in "biuf" and array.itemsize <= 8 and array.size < 4096
-        found[name] = array.tolist() if is_plain else str(array.dtype)
-    return found
 
 
 def _masks(file: h5py.File, found: Scan) -> tuple[dict[str, set[str]], list[str]]:

@@ -69,3 +69,19 @@ def test_attributes_of_groups_whose_names_are_not_text_do_no_harm(format_, place
     said = [told for told in report["lossy"] if told.startswith("attribute odd\ufffd")]
     assert len(said) == (place == "data/demo_1")
     assert Dataset.open(tmp_path / "ds").read(("info", "episode", "note")).tolist() == [0] * 3 + [1] * 3
+
+
+def test_attributes_of_a_file_are_recorded_and_those_of_arrays_are_said(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for name, value in arrays().items():
+            file[name] = value
+        file.attrs["sim"], file.attrs["gains"], file.attrs["robot"] = True, [0.5, np.nan], "aloha"
+        file.attrs["self"] = file.ref
+        file["actions"].attrs["unit"] = "rad"
+        file["time"] = np.arange(24)
+        file["time"].make_scale("time")
+        file["rewards"].dims[0].attach_scale(file["time"])
+    report = convert(tmp_path / "x.hdf5", tmp_path / "ds", from_="hdf5", check=True)
+    assert report["lossy"] == ["attributes of actions; left out"]
+    told = Dataset.open(tmp_path / "ds").extra["source"]["other"]["@"]
+    assert (told["sim"], told["gains"][0], told["robot"], told["self"]) == (True, 0.5, "aloha", "object")
