@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 from rlcli.errors import InputError
 from rlcli.format.memory import group_folders
-from rlcli.pipeline.benchmark import Role
+from rlcli.pipeline.benchmark_limits import Role
 
 RUN = 4096  # rows of one read in order
 
@@ -79,6 +80,7 @@ class ConfinedArm:
     name: str
     role: Role
     units: float
+    cpu_seconds: float = math.nan
 
     def measure(self, repeats: int) -> float:
         return float(self.confined.ask(kind=self.kind, random=self.random, repeats=repeats))

@@ -10,7 +10,9 @@ alone takes on all cores, or more.
 Stricter than the goal, and shown as limits: what a lighter reader takes for the same file (h5py for Minari,
 PyArrow for LeRobot's rows, our own parser for RLDS, JPEG or video decoding alone on all cores), the SHA-256
 of the source that goes to the lineage, and the slowest of everything alone, which only a conversion that does
-all of it side by side on cores of its own would reach.
+all of it side by side on cores of its own would reach. What the cores that there are allow a conversion that
+decodes with the library is computed from the same rounds: the processor time of decode, SHA-256 and disk,
+shared by all cores without loss, but for a file's SHA-256, which is one core's.
 
 Sources lie in memory where the system has a file system there, and are as large as gives a second or so
 (those that processes share: three seconds of one, for a process more takes 0.2 to start): a conversion's
@@ -35,10 +37,12 @@ from rlcli import console
 from rlcli.benchmarks import Setting, convert_jobs
 from rlcli.benchmarks.convert_arms import (
     DISK,
+    HASH,
     Written,
     decode_videos,
     decoder_of,
     hash_files,
+    on_all_cores,
     read_examples,
     read_hdf5,
     read_minari,
@@ -50,7 +54,8 @@ from rlcli.benchmarks.convert_process import Conversion
 from rlcli.benchmarks.convert_sources import memory_folder, write_pictures, write_transitions, write_videos
 from rlcli.benchmarks.rows import EPISODE, SCHEMA
 from rlcli.errors import UsageError, nearest
-from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Slowest
+from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
+from rlcli.pipeline.benchmark_limits import Slowest
 from rlcli.pipeline.convert import convert
 from rlcli.pipeline.convert_memory import share_one_heap
 
@@ -275,10 +280,13 @@ def _item(place: Place, name: str, source: Source, *goals: Goal) -> Item:
     arms: list[Arm] = [LocalArm("rl, whole conversion", "ours", ours.call, units, ours.prepare)]
     for reader, read in source.readers.items():
         arms.append(LocalArm(reader, "reference" if reader == source.decode else "limit", read, units))
-    arms.append(LocalArm("SHA-256 alone", "limit", partial(hash_files, source.path), units))
+    arms.append(LocalArm(HASH, "limit", partial(hash_files, source.path), units))
     arms.append(LocalArm(DISK, "limit", written.call, units, written.prepare))
     alone = Slowest("the slowest of these alone", tuple(arm.name for arm in arms[1:]), "limit")
-    item = Item(f"convert/{name}", "MB/s", arms, goals, partial(_check, ours), slowest=(alone,))
+    reader = source.decode if source.decode in source.readers else next(iter(source.readers))
+    spread = on_all_cores(source.path, reader)
+    item = Item(f"convert/{name}", "MB/s", arms, goals, partial(_check, ours), computed=(alone, spread))
+    item.remarks += (f"{spread.name}: {', '.join(spread.of)}, without loss; one core hashes a file",)
     if place.setting.size == "full":
         item.memory = (ours.memory(source.episode_bytes),)
     if place.setting.peer is not None:
@@ -297,7 +305,7 @@ def _item(place: Place, name: str, source: Source, *goals: Goal) -> Item:
         "limits are shown, but no goal",
     )
     slower = Slowest(f"the slower of {library} and disk", (source.decode, DISK))
-    item.slowest = (slower, alone)
+    item.computed = (slower, alone, spread)
     item.goals = (Goal(slower.name, SHARE),)
     return item
 

@@ -20,8 +20,10 @@ import numpy as np
 
 from rlcli.datasets import example, rlds_images
 from rlcli.datasets.tfrecord import read_records
+from rlcli.pipeline.benchmark_limits import Spread
 
 DISK = "disk: write() and fsync()"
+HASH = "SHA-256 alone"
 
 
 def hash_files(path: Path) -> None:
@@ -66,6 +68,14 @@ class Written:
         taken = time.perf_counter() - start
         self.prepare()
         return self.num_bytes / 1e6 / taken
+
+
+def on_all_cores(path: Path, reader: str) -> Spread:
+    """What a conversion takes of the processors at least where `reader` decodes the source at `path`."""
+    sizes = [file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()]
+    cores = len(os.sched_getaffinity(0))
+    name = f"their processor time on {cores} cores"
+    return Spread(name, (reader, HASH, DISK), cores, {HASH: max(sizes) / sum(sizes)})
 
 
 def read_hdf5(path: Path) -> None:

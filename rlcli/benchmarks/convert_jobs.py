@@ -22,7 +22,8 @@ from typing import Any
 
 from rlcli.benchmarks.convert_process import Conversion
 from rlcli.errors import InputError
-from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm, Role
+from rlcli.pipeline.benchmark import Arm, Goal, Item, LocalArm
+from rlcli.pipeline.benchmark_limits import Role
 from rlcli.pipeline.convert import convert
 from rlcli.pipeline.convert_memory import share_one_heap
 

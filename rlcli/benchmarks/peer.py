@@ -9,6 +9,7 @@ warning.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from typing import Any
 
 from rlcli import console
 from rlcli.errors import InputError
-from rlcli.pipeline.benchmark import Arm, Role
+from rlcli.pipeline.benchmark import Arm
+from rlcli.pipeline.benchmark_limits import Role
 
 FOLDER = Path(__file__).parent / "peers"
 
@@ -32,6 +34,7 @@ class PeerArm:
     name: str
     units: float
     role: Role = "peer"
+    cpu_seconds: float = math.nan
 
     def measure(self, repeats: int) -> float:
         return float(self.peer.ask({"measure": self.name, "repeats": repeats})["seconds"])

@@ -33,10 +33,7 @@ def _item(item: Mapping[str, Any], width: int) -> str:
         ]
         for arm in item["arms"]
     ]
-    lines = [
-        f"goal: {goal['at_least']:g}x {goal['arm']}: {times(goal['measured'])}, {_verdict(goal['met'])}"
-        for goal in item["goals"]
-    ]
+    lines = [_goal(goal) for goal in item["goals"]]
     lines += [_memory(memory) for memory in item["memory"]]
     lines += [f"note: {remark}" for remark in [*item["remarks"], item["checked"]] if remark]
     if count["quiet"] < count["kept"]:
@@ -44,6 +41,14 @@ def _item(item: Mapping[str, Any], width: int) -> str:
         lines.append(f"note: other processes used {busy} meanwhile; trust the ratios, not the rates")
     table = console.table(["arm", "rate", "quartiles", "each", "rl is"], rows)
     return "\n".join([title, table, *(_wrapped(line, width) for line in lines)])
+
+
+def _goal(goal: Mapping[str, Any]) -> str:
+    """What was wanted and reached; where that is too little, what a conversion could reach on these cores."""
+    told = f"goal: {goal['at_least']:g}x {goal['arm']}: {times(goal['measured'])}, {_verdict(goal['met'])}"
+    if goal["met"] or goal["at_most"] is None:
+        return told
+    return f"{told}; processor time allows {times(goal['at_most'])}"
 
 
 def _memory(memory: Mapping[str, Any]) -> str:

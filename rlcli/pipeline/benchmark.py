@@ -12,17 +12,17 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from rlcli import console
 from rlcli.errors import InputError, UsageError
+from rlcli.pipeline.benchmark_limits import Measured, Role, Slowest, Spread
 from rlcli.pipeline.machine import OtherLoad
 
-Role = Literal["ours", "reference", "peer", "limit"]
 QUIET_CORES = 0.15  # a round in which others used more is not quiet
 MIN_QUIET_ROUNDS = 5
 _LONG = 5  # times the seconds of an arm and round
@@ -34,6 +34,7 @@ class Arm(Protocol):
     name: str
     role: Role
     units: float  # units of work in one call
+    cpu_seconds: float  # of all processors in the last measurement, NaN where nobody knows
 
     def measure(self, repeats: int) -> float:
         """Seconds that `repeats` calls took, without what prepares them."""
@@ -50,21 +51,28 @@ class LocalArm:
     units: float = 1.0
     prepare: Callable[[], object] | None = None
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+    cpu_seconds: float = field(default=math.nan, init=False)
 
     def measure(self, repeats: int) -> float:
-        call, total = self.call, 0.0
+        calls = range(repeats)
         with self.around():
             if self.prepare is None:
-                start = time.perf_counter()
-                for _ in range(repeats):
-                    call()
-                return time.perf_counter() - start
-            for _ in range(repeats):
+                total, self.cpu_seconds = _timed(self.call, calls)
+                return total
+            total, self.cpu_seconds = 0.0, 0.0
+            for _ in calls:
                 self.prepare()
-                start = time.perf_counter()
-                call()
-                total += time.perf_counter() - start
+                taken, cpu = _timed(self.call, (0,))
+                total, self.cpu_seconds = total + taken, self.cpu_seconds + cpu
         return total
+
+
+def _timed(call: Callable[[], object], calls: Iterable[int]) -> tuple[float, float]:
+    """Seconds that so many calls take, and seconds of processors."""
+    cpu, start = time.process_time(), time.perf_counter()
+    for _ in calls:
+        call()
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
 @dataclass(frozen=True)
@@ -73,15 +81,6 @@ class Goal:
 
     arm: str
     ratio: float
-
-
-@dataclass(frozen=True)
-class Slowest:
-    """What the arms `of` take that work at the same time without disturbing each other; not measured."""
-
-    name: str
-    of: tuple[str, ...]
-    role: Role = "reference"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Item:
     goals: tuple[Goal, ...] = ()
     check: Callable[[], str] | None = None
     remarks: tuple[str, ...] = ()
-    slowest: tuple[Slowest, ...] = ()
+    computed: tuple[Slowest | Spread, ...] = ()
     memory: tuple[Memory, ...] = ()
     processes: tuple[int, ...] = field(default_factory=lambda: (os.getpid(),))
 
@@ -137,16 +136,16 @@ def run_item(item: Item, *, rounds: int, seconds: float) -> dict[str, Any]:
     proved = item.check() if item.check is not None else None
     arms = list(item.arms)
     repeats = {arm.name: _warm_up(arm, seconds) for arm in arms}
-    rates: list[dict[str, float]] = []
+    rounds_done: list[dict[str, Measured]] = []
     loads: list[float] = []
     most = rounds * 2
     with console.progress(rounds, item.name, "rounds") as bar:
         other = OtherLoad(item.processes)
         for index in range(most):
             shift = index % len(arms)
-            times = {arm.name: arm.measure(repeats[arm.name]) for arm in arms[shift:] + arms[:shift]}
-            rates.append({arm.name: arm.units * repeats[arm.name] / times[arm.name] for arm in arms})
-            rates[-1] |= {slow.name: min(rates[-1][name] for name in slow.of) for slow in item.slowest}
+            found = {arm.name: _measured(arm, repeats[arm.name]) for arm in arms[shift:] + arms[:shift]}
+            computed = {each.name: Measured(each.rate(found), math.nan) for each in item.computed}
+            rounds_done.append(found | computed)
             loads.append(other.cores() or 0.0)
             bar.advance()
             quiet = sum(load <= QUIET_CORES for load in loads)
@@ -155,7 +154,12 @@ def run_item(item: Item, *, rounds: int, seconds: float) -> dict[str, Any]:
             if index + 1 >= rounds and quiet == 0:
                 break  # a busy machine does not become quiet by waiting twice as long
     kept = _quietest(loads, min(rounds, MIN_QUIET_ROUNDS), rounds)
-    return _summary(item, [rates[i] for i in kept], [loads[i] for i in kept], len(rates), proved)
+    return _summary(item, [rounds_done[i] for i in kept], [loads[i] for i in kept], len(loads), proved)
+
+
+def _measured(arm: Arm, repeats: int) -> Measured:
+    taken, units = arm.measure(repeats), arm.units * repeats
+    return Measured(units / taken, arm.cpu_seconds / units)
 
 
 def _warm_up(arm: Arm, seconds: float) -> int:
@@ -185,15 +189,17 @@ def _quietest(loads: Sequence[float], least: int, most: int) -> list[int]:
 
 
 def _summary(
-    item: Item, rates: list[dict[str, float]], loads: list[float], measured: int, proved: str | None
+    item: Item, found: list[dict[str, Measured]], loads: list[float], measured: int, proved: str | None
 ) -> dict[str, Any]:
+    def times(one: str, other: str) -> float:
+        return statistics.median(arms[one].rate / arms[other].rate for arms in found)
+
     ours = next(arm.name for arm in item.arms if arm.role == "ours")
     rows: list[dict[str, Any]] = []
-    shown: list[Arm | Slowest] = [*item.arms, *item.slowest]
+    shown: list[Arm | Slowest | Spread] = [*item.arms, *item.computed]
     for arm in shown:
-        values = [rate[arm.name] for rate in rates]
-        low, middle, high = _quartiles(values)
-        ratio = statistics.median(rate[ours] / rate[arm.name] for rate in rates)
+        low, middle, high = _quartiles([arms[arm.name].rate for arms in found])
+        cpu_seconds = statistics.median(arms[arm.name].cpu_seconds for arms in found)
         rows.append(
             {
                 "name": arm.name,
@@ -201,10 +207,12 @@ def _summary(
                 "rate": middle,
                 "quartiles": [low, high],
                 "microseconds": 1e6 / middle,
-                "ours_is_times": ratio,
+                "cpu_microseconds": None if math.isnan(cpu_seconds) else 1e6 * cpu_seconds,
+                "ours_is_times": times(ours, arm.name),
             }
         )
     ratios = {row["name"]: row["ours_is_times"] for row in rows}
+    spread = next((each.name for each in item.computed if isinstance(each, Spread)), None)
     return {
         "name": item.name,
         "unit": item.unit,
@@ -215,6 +223,7 @@ def _summary(
                 "at_least": goal.ratio,
                 "measured": ratios[goal.arm],
                 "met": ratios[goal.arm] >= goal.ratio,
+                "at_most": None if spread is None else times(spread, goal.arm),
             }
             for goal in item.goals
             if goal.arm in ratios
@@ -224,7 +233,7 @@ def _summary(
         "remarks": list(item.remarks),
         "rounds": {
             "measured": measured,
-            "kept": len(rates),
+            "kept": len(found),
             "quiet": sum(load <= QUIET_CORES for load in loads),
             "other_cores": statistics.median(loads),
         },

@@ -59,9 +59,11 @@ def test_decode_is_the_formats_library_and_disk_a_synced_write(tmp_path: Path) -
         "disk: write() and fsync()": "limit",
     }
     assert item.goals == (Goal("the slower of h5py and disk", 0.8),)
-    assert {slow.name: slow.of for slow in item.slowest} == {
+    cores = len(os.sched_getaffinity(0))
+    assert {each.name: each.of for each in item.computed} == {
         "the slower of h5py and disk": ("h5py, reading alone", "disk: write() and fsync()"),
         "the slowest of these alone": tuple(roles(item))[1:],
+        f"their processor time on {cores} cores": tuple(roles(item))[1:],
     }
 
 
@@ -69,17 +71,19 @@ def test_a_peer_that_people_read_with_is_the_goal_and_a_lighter_reader_a_limit(t
     item = made("minari", tmp_path, "minari, episode by episode")
     assert roles(item)["h5py, reading alone"] == "limit"
     assert item.goals == (Goal("the slower of minari and disk", 0.8),)
-    slower, alone = item.slowest
+    slower, alone, spread = item.computed
     assert slower.of == ("minari, episode by episode", "disk: write() and fsync()")
     assert "minari, episode by episode" not in alone.of
+    assert spread.of[0] == "h5py, reading alone"
     assert item.arms[-1].units == pytest.approx(0.02 * item.arms[0].units)
 
 
 def test_a_goal_that_no_python_can_measure_is_said(tmp_path: Path) -> None:
     item = made("minari", tmp_path)
     assert item.goals == ()
-    assert item.remarks == ("the goal is not measured: no Python that was named has minari",)
-    assert [slow.name for slow in item.slowest] == ["the slowest of these alone"]
+    assert item.remarks[1:] == ("the goal is not measured: no Python that was named has minari",)
+    alone, spread = item.computed
+    assert (alone.name, spread.role) == ("the slowest of these alone", "limit")
 
 
 def test_pictures_that_stay_encoded_are_measured_against_every_way_of_tfds(tmp_path: Path) -> None:
@@ -106,6 +110,14 @@ def test_an_item_works_in_folders_that_go_with_it(tmp_path: Path, monkeypatch: p
     assert Dataset.open(disk / "converted").num_episodes == 2
     found.close()  # type: ignore[attr-defined]
     assert list(memory.iterdir()) == []
+
+
+def test_a_files_hash_is_one_cores(tmp_path: Path) -> None:
+    for name, size in (("a", 3), ("b", 6), ("c/d", 1)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert dict(convert_arms.on_all_cores(tmp_path, "reader").alone) == {"SHA-256 alone": 0.6}
+    assert dict(convert_arms.on_all_cores(tmp_path / "a", "reader").alone) == {"SHA-256 alone": 1.0}
 
 
 def test_a_written_file_has_the_bytes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from rlcli.errors import InputError, UsageError
 from rlcli.pipeline import benchmark
-from rlcli.pipeline.benchmark import Goal, Item, LocalArm, Role, run_item
+from rlcli.pipeline.benchmark import Goal, Item, LocalArm, run_item
+from rlcli.pipeline.benchmark_limits import Measured, Role, Slowest, Spread
 from rlcli.pipeline.machine import OtherLoad, describe
 
 ORDER: list[str] = []
@@ -27,9 +29,12 @@ class FakeArm:
     seconds: float
     units: float = 1.0
     mood: Iterator[float] = field(default_factory=lambda: iter([]))
+    cores: float = math.nan  # that it keeps busy
+    cpu_seconds: float = math.nan
 
     def measure(self, repeats: int) -> float:
         ORDER.append(self.name)
+        self.cpu_seconds = repeats * self.seconds * self.cores
         return repeats * self.seconds * next(self.mood, 1.0)
 
 
@@ -58,6 +63,47 @@ def test_rates_and_ratios_are_medians() -> None:
     assert [(goal["arm"], goal["met"]) for goal in report["goals"]] == [("slow", True), ("memcpy", False)]
     assert benchmark.limit_share(report) == pytest.approx(0.5)
     json.dumps(report)
+
+
+def test_what_cores_allow_follows_from_processor_time() -> None:
+    """Per unit 8 s of processors decode, 3 hash and 1 writes: 6 s on two cores, 4 on three, hashing 3."""
+    told = {"decode": Measured(1 / 4, 8.0), "hash": Measured(1 / 3, 3.0), "disk": Measured(1 / 5, 1.0)}
+    of = ("decode", "hash", "disk")
+    assert Spread("all", of, 2).rate(told) == pytest.approx(1 / 6)
+    assert Spread("all", of, 3).rate(told) == pytest.approx(1 / 4)
+    assert Spread("all", of, 12, {"hash": 1.0}).rate(told) == pytest.approx(1 / 3)
+    assert Spread("all", of, 12, {"hash": 0.5}).rate(told) == pytest.approx(2 / 3)
+    assert Slowest("slowest", of).rate(told) == pytest.approx(1 / 5)
+
+
+def test_a_goal_tells_what_processor_time_allows() -> None:
+    arms = [
+        FakeArm("rl", "ours", 0.03, units=10, cores=1.5),
+        FakeArm("reader", "reference", 0.01, units=10, cores=2.0),
+        FakeArm("SHA-256", "limit", 0.008, units=5, cores=1.0),
+        FakeArm("peer", "peer", 0.02, units=10),
+    ]
+    spread = Spread("on 2 cores", ("reader", "SHA-256"), 2)
+    goals = (Goal("reader", 0.8), Goal("peer", 0.5))
+    report = run_item(Item("x", "rows/s", arms, goals, computed=(spread,)), rounds=3, seconds=0.1)
+    by_name = {arm["name"]: arm for arm in report["arms"]}
+    assert by_name["on 2 cores"]["role"] == "limit"
+    assert by_name["on 2 cores"]["microseconds"] == pytest.approx((0.02 / 10 + 0.008 / 5) / 2 * 1e6)
+    assert by_name["rl"]["cpu_microseconds"] == pytest.approx(0.045 / 10 * 1e6)
+    assert (by_name["peer"]["cpu_microseconds"], by_name["on 2 cores"]["cpu_microseconds"]) == (None, None)
+    reader, peer = report["goals"]
+    assert (reader["measured"], reader["met"], reader["at_most"]) == pytest.approx((1 / 3, False, 1 / 1.8))
+    assert peer["at_most"] == pytest.approx(2 / 1.8)
+    json.dumps(report)
+
+
+def test_a_local_arm_tells_its_processor_time() -> None:
+    idle, busy = threading.Event(), LocalArm("busy", "ours", lambda: sum(range(300_000)))
+    waiting = LocalArm("waiting", "ours", lambda: idle.wait(0.01), prepare=busy.call)
+    assert math.isnan(busy.cpu_seconds)
+    busy.measure(3)
+    waiting.measure(3)
+    assert 0 < waiting.cpu_seconds < busy.cpu_seconds  # and nothing of what prepares it
 
 
 def test_each_round_rotates_the_order() -> None:

@@ -35,6 +35,9 @@ def test_durations(microseconds: float, told: str) -> None:
     assert duration(microseconds) == told
 
 
+GOAL = {"arm": "the slower of TFDS and disk", "at_least": 0.8, "measured": 0.81, "met": True, "at_most": 0.77}
+
+
 def report(**changes: Any) -> dict[str, Any]:
     arm = {
         "name": "two of one process, a core each",
@@ -49,7 +52,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "name": "convert/lerobot-video",
         "unit": "MB/s",
         "arms": [arm],
-        "goals": [{"arm": "the slower of TFDS and disk", "at_least": 0.8, "measured": 0.81, "met": True}],
+        "goals": [GOAL],
         "memory": [memory],
         "remarks": ["a sentence " * 12],
         "checked": None,
@@ -75,3 +78,11 @@ def test_memory_is_told_apart_from_the_interpreter() -> None:
     assert "memory, --jobs 2: peak 90 MiB, 70 of it" in told
     assert "20 over that (goal: 64), reached; 2 CPU s" in told
     assert Memory("", 1, 2, 3, 0).to_json()["over_bytes"] == 0  # imports may have peaked higher
+
+
+def test_a_goal_that_is_missed_tells_what_could_be() -> None:
+    missed = GOAL | {"measured": 0.5, "met": False}
+    plain = "goal: 0.8x the slower of TFDS and disk: "
+    assert f"{plain}0.81x, reached\n" in text(report(), 200)
+    assert f"{plain}0.50x, MISSED; processor time allows 0.77x\n" in text(report(goals=[missed]), 200)
+    assert f"{plain}0.50x, MISSED\n" in text(report(goals=[missed | {"at_most": None}]), 200)
