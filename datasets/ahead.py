@@ -38,7 +38,7 @@ def next_ahead(items: Iterator[T]) -> Generator[T]:
         yield cast(T, item)
 
 
-def grouped_ahead(items: Iterator[T], size: Callable[[T], int], enough: int) -> Iterator[T]:
+def grouped_ahead(items: Iterator[T], size: Callable[[T], int], enough: int) -> Generator[T]:
     """The same items; a thread takes the next ones, of `enough` bytes together, while some are in use.
 
     An item is made in that thread, and must stay as it is when others are made.

@@ -214,6 +214,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Ahead(Protocol):
+    """A source whose parts stay as they are when others are made, and may be made by another thread: so many
+    bytes of rows ahead, 0 for none. It tells `advance` of each part when it is asked for the next.
+    """
+
+    ahead_bytes: int
+
+
 class ConverterModule(Protocol):
     """The functions of a format's module. It has `Options`, a frozen dataclass of `rlcli.config.opt` fields
     that `--set` fills when reading, and `ExportOptions` for writing; either may be absent.

@@ -24,7 +24,6 @@ import numpy as np
 
 from rlcli.config import opt
 from rlcli.datasets import openx
-from rlcli.datasets.ahead import grouped_ahead
 from rlcli.datasets.contract import Advance, End, Part, Piece, Report, Request, Seen
 from rlcli.datasets.example import decode_any
 from rlcli.datasets.features import Field, label_names, read_features
@@ -44,7 +43,7 @@ __all__ = [
     "ExportOptions", "Options", "RLDSSource", "detect", "export", "look", "open_source", "plan", "shares",
 ]  # fmt: skip
 
-_AHEAD_BYTES = 4 << 20  # of rows that are decoded while as many are written
+_PIECE_BYTES = 16 << 20
 _SHARE_BYTES = 256 << 20  # of records; fewer are looked through faster than a process begins with them
 _SHARES = 16
 
@@ -130,6 +129,7 @@ def plan(looks: Sequence[Any]) -> Any:
 class RLDSSource:
     """An opened dataset; its pieces are shards, or parts of them. See `contract.Source`."""
 
+    ahead_bytes = 4 << 20
     alignment = "same row: observation, the action applied to it, the reward for that"
 
     def __init__(
@@ -234,38 +234,45 @@ class RLDSSource:
 
     @cached_property
     def pieces(self) -> list[Piece]:
-        """One per span; sizes are of rows as they are stored, heaps as large as the records."""
-        found = []
-        for number, (shard, span) in enumerate(self._spans):
-            rows = span.unpadded if self.drops else span.steps
-            stop = shard.path.stat().st_size if shard.stop is None else shard.stop
-            size = max(stop - shard.start, rows * self.schema.row_bytes)
-            found.append(Piece(f"{number:05d}", size, rows, span.episodes))
-        return found
+        """Spans of a shard together; sizes are of rows as they are stored, heaps as large as the records."""
+        return [
+            Piece(f"{number:05d}", self._size(span, stop), self._rows(span), span.episodes)
+            for number, (_, span, stop) in enumerate(self._ranges)
+        ]
 
     @cached_property
-    def _spans(self) -> list[tuple[Shard, Span]]:
-        """What can be read alone."""
-        return [
-            (replace(shard, start=span.start, stop=following.start if following is not None else None), span)
-            for shard, spans in zip(self.shards, self.scan.shards, strict=True)
-            for span, following in zip(spans, [*spans[1:], None], strict=True)
-        ]
+    def _ranges(self) -> list[tuple[Shard, Span, int]]:
+        """What is read alone: of a shard a span, and where it stops."""
+        found = []
+        for shard, spans in zip(self.shards, self.scan.shards, strict=True):
+            held = spans[0]
+            for span in spans[1:]:
+                if self._size(held, span.start) >= _PIECE_BYTES:
+                    found.append((shard, held, span.start))
+                    held = span
+                else:
+                    held = held.and_(span)
+            found.append((shard, held, shard.path.stat().st_size))
+        return found
+
+    def _size(self, span: Span, stop: int) -> int:
+        return max(stop - span.start, self._rows(span) * self.schema.row_bytes)
+
+    def _rows(self, span: Span) -> int:
+        return span.unpadded if self.drops else span.steps
 
     # -- its rows ------------------------------------------------------------------------------------------
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
         """The episodes of one piece; a few records and slices of decoded rows are in memory."""
+        shard, span, stop = self._ranges[int(piece.name)]
         row_bytes = piece.num_bytes // max(1, piece.rows or 1)
-
-        def size(part: Part) -> int:
-            return row_bytes * len(part.columns[REWARD])
-
         told = 0
-        for part in grouped_ahead(self._parts(self._spans[int(piece.name)][0], report), size, _AHEAD_BYTES):
+        for part in self._parts(replace(shard, start=span.start, stop=stop), report):
             yield part
-            advance(size(part))
-            told += size(part)
+            size = row_bytes * len(part.columns[REWARD])
+            advance(size)
+            told += size
         advance(piece.num_bytes - told)
 
     def _parts(self, shard: Shard, report: Report) -> Iterator[Part]:

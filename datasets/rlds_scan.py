@@ -26,7 +26,8 @@ from rlcli.errors import CorruptError, IncompatibleError
 V = TypeVar("V", tuple[int, ...], Picture)
 
 _MAX_VARIANTS = 16  # different sizes of one feature that are told apart; more is "varies"
-_PART_BYTES = 64 << 20  # of a file; what may be read alone is about so large
+_SPAN_BYTES = 1 << 20  # of a file that is told apart, or a 64th of it
+_SPANS = 64
 
 
 class Span(NamedTuple):
@@ -39,6 +40,10 @@ class Span(NamedTuple):
     episodes: int
     steps: int
     unpadded: int
+
+    def and_(self, following: Span) -> Span:
+        """Both, one behind the other."""
+        return Span(self.start, *(a + b for a, b in zip(self[1:], following[1:], strict=True)))
 
 
 @dataclass
@@ -101,11 +106,11 @@ def scan(shards: Sequence[Shard], fields: Sequence[Field], decode: Decode | None
     found = Scan()
     for shard in shards:
         spans = [Span(0, 0, 0, 0, 0)]
-        has_parts = shard.path.stat().st_size >= 2 * _PART_BYTES and shard.has_parts
+        enough, has_parts = max(_SPAN_BYTES, shard.path.stat().st_size // _SPANS), shard.has_parts
         for run in heeding(runs(shard, fields, _wanted(fields), decode)):
             _note_run(found, run, fields)
             position = int(run.positions[0])
-            if has_parts and position - spans[-1].start >= _PART_BYTES:
+            if has_parts and position - spans[-1].start >= enough:
                 spans.append(Span(position, 0, 0, 0, 0))
             spans[-1] = _added(spans[-1], run)
         found.shards.append(spans)

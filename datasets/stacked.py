@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rlcli.datasets.contract import Advance, LayoutMismatch, Part, Piece, Report, Source
+from rlcli.datasets.contract import Advance, Ahead, LayoutMismatch, Part, Piece, Report, Source
 from rlcli.datasets.parts import alone
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
@@ -131,6 +131,7 @@ class _Unstacked:
         self._source, self._stacks = source, stacks
         self.schema = _split(source.schema, stacks)
         self.spec, self.record, self.plan = source.spec, source.record, source.plan
+        self.ahead_bytes = source.ahead_bytes if isinstance(source, Ahead) else 0
         self.report = Report()
         self.report.add(source.report)
         for key, column in stacks.items():

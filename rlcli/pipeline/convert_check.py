@@ -8,11 +8,12 @@ from typing import Any, Literal, cast
 
 from rlcli import console
 from rlcli.datasets.comparing import compare_parts
-from rlcli.datasets.contract import Advance, Comparison, ConverterModule, NoOptions, Report, Request
+from rlcli.datasets.contract import Advance, Comparison, ConverterModule, NoOptions, Request
 from rlcli.datasets.stacked import whole
 from rlcli.errors import CorruptError
 from rlcli.format.dataset import Dataset
-from rlcli.pipeline.convert_rows import Selection, selected
+from rlcli.pipeline.convert_rows import Selection
+from rlcli.pipeline.convert_tasks import reading_whole
 
 _HELD_BYTES = 64 << 20
 
@@ -33,8 +34,10 @@ def of_import(
     def compare(advance: Advance) -> Comparison:
         if own is not None and selection.is_whole and (found := own(path, dataset, advance)) is not None:
             return cast(Comparison, found)
-        with module.open_source(path, replace(request, again=True), options) as source:
-            parts = selected(source, source.pieces, selection, Report(), lambda count: None)
+        with (
+            module.open_source(path, replace(request, again=True), options) as source,
+            reading_whole(source, selection, lambda count: None) as (_, parts),
+        ):
             return compare_parts(parts, source.schema, dataset, advance, all_keys=True)
 
     return _judged(compare, dataset, stop)
@@ -53,8 +56,10 @@ def of_output(
         options = getattr(module, "Options", NoOptions)()
         derive, images = bool(dataset.schema.derived), _images(dataset)
         request = Request(confirmed=True, derive=derive, images=images, again=True)
-        with module.open_source(output, request, options) as source:
-            parts = selected(source, source.pieces, Selection(), Report(), lambda count: None)
+        with (
+            module.open_source(output, request, options) as source,
+            reading_whole(source, Selection(), lambda count: None) as (_, parts),
+        ):
             return compare_parts(parts, source.schema, dataset, advance, all_keys=False)
 
     return _judged(compare, dataset, stop)

@@ -18,7 +18,8 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.writer import Writer
 from rlcli.pipeline import convert_check, convert_files, convert_parts
 from rlcli.pipeline.convert_job import Job, description, lineage_of, origin
-from rlcli.pipeline.convert_rows import check_not_empty, check_space, segment_rows, selected, write
+from rlcli.pipeline.convert_rows import check_not_empty, check_space, segment_rows, write
+from rlcli.pipeline.convert_tasks import reading_whole
 from rlcli.pipeline.convert_workers import Crew
 from rlcli.pipeline.outputs import publish, unfinished
 
@@ -116,9 +117,12 @@ def _at_once(
         bar.advance(count)
 
     files = hashes.tell(source.files)
-    report = Report()
     parents: list[dict[str, Any]] = []
-    with console.progress(sum(piece.num_bytes for piece in source.pieces), "convert", "B") as bar:
+    num_bytes = sum(piece.num_bytes for piece in source.pieces)
+    with (
+        console.progress(num_bytes, "convert", "B") as bar,
+        reading_whole(source, job.selection, advance) as (report, parts),
+    ):
         writer = Writer.create(
             temporary,
             source.schema,
@@ -132,6 +136,5 @@ def _at_once(
             parents.extend(hashes.parents(files))
             writer.describe(lineage_of(job, parents), description(job, source, parents))
 
-        parts = selected(source, source.pieces, job.selection, report, advance)
         write(writer, parts, report, check, before_close=tell_origin)
         return report, parents, files

@@ -28,7 +28,8 @@ from rlcli.pipeline import convert_files
 from rlcli.pipeline.convert_disk import sync_dataset
 from rlcli.pipeline.convert_job import Job, description, lineage_of
 from rlcli.pipeline.convert_rows import Selection
-from rlcli.pipeline.convert_workers import Crew, Task
+from rlcli.pipeline.convert_tasks import Task
+from rlcli.pipeline.convert_workers import Crew
 
 _GROUP_BYTES = 256 << 20
 _MOST = 64  # groups, but for those that are small

@@ -24,6 +24,7 @@ from rlcli.pipeline.convert_disk import ToDisk
 _CHUNK_BYTES = 8 << 20  # rows gathered before one write
 _SEGMENT_BYTES = 1 << 30
 _SEGMENT_ROWS = 4096  # segments are a multiple of this, so that every column ends on a page
+_WIDE_BYTES = 16 << 10  # but for larger rows: the room that is left would be much larger than what there is
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,10 @@ def segment_rows(pieces: Sequence[Piece], schema: Schema) -> int | None:
     known = [piece.rows for piece in pieces if piece.rows is not None]
     if len(known) < len(pieces):
         return None
-    fitting = max(1, _SEGMENT_BYTES // schema.row_bytes)
-    if fitting < _SEGMENT_ROWS:
-        return fitting
-    wanted = max(1, -(-sum(known) // _SEGMENT_ROWS)) * _SEGMENT_ROWS
+    rows, fitting = max(1, sum(known)), max(1, _SEGMENT_BYTES // schema.row_bytes)
+    if schema.row_bytes > _WIDE_BYTES:
+        return min(rows, fitting)
+    wanted = -(-rows // _SEGMENT_ROWS) * _SEGMENT_ROWS
     return min(wanted, fitting - fitting % _SEGMENT_ROWS)
 
 

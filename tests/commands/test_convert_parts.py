@@ -18,7 +18,7 @@ from rlcli.errors import BusyError, CorruptError, ExitCode, Interrupted, Resourc
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 from rlcli.main import run
-from rlcli.pipeline import convert_parts, convert_workers
+from rlcli.pipeline import convert_parts, convert_tasks, convert_workers
 from rlcli.pipeline.convert import convert
 from rlcli.pipeline.convert_job import Job
 from rlcli.pipeline.convert_rows import Selection
@@ -128,9 +128,9 @@ def test_any_number_of_processes_gives_the_same_dataset(source, out, small_parts
 def _make(job, tasks, source) -> None:
     """Each task through its JSON, with the source opened anew, as a worker does; last part first."""
     for task in reversed(tasks):
-        again = convert_workers.Task.from_json(json.loads(json.dumps(task.to_json())))
+        again = convert_tasks.Task.from_json(json.loads(json.dumps(task.to_json())))
         with Job.from_json(json.loads(json.dumps(job.to_json()))).opened(source.plan) as opened:
-            convert_workers.make_part(again, opened, lambda count: None, lambda: None)
+            assert list(convert_tasks.make_parts([again], opened, lambda count: None, lambda: None)) == [task]
 
 
 def test_real_processes_make_parts(source, out, monkeypatch):
@@ -162,7 +162,7 @@ def test_an_error_in_a_process_is_raised_as_it_was(source, out, monkeypatch):
 @pytest.mark.usefixtures("small_parts")
 def test_resume_goes_on_from_finished_parts(source, out, monkeypatch):
     made = []
-    real = convert_workers.make_part
+    real = convert_tasks.make_part
 
     def stop_after_two(task, *arguments):
         if len(made) == 2:
@@ -170,7 +170,7 @@ def test_resume_goes_on_from_finished_parts(source, out, monkeypatch):
         made.append(task.start)
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_workers, "make_part", stop_after_two)
+    monkeypatch.setattr(convert_tasks, "make_part", stop_after_two)
     with pytest.raises(ResourceError) as caught:
         convert(source, out)
     assert "--resume" in (caught.value.hint or "")
@@ -180,7 +180,7 @@ def test_resume_goes_on_from_finished_parts(source, out, monkeypatch):
     with pytest.raises(UsageError, match="other options"):
         convert(source, out, resume=True, env_id="gymnasium:X-v0")
     monkeypatch.setattr(
-        convert_workers, "make_part", lambda task, *a: (made.append(task.start), real(task, *a))
+        convert_tasks, "make_part", lambda task, *a: (made.append(task.start), real(task, *a))
     )
     convert(source, out, resume=True, check=True)
     assert made == [0, 1, 2, 3]
@@ -197,14 +197,14 @@ def test_a_resumed_dataset_is_the_one_of_an_unbroken_run(source, out):
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_source_that_changed_is_not_gone_on_with(source, out, monkeypatch):
-    real = convert_workers.make_part
+    real = convert_tasks.make_part
 
     def one_only(task, *arguments):
         if task.start:
             raise ResourceError("full")
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_workers, "make_part", one_only)
+    monkeypatch.setattr(convert_tasks, "make_part", one_only)
     with pytest.raises(ResourceError):
         convert(source, out)
     os.utime(source, (1, 1))
@@ -214,14 +214,14 @@ def test_a_source_that_changed_is_not_gone_on_with(source, out, monkeypatch):
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_signal_keeps_finished_parts_only(source, out, monkeypatch, capsys):
-    real = convert_workers.make_part
+    real = convert_tasks.make_part
 
     def interrupted(task, *arguments):
         if task.start == 1:
             os.kill(os.getpid(), signal.SIGINT)
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_workers, "make_part", interrupted)
+    monkeypatch.setattr(convert_tasks, "make_part", interrupted)
     assert run(["convert", str(source), str(out)]) == ExitCode.INTERRUPTED
     assert "--resume" in capsys.readouterr().err
     assert left(out) == [".ds.convert"]
@@ -230,7 +230,7 @@ def test_a_signal_keeps_finished_parts_only(source, out, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("small_parts")
 def test_two_conversions_do_not_share_a_folder(source, out, monkeypatch):
-    real = convert_workers.make_part
+    real = convert_tasks.make_part
     found = []
 
     def another(task, *arguments):
@@ -240,7 +240,7 @@ def test_two_conversions_do_not_share_a_folder(source, out, monkeypatch):
                 convert(source, out, resume=True)
         real(task, *arguments)
 
-    monkeypatch.setattr(convert_workers, "make_part", another)
+    monkeypatch.setattr(convert_tasks, "make_part", another)
     convert(source, out, resume=True)
     assert observed(out) == WHOLE
 
@@ -308,7 +308,7 @@ def test_an_ambiguous_mapping_is_printed_as_the_file_that_settles_it(tmp_path, o
 
 
 def test_interrupted_means_resumable(source, out, small_parts, monkeypatch):
-    monkeypatch.setattr(convert_workers, "make_part", _raise_interrupted)
+    monkeypatch.setattr(convert_tasks, "make_part", _raise_interrupted)
     with pytest.raises(Interrupted):
         convert(source, out)
     assert left(out) == []

@@ -167,7 +167,8 @@ def test_parts_of_shards_hold_their_episodes_in_order(
     folder = folder_of(tmp_path, *episodes, {}, compression=compression)
     whole = Found(folder)
     monkeypatch.setattr("rlcli.datasets.tfrecord._ROOM", 2000)
-    monkeypatch.setattr("rlcli.datasets.rlds_scan._PART_BYTES", 3000)
+    monkeypatch.setattr("rlcli.datasets.rlds_scan._SPAN_BYTES", 1000)
+    monkeypatch.setattr("rlcli.datasets.rlds._PIECE_BYTES", 3000)
     pieces = Found(folder).source.pieces
     assert (len(pieces) > 2) == (compression == "none")
     assert sum(piece.rows or 0 for piece in pieces) == sum(whole.lengths)
