@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Stored:
         """The column's values for an Arrow column of the feature."""
         column = self.column
         if self.form == "text":
-            return [text or "" for text in values.to_pylist()]
+            return [_text(value) for value in values.to_pylist()]
         if self.form in ("encoded", "pixels"):
             return self._pictures([picture_bytes(v, root, where) for v in values.to_pylist()], where)
         if self.form == "words":
@@ -100,6 +101,13 @@ class Columns:
     action: Spec
     stored: tuple[Stored, ...]
     lossy: tuple[str, ...]
+
+
+def _text(value: Any) -> str:
+    """Text as it is, nothing as none, lists and structs (LeRobot's events of language, say) as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def plan_columns(

@@ -139,7 +139,10 @@ def _look_at_columns(found: Scan, meta: Meta, tables: Tables, opened: Any, path:
         elif feature["dtype"] == "image" and (kinds.is_struct(column.type) or _is_binary(kinds, column.type)):
             picture = look(f"{path}: {name}", picture_bytes(column[0].as_py(), meta.root, f"{path}: {name}"))
             found.columns[name] = ["picture", *picture]
-        elif (dtype := tables.dtype(column.type)) is None:
+        elif (dtype := tables.dtype(column.type)) is None and kinds.is_nested(column.type):
+            found.columns[name] = ["text"]
+            found.remarks.append(f"{name} is kept as JSON: values of type {column.type}")
+        elif dtype is None:
             found.lossy.append(f"{name} is not kept: values of type {column.type}")
         else:
             values = tables.values(column, f"{path}: {name}")

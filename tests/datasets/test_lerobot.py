@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -375,6 +376,26 @@ def test_a_row_group_with_more_rows_than_the_file_is_corrupt(tmp_path: Path, ver
     with pytest.raises(CorruptError, match="row groups and rows disagree"):
         convert(path, tmp_path / "ds")
     assert not (tmp_path / "ds").exists()
+
+
+def test_lists_of_structs_are_kept_as_json(tmp_path: Path) -> None:
+    """Language as newer versions have it: what holds for an episode, and what happens at a step."""
+    events = [[{"role": "user", "content": "räum auf", "timestamp": 0.5, "tags": ["a"]}], [], None]
+
+    def change(columns: dict[str, Any]) -> None:
+        count = len(columns["index"])
+        columns["language_events"] = pa.array((events * count)[:count])
+
+    path = make(
+        tmp_path / "src",
+        lengths=(3, 3, 3),
+        change=change,
+        features=lambda told: told.update(language_events={"dtype": "language", "shape": [1], "names": None}),
+    )
+    dataset, report = imported(path, tmp_path / "ds")
+    found = dataset.read(("language_events",))
+    assert [json.loads(text) if text else None for text in found] == events * 3
+    assert any(told.startswith("language_events is kept as JSON") for told in report["remarks"])
 
 
 def test_what_is_no_lerobot_dataset(tmp_path: Path) -> None:
