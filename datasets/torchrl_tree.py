@@ -1,7 +1,8 @@
 """TensorDict's memory-mapped folders, read with numpy and JSON: sizes are checked before a file is mapped.
 
 A folder has `meta.json`, which names its arrays, and a `.memmap` file per array. Folders nest; tensordict
-names them in `meta.json` since 0.5. Nothing is unpickled, no link is followed, no name leaves the folder.
+names them in `meta.json` since 0.5. A lazy stack is a folder of folders `0`, `1`, …, its elements; they are
+stacked in memory. Nothing is unpickled, no link is followed, no name leaves the folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rlcli.format.keys import DTYPES
 _MAX_META = 256 << 20
 _MAX_DEPTH = 16
 _MAX_LEAVES = 10_000
+_MAX_STACK_BYTES = 1 << 30  # of a lazy stack, which is in memory
 
 
 @dataclass
@@ -50,8 +52,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tree(folder: Path) -> Tree:
     """Maps all arrays of a folder, read-only. Raises `CorruptError` where a file has another size."""
     meta = read_json(folder / "meta.json")
-    tree = Tree(_shape(meta.get("shape"), folder / "meta.json"))
-    _read(tree, folder, meta, "", 0)
+    if "stack_dim" in meta:
+        tree = _stacked(folder, meta, 0)
+    else:
+        tree = Tree(_shape(meta.get("shape"), folder / "meta.json"))
+        _read(tree, folder, meta, "", 0)
     for found in (tree.arrays, tree.texts, tree.others, tree.left_out):
         _unwrap(found)
     return tree
@@ -102,10 +107,100 @@ def _read_nested(tree: Tree, folder: Path, kind: Any, path: str, depth: int) -> 
             tree.others[path] = data
         else:
             tree.left_out[path] = "neither numbers nor text"
-    elif "LazyStacked" in str(kind) or "stack_dim" in meta:
-        tree.left_out[path] = "a lazy stack, whose elements may differ in shape"
+    elif "stack_dim" in meta:
+        _add_stack(tree, _stacked(folder, meta, depth + 1), path)
     else:
         _read(tree, folder, meta, f"{path}/", depth + 1)
+
+
+def _add_stack(tree: Tree, stack: Tree, path: str) -> None:
+    """Takes in what a lazy stack below `path` holds."""
+    if stack.batch[: len(tree.batch)] != tree.batch:
+        tree.left_out[path] = f"a lazy stack of shape {list(stack.batch)}"
+        return
+    for ours, theirs in ((tree.arrays, stack.arrays), (tree.others, stack.others)):
+        ours |= {f"{path}/{name}": value for name, value in theirs.items()}
+    same = stack.batch == tree.batch
+    tree.texts |= {f"{path}/{name}": value for name, value in stack.texts.items() if same}
+    tree.left_out |= {f"{path}/{name}": "text of another shape" for name in stack.texts if not same}
+    tree.left_out |= {f"{path}/{name}": why for name, why in stack.left_out.items()}
+    tree.bfloat16 += [f"{path}/{name}" for name in stack.bfloat16]
+    tree.files += stack.files
+
+
+def _stacked(folder: Path, meta: dict[str, Any], depth: int) -> Tree:
+    """A lazy stack as one tree. What its elements do not all have in one shape is left out."""
+    if depth > _MAX_DEPTH:
+        raise IncompatibleError(f"{folder}: folders are nested more than {_MAX_DEPTH} deep", path=folder)
+    names = sorted((child.name for child in folder.iterdir() if child.name.isdecimal()), key=int)
+    axis = meta["stack_dim"]
+    if names != [str(number) for number in range(len(names))] or not names:
+        raise CorruptError(f"{folder}: not every element of the stack is there", path=folder)
+    elements, total = [], 0
+    for name in names:
+        element = _element(folder / name, depth + 1)
+        total += sum(array.nbytes for array in element.arrays.values())
+        if total > _MAX_STACK_BYTES:
+            raise IncompatibleError(
+                f"{folder}: a lazy stack of more than {_MAX_STACK_BYTES >> 20:,} MiB",
+                hint="load it with tensordict and save it with contiguous()",
+                path=folder,
+            )
+        elements.append(element)
+    batch = elements[0].batch
+    if any(element.batch != batch for element in elements):
+        raise CorruptError(f"{folder}: the elements of the stack differ in shape", path=folder)
+    if type(axis) is not int or not 0 <= axis <= len(batch):
+        raise CorruptError(f"{folder / 'meta.json'}: stack_dim {str(axis)[:20]}", path=folder)
+    tree = Tree((*batch[:axis], len(names), *batch[axis:]), files=[folder / "meta.json"])
+    for element in elements:
+        tree.files += element.files
+        tree.left_out |= element.left_out
+    for path, first in elements[0].arrays.items():
+        found = [element.arrays.get(path) for element in elements]
+        same = [array for array in found if array is not None and _kind(array) == _kind(first)]
+        if len(same) == len(names):
+            tree.arrays[path] = np.stack(same, axis)
+        else:
+            tree.left_out[path] = "its elements in the stack differ in shape"
+    tree.bfloat16 = [path for path in elements[0].bfloat16 if path in tree.arrays]
+    _stack_texts(tree, elements, axis)
+    every = {path for element in elements for path in (*element.arrays, *element.texts, *element.others)}
+    known = {*tree.arrays, *tree.texts, *tree.others, *tree.left_out}
+    tree.left_out |= dict.fromkeys(sorted(every - known), "not every element of the stack has it")
+    return tree
+
+
+def _kind(array: NDArray[Any]) -> tuple[Any, tuple[int, ...]]:
+    return array.dtype, array.shape
+
+
+def _stack_texts(tree: Tree, elements: list[Tree], axis: int) -> None:
+    """Texts of elements are one per element of the stack's batch; other values are those that all share."""
+    count = int(np.prod(elements[0].batch, dtype=np.int64))
+    for path, value in elements[0].others.items():
+        found = [element.others.get(path) for element in elements]
+        if all(item == value for item in found):
+            tree.others[path] = value
+        elif axis == 0 and all(isinstance(item, str) for item in found):
+            tree.texts[path] = [str(item) for item in found for _ in range(count)]
+    for path in elements[0].texts:
+        lists = [element.texts.get(path) for element in elements]
+        if axis == 0 and all(item is not None for item in lists):
+            tree.texts[path] = [text for item in lists for text in item or ()]
+
+
+def _element(folder: Path, depth: int) -> Tree:
+    """An element of a lazy stack, in memory."""
+    if folder.is_symlink():
+        raise CorruptError(f"{folder}: a link, which is not followed", path=folder)
+    meta = read_json(folder / "meta.json")
+    if "stack_dim" in meta:
+        return _stacked(folder, meta, depth)
+    tree = Tree(_shape(meta.get("shape"), folder / "meta.json"))
+    _read(tree, folder, meta, "", depth)
+    tree.arrays = {path: np.array(array) for path, array in tree.arrays.items()}
+    return tree
 
 
 def _read_leaf(tree: Tree, folder: Path, name: str, entry: dict[str, Any], path: str) -> None:

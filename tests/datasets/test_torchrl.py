@@ -136,6 +136,53 @@ def test_two_axes_are_time_and_environments(tmp_path):
             assert dataset.episodes.cut.tolist() == [False, True, True]
 
 
+def write_lazy(folder, elements, batch, axis):
+    """`LazyStackedTensorDict(*elements, stack_dim=axis).memmap(folder)`."""
+    for number, element in enumerate(elements):
+        write_tree(folder / str(number), element, batch)
+    told = {"_type": "<class 'tensordict._lazy.LazyStackedTensorDict'>", "stack_dim": axis}
+    (folder / "meta.json").write_text(json.dumps(told))
+
+
+def row_of(values, row):
+    """One row of a table of steps, without its text."""
+    return {
+        name: row_of(value, row) if isinstance(value, dict) else np.asarray(value[row])
+        for name, value in values.items()
+        if not isinstance(value, list)
+    }
+
+
+def test_a_lazy_stack_is_the_rows_that_its_elements_are(tmp_path):
+    values = steps(12, (3, 7))
+    rows = [row_of(values, row) | {"odd": np.zeros(row + 1, "f4")} for row in range(12)]
+    write_lazy(tmp_path / "lazy", rows, [], 0)
+    report = convert(tmp_path / "lazy", tmp_path / "ds", check=True)
+    assert [line for line in report["lossy"] if "odd" in line]
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert np.array_equal(dataset.read(("observation",)), values["observation"])
+        assert np.array_equal(dataset.read(("next", "observation")), values["next"]["observation"])
+        assert np.array_equal(dataset.read(("next", "reward")), values["next"]["reward"])
+        assert dataset.episodes.length.tolist() == [4, 4, 4]
+    shutil.rmtree(tmp_path / "lazy" / "5")
+    with pytest.raises(CorruptError, match="not every element"):
+        convert(tmp_path / "lazy", tmp_path / "again")
+
+
+def test_a_lazy_stack_of_agents_is_an_axis_of_what_they_see(tmp_path):
+    values = steps(6, (3,))
+    seen = np.random.default_rng(1).standard_normal((2, 2, 6, 4)).astype("f4")
+    write_tree(tmp_path / "tree", values, [6])
+    for folder, each in ((tmp_path / "tree", seen[0]), (tmp_path / "tree" / "next", seen[1])):
+        write_lazy(folder / "agents", [{"view": each[agent]} for agent in range(2)], [6], 1)
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(json.dumps(meta | {"agents": {"type": "LazyStackedTensorDict"}}))
+    convert(tmp_path / "tree", tmp_path / "ds", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        for key, each in ((("observation",), seen[0]), (("next", "observation"), seen[1])):
+            assert np.array_equal(dataset.read((*key, "agents", "view")), each.swapaxes(0, 1))
+
+
 def stack(columns, axis):
     first = columns[0]
     return {
