@@ -1,11 +1,13 @@
 """RL Unplugged's raw shards (Gulcehre et al., 2020): TFRecord files of episodes without a `features.json`.
 
-Three layouts, told apart by the names in the first record, as TFDS' builders `rlu_control_suite`, `rlu_rwrl`,
+Four layouts, told apart by the names in the first record, as TFDS' builders `rlu_control_suite`, `rlu_rwrl`,
 `rlu_locomotion`, `rlu_atari` and `rlu_dmlab` read them:
 
-* `dm_env` (control suite, locomotion, real world RL): a row is a dm_env time step, whose reward and discount
-  came with its observation. They are moved to the row of the action that earned them; the last step is only
-  the final observation, and the first reward and discount (NaN or 0), which belong to no action, disappear.
+* `dm_env` (control suite, locomotion): a row is a dm_env time step, whose reward and discount came with its
+  observation. They are moved to the row of the action that earned them; the last step is only the final
+  observation, and the first reward and discount (NaN or 0), which belong to no action, disappear.
+* `rwrl` (real world RL, whose names have colons): the same, and the action of a row led to its observation
+  too (google-deepmind/deepmind-research, `rl_unplugged/rwrl.py`): it is moved as the reward is.
 * `atari`: the rewards are those of the row's action. Of an episode that ends in a terminal state the last
   step is only an observation.
 * `dmlab`: the rewards are those of the row's action, no state is terminal; pictures have blue first.
@@ -35,7 +37,7 @@ from rlcli.datasets.rlds_directory import Directory, Shard
 from rlcli.datasets.rlds_runs import at
 from rlcli.errors import CorruptError, InputError
 
-Layout = Literal["dm_env", "atari", "dmlab"]
+Layout = Literal["dm_env", "rwrl", "atari", "dmlab"]
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})")
 _CAMERA = (64, 64, 3)  # of locomotion; raw pixels of all steps in one string
@@ -103,6 +105,10 @@ def open_source(path: Path, request: Request, options: Options) -> Iterator[RLDS
         source.record["alignment"] = (
             "dm_env: reward and discount of a row are those of the row before, moved back"
         )
+    if layout == "rwrl":
+        source.record["alignment"] = (
+            "arrival: action, reward and discount of a row are those of the row before, moved back"
+        )
     if layout == "dmlab":
         source.report.remarks.append("pictures are stored blue first and are kept so")
     yield source
@@ -141,8 +147,10 @@ def _first(file: Path) -> tuple[int, dict[str, Values]]:
 
 
 def _layout(example: Mapping[str, Values]) -> Layout | None:
-    if {"reward", "discount", "step_type", "action"} <= example.keys():
-        return "dm_env"
+    if {"reward", "discount", "action"} <= example.keys():
+        if any(name.startswith("observation:") for name in example):
+            return "rwrl"
+        return "dm_env" if "step_type" in example else None
     if {"observations", "actions", "unclipped_rewards", "discounts"} <= example.keys():
         return "atari"
     if {"observations_pixels", "actions", "rewards", "discounts"} <= example.keys():
@@ -202,6 +210,15 @@ def _dm_env(example: Mapping[str, Values]) -> dict[str, Values]:
     return {**steps, **_flags(length, terminated=bool(terminated))}
 
 
+def _rwrl(example: Mapping[str, Values]) -> dict[str, Values]:
+    length, found = _size(example, "discount"), _dm_env(example)
+    values = found["steps/action"]
+    if not isinstance(values, np.ndarray) or len(values) % length:
+        raise CorruptError(f"action: not as many numbers for each of {length:,} steps")
+    width = len(values) // length
+    return {**found, "steps/action": np.append(values[width:], np.zeros(width, values.dtype))}
+
+
 def _atari(example: Mapping[str, Values]) -> dict[str, Values]:
     length = _size(example, "actions")
     renamed = {
@@ -228,7 +245,7 @@ def _dmlab(example: Mapping[str, Values]) -> dict[str, Values]:
     return {**steps, **_flags(_size(example, "actions"), terminated=False)}
 
 
-_TRANSLATIONS = {"dm_env": _dm_env, "atari": _atari, "dmlab": _dmlab}
+_TRANSLATIONS = {"dm_env": _dm_env, "rwrl": _rwrl, "atari": _atari, "dmlab": _dmlab}
 
 
 def _flags(length: int, *, terminated: bool, flagged: bool = True) -> dict[str, Values]:

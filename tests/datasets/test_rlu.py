@@ -64,15 +64,27 @@ def dm_env(
     }
 
 
-@pytest.mark.parametrize(("separator", "first", "compression"), [("/", np.nan, "gzip"), (":", 0.0, "none")])
-def test_dm_env_rewards_move_to_the_action_that_earned_them(
-    tmp_path: Path, separator: str, first: float, compression: str
-) -> None:
-    episodes = [
-        dm_env(4, separator=separator, first=first, terminal=True),
-        dm_env(3, separator=separator, first=first),
-    ]
-    folder = shards(tmp_path / "run", episodes, compression=compression)
+@pytest.mark.parametrize("has_types", [True, False])
+def test_of_real_world_rl_the_actions_move_too(tmp_path: Path, has_types: bool) -> None:
+    """DeepMind's reader has `(o[t], a[t + 1], r[t + 1], d[t + 1], o[t + 1])`; a[0] is of no action."""
+    episodes = [dm_env(4, separator=":", first=0.0, terminal=True), dm_env(3, separator=":", first=0.0)]
+    if not has_types:
+        episodes = [{k: v for k, v in each.items() if k != "step_type"} for each in episodes]
+    folder = shards(tmp_path / "run", episodes, compression="none")
+    assert rlu.detect(folder).matches
+    rows, ends, source, report = read(folder)
+    assert rows["action"].tolist() == [[2, 3], [4, 5], [6, 7], [2, 3], [4, 5]]
+    assert rows["next/reward"].tolist() == [[1.5], [2.5], [3.5], [1.5], [2.5]]
+    assert rows["observation/height"].tolist() == [[0], [1], [2], [0], [1]]
+    assert rows["discount"].tolist() == [1, 1, 0, 1, 1]
+    assert [(end.terminated, end.truncated) for end in ends] == [(True, False), (False, True)]
+    assert ends[0].final["position"].tolist() == [9, 10, 11]
+    assert source.record["alignment"].startswith("arrival")
+    assert report.dropped == 2
+
+
+def test_dm_env_rewards_move_to_the_action_that_earned_them(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "run", [dm_env(4, terminal=True), dm_env(3)])
     assert rlu.detect(folder).matches
     rows, ends, source, report = read(folder)
     assert rows["next/reward"].tolist() == [[1.5], [2.5], [3.5], [1.5], [2.5]]
