@@ -5,72 +5,22 @@
 // sections III and IV).
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <numeric>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "read_all.hpp"
+#include "hdf5_blocks.hpp"
 #include "span.hpp"
 
 namespace rl::hdf5 {
 
-struct NotPlain {};  // thrown: leave it to the library
-
-using Bytes = std::vector<std::uint8_t>;
-using Numbers = std::vector<std::uint64_t>;
-
-constexpr std::uint64_t NOWHERE = ~std::uint64_t{0};
 constexpr std::uint64_t MOST_BYTES = std::uint64_t{1} << 40;                // of values
-constexpr std::size_t MOST_HEADER = 1 << 20, MOST_RANK = 32;                // bytes, axes
+constexpr std::size_t MOST_RANK = 32;                                       // axes
 constexpr std::uint64_t EXPANDS = 1040, NO_PROOF = std::uint64_t{1} << 30;  // deflated bytes; bytes that need none
-constexpr int MOST_OBJECTS = 4096, MOST_BLOCKS = 1 << 16, DEEPEST = 16;
-
-inline void require(bool is_so) {
-  if (!is_so) throw NotPlain{};
-}
-
-// Reads little-endian numbers forwards; what lies beyond the end is not plain.
-class Cursor {
-public:
-  explicit Cursor(Span rest) : rest_(rest) {}
-  std::uint64_t number(int bytes) {
-    const Span data = take(static_cast<std::size_t>(bytes));
-    std::uint64_t value = 0;
-    for (int k = 0; k < bytes; ++k)
-      value |= std::uint64_t{data.data[k]} << 8 * k;
-    return value;
-  }
-  Span take(std::size_t size) {
-    require(size <= rest_.size());
-    const Span taken = {rest_.data, rest_.data + size};
-    rest_.data += size;
-    return taken;
-  }
-  std::size_t left() const { return rest_.size(); }
-
-private:
-  Span rest_;
-};
-
-inline Span span_of(const Bytes &bytes) { return {bytes.data(), bytes.data() + bytes.size()}; }
-
-inline Bytes copy_of(Span span) { return Bytes(span.data, span.end); }
-
-// An open file. `size` is what was there at first: nothing beyond is read.
-struct File {
-  int descriptor;
-  std::uint64_t size;
-
-  // Whether all of it was read.
-  bool read(std::uint64_t offset, void *out, std::size_t bytes) const {
-    return offset <= size && bytes <= size - offset && read_all(descriptor, out, bytes, offset);
-  }
-};
+constexpr int MOST_OBJECTS = 4096, DEEPEST = 16;
 
 // Where a chunk is, and which filters it did not go through, a bit for each.
 struct Place {
@@ -131,7 +81,7 @@ inline std::vector<std::uint64_t> shape_of(Span message) {
 // Reads a group and what is below it.
 class Reader {
 public:
-  explicit Reader(File file) : file_(file) {}
+  explicit Reader(File file) : blocks_(file) {}
 
   Group group(std::uint64_t address) {
     Group found;
@@ -140,65 +90,10 @@ public:
   }
 
 private:
-  // Some bytes. What is about them is read along: a group's headers are beside each other.
-  Bytes bytes(std::uint64_t offset, std::uint64_t count) {
-    require(count <= MOST_HEADER && offset <= file_.size && count <= file_.size - offset);
-    if (count == 0) return {};
-    if (offset < window_at_ || offset + count > window_at_ + window_.size()) {
-      window_at_ = offset - offset % (WINDOW / 4);
-      window_.resize(std::min(std::max(WINDOW, offset + count - window_at_), file_.size - window_at_));
-      if (!file_.read(window_at_, window_.data(), window_.size())) window_.clear();
-      require(!window_.empty());
-    }
-    const auto *begin = window_.data() + (offset - window_at_);
-    return Bytes(begin, begin + count);
-  }
-
-  struct Message {
-    unsigned type;
-    Span data;
-  };
-
-  // What an object's header says, in `blocks`.
-  std::vector<Message> header(std::uint64_t address, std::vector<Bytes> &blocks) {
-    const Bytes prefix = bytes(address, 16);
-    Cursor at(span_of(prefix));
-    require(at.number(1) == 1);
-    at.take(1);
-    const auto count = at.number(2);
-    at.take(4);
-    struct Block {
-      std::uint64_t offset, size;
-    };
-    std::vector<Block> ahead = {{address + 16, at.number(4)}};
-    std::vector<Message> messages;
-    blocks.reserve(64);
-    std::uint64_t seen = 0;
-    for (std::size_t n = 0; n < ahead.size(); ++n) {
-      require(n < 64);
-      blocks.push_back(bytes(ahead[n].offset, ahead[n].size));
-      Cursor rest(span_of(blocks.back()));
-      while (rest.left() > 0) {
-        const auto type = static_cast<unsigned>(rest.number(2));
-        const auto size = rest.number(2), flags = rest.number(1);
-        rest.take(3);
-        require(!(flags & 2));  // kept elsewhere, for several objects
-        messages.push_back({type, rest.take(size)});
-        ++seen;
-        if (type != CONTINUED) continue;
-        Cursor where(messages.back().data);
-        const auto offset = where.number(8);
-        ahead.push_back({offset, where.number(8)});
-      }
-    }
-    require(seen == count);
-    return messages;
-  }
-
   void walk(std::uint64_t address, const std::string &path, int depth, Group *found) {
     require(depth < DEEPEST && ++objects_ <= MOST_OBJECTS);
     std::vector<Bytes> blocks;
-    const auto messages = header(address, blocks);
+    const auto messages = blocks_.header(address, blocks);
     const Message *table = nullptr, *space = nullptr, *type = nullptr, *layout = nullptr, *filters = nullptr;
     for (const auto &message : messages) {
       const Message **slot = nullptr;
@@ -249,23 +144,17 @@ private:
   void links(Span message, const std::string &path, int depth, Group *found) {
     Cursor at(message);
     const auto tree = at.number(8), heap = at.number(8);
-    const Bytes head = bytes(heap, 32);
-    Cursor in(span_of(head));
-    require(in.number(4) == 0x50414548 && in.number(1) == 0);  // HEAP
-    in.take(3);
-    const auto size = in.number(8);
-    in.take(8);
-    const Bytes names = bytes(in.number(8), size);
+    const Bytes names = blocks_.names(heap);
     std::vector<std::uint64_t> nodes;
-    leaves(tree, 0, {}, -1, [&](Cursor &, std::uint64_t child) { nodes.push_back(child); });
+    blocks_.leaves(tree, 0, {}, -1, [&](Cursor &, std::uint64_t child) { nodes.push_back(child); });
     std::string before;  // names are in order, so each is there once
     for (const auto node : nodes) {
-      const Bytes first = bytes(node, 8);
+      const Bytes first = blocks_.bytes(node, 8);
       Cursor told(span_of(first));
       require(told.number(4) == 0x444f4e53 && told.number(1) == 1);  // SNOD
       told.take(1);
       const auto count = told.number(2);
-      const Bytes entries = bytes(node + 8, count * 40);
+      const Bytes entries = blocks_.bytes(node + 8, count * 40);
       Cursor entry(span_of(entries));
       for (std::uint64_t n = 0; n < count; ++n) {
         const auto name = entry.number(8), address = entry.number(8), cached = entry.number(4);
@@ -280,49 +169,6 @@ private:
         walk(address, path.empty() ? own : path + "/" + own, depth + 1, found);
       }
     }
-  }
-
-  // Calls `note(key, child)` for what hangs on the lowest level of a B-tree. Of chunks, `sizes` along each axis and of
-  // a value, the library finds only those that lie between the keys about them on every level, `low` and `high`.
-  template <typename Note>
-  void leaves(std::uint64_t address, unsigned type, const Numbers &sizes, int level, const Note &note,
-              const Numbers &low = {}, const Numbers &high = {}) {
-    require(++blocks_ <= MOST_BLOCKS);
-    const Bytes head = bytes(address, 24);
-    Cursor at(span_of(head));
-    require(at.number(4) == 0x45455254 && at.number(1) == type);  // TREE
-    const int here = static_cast<int>(at.number(1));
-    require(level < 0 || here == level);
-    const auto count = at.number(2);
-    const std::size_t key = type == 0 ? 8 : 8 + 8 * sizes.size();
-    const Bytes entries = bytes(address + 24, count * (key + 8) + key);
-    Cursor entry(span_of(entries));
-    Span told = entry.take(key);
-    Numbers first = numbers_of(told, sizes), after;
-    for (std::uint64_t n = 0; n < count; ++n, first = std::move(after)) {
-      const auto child = entry.number(8);
-      const Span next = entry.take(key);
-      after = numbers_of(next, sizes);
-      Cursor own(std::exchange(told, next));
-      const auto &begin = std::max(first, low), &end = high.empty() ? after : std::min(after, high);
-      require(sizes.empty() || begin < end);
-      if (here > 0)
-        leaves(child, type, sizes, here - 1, note, begin, end);
-      else {
-        require(begin == first);
-        note(own, child);
-      }
-    }
-  }
-
-  // Where a chunk begins, in chunks.
-  static Numbers numbers_of(Span key, const Numbers &sizes) {
-    Cursor at(key);
-    at.take(8);
-    Numbers found;
-    for (const auto size : sizes)
-      found.push_back(at.number(8) / size);
-    return found;
   }
 
   Dataset dataset(const std::string &path, Span space, Span type, Span layout, Span filters) {
@@ -341,7 +187,8 @@ private:
     const auto kind = at.number(1);
     if (kind == 1) {
       const auto place = at.number(8);
-      require(at.number(8) == declared && place != NOWHERE && declared <= file_.size && place <= file_.size - declared);
+      require(at.number(8) == declared && place != NOWHERE && declared <= blocks_.size() &&
+              place <= blocks_.size() - declared);
       require(found.filters.empty());
       found.places = {{place, declared, 0}};
       return found;
@@ -365,7 +212,7 @@ private:
     Numbers sizes = found.chunk;
     sizes.push_back(found.item);
     if (chunks > 0)
-      leaves(tree, 1, sizes, -1, [&](Cursor &key, std::uint64_t offset) {
+      blocks_.leaves(tree, 1, sizes, -1, [&](Cursor &key, std::uint64_t offset) {
         Place place = {offset, key.number(4), static_cast<std::uint32_t>(key.number(4))};
         require(!found.filters.empty() || (place.size == bytes && place.skipped == 0));
         std::uint64_t number = 0;
@@ -375,14 +222,14 @@ private:
           number = number * grid[axis] + first / found.chunk[axis];
         }
         require(key.number(8) == 0);  // the place in a value
-        require(found.places[number].offset == NOWHERE && place.size <= file_.size &&
-                offset <= file_.size - place.size);
+        require(found.places[number].offset == NOWHERE && place.size <= blocks_.size() &&
+                offset <= blocks_.size() - place.size);
         found.places[number] = place;
         stored += place.size;
         ++there;
       });
     require(there == chunks);  // others have values that are nowhere
-    require(stored <= file_.size && (declared <= NO_PROOF || declared <= EXPANDS * stored));
+    require(stored <= blocks_.size() && (declared <= NO_PROOF || declared <= EXPANDS * stored));
     return found;
   }
 
@@ -441,17 +288,12 @@ private:
     FILTERS = 11,
     ATTRIBUTE = 12,
     OLD_TIME = 14,
-    CONTINUED = 16,
     TABLE = 17,
     TIME = 18,
   };
 
-  static constexpr std::uint64_t WINDOW = 4096;
-
-  File file_;
-  std::uint64_t window_at_ = 0;
-  Bytes window_;
-  int objects_ = 0, blocks_ = 0;
+  Blocks blocks_;
+  int objects_ = 0;
   std::set<std::string> attributes_;
 };
 
