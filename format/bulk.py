@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rlcli import _native
 from rlcli.errors import CorruptError
-from rlcli.format import files, layer
+from rlcli.format import files, folders, layer
 
 
 def read(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:
@@ -42,11 +42,11 @@ def read_whole(folder: Path, names: Sequence[str]) -> list[bytes]:
 
 
 def names(folder: Path, name: str) -> list[str]:
-    """`files.names` of a folder in it."""
+    """`folders.names` of a folder in it."""
     if layer.current().is_direct:
         with suppress(OSError):
             return sorted(os.listdir(f"{folder}/{name}"))
-    return files.names(folder / name)
+    return folders.names(folder / name)
 
 
 def create(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> list[int]:

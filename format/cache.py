@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlcli.errors import UsageError
-from rlcli.format import files
+from rlcli.format import files, folders
 from rlcli.format.manifest import Segment
 
 DEFAULT_BYTES = 20 << 30
@@ -61,7 +61,7 @@ class Cache:
             if is_right(data):
                 return
         data = fetch()
-        files.make_folder(path.parent)
+        folders.make(path.parent)
         temporary = path.with_name(f".tmp-{uuids.uuid4().hex}")
         files.write_new(temporary, data, durable=False)
         with files.resources(path):
@@ -73,7 +73,7 @@ class Cache:
             if files.size(path) == size:
                 return
             files.remove(path)
-        files.make_folder(path.parent)
+        folders.make(path.parent)
         temporary = path.with_name(f".tmp-{uuids.uuid4().hex}")
         fd = files.create(temporary)
         try:
@@ -91,7 +91,7 @@ class Cache:
         if self._fetched < self._limit // 16:
             return
         self._fetched = 0
-        known = {folder: files.space(folder) for folder in self._all.iterdir() if (folder / _LOCK).exists()}
+        known = {folder: folders.space(folder) for folder in self._all.iterdir() if (folder / _LOCK).exists()}
         total = sum(known.values())
         for folder in sorted(known, key=_last_use):
             if total <= self._limit:
@@ -103,7 +103,7 @@ class Cache:
 def _hold(folder: Path) -> int:
     """A descriptor whose lock keeps a dataset's folder."""
     while True:
-        files.make_folder(folder)
+        folders.make(folder)
         with files.resources(folder):
             try:
                 fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlcli import __version__
 from rlcli.errors import BusyError, CorruptError, UsageError
-from rlcli.format import files, generations, manifest, strictjson
+from rlcli.format import files, folders, generations, manifest, strictjson
 from rlcli.format.layout import FOLDERS
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest
@@ -27,13 +27,13 @@ def create(path: Path, first: Manifest, *, share: bool, durable: bool) -> tuple[
     if os.path.lexists(path):
         raise _exists(path)
     for sibling in stale_siblings(path, older_than=STALE_SECONDS):
-        files.remove_tree(sibling)
+        folders.remove_tree(sibling)
     temporary = path.with_name(f".{path.name}.tmp-{uuids.uuid4().hex}")
     lock = None
     try:
         with files.resources(path):
             for folder in FOLDERS:
-                files.make_folder(temporary / folder)
+                folders.make(temporary / folder)
             first = replace(first, dataset=uuids.uuid4().hex)
             identity = {
                 "magic": "rl-dataset",
@@ -53,14 +53,14 @@ def create(path: Path, first: Manifest, *, share: bool, durable: bool) -> tuple[
                 lock = WriterLock.exclusive(temporary, called=path)
             first = generations.publish(temporary, first, durable=durable)
             if durable:
-                files.sync_folder(temporary)
-            files.rename_new(temporary, path)
+                folders.sync(temporary)
+            folders.rename_new(temporary, path)
             if durable:
-                files.sync_folder(path.parent)
+                folders.sync(path.parent)
     except BaseException as err:
         if lock is not None:
             lock.close()
-        files.remove_tree(temporary)
+        folders.remove_tree(temporary)
         if isinstance(err, FileExistsError):
             raise _exists(path) from err
         files.tell_as(path, temporary, err)
@@ -81,12 +81,12 @@ def stale_siblings(path: Path, *, older_than: float) -> list[Path]:
     `older_than` seconds.
     """
     prefixes = (f".{path.name}.tmp-", f"..{path.name}.tmp-")
-    siblings = [path.with_name(name) for name in files.names(path.parent) if name.startswith(prefixes)]
+    siblings = [path.with_name(name) for name in folders.names(path.parent) if name.startswith(prefixes)]
     return [sibling for sibling in siblings if _is_stale(sibling, older_than)]
 
 
 def _is_stale(folder: Path, older_than: float) -> bool:
-    if folder.is_symlink() or not folder.is_dir() or time.time() - files.newest_change(folder) < older_than:
+    if folder.is_symlink() or not folder.is_dir() or time.time() - folders.newest_change(folder) < older_than:
         return False
     if not (folder / "dataset.json").exists():
         return True

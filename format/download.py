@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlcli.errors import CorruptError
-from rlcli.format import dataset_json, files, generations
+from rlcli.format import dataset_json, files, folders, generations
 from rlcli.format.generations import name_of
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.manifest import Manifest, Segment
@@ -24,7 +24,7 @@ def download(source: RemoteSource, target: Path, *, threads: int = 8) -> None:
     A file that is missing, or ends early, is so in the copy too. Raises `InputError` for what cannot be read.
     """
     origin, newest = source.origin, source.newest_generation()
-    files.make_folder(target)
+    folders.make(target)
     names = ["dataset.json", *map(name_of, range(1, newest + 1))]
     names += [f"journal/{name}" for name in source.journals()]
     with ThreadPoolExecutor(threads) as pool:
@@ -55,10 +55,10 @@ def _copy(origin: Origin, name: str, size: int | None, target: Path) -> None:
     with suppress(Missing):
         if size is None or size <= _REQUEST_BYTES or origin.has_ranges is False:
             data = origin.read(name)
-            files.make_folder(path.parent)
+            folders.make(path.parent)
             files.write_new(path, data, durable=False)
             return
-        files.make_folder(path.parent)
+        folders.make(path.parent)
         fd = files.create(path)
         try:
             with files.resources(path), suppress(Short):

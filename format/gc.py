@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlcli.errors import BusyError
-from rlcli.format import creation, dataset_json, files, generations, manifest, snapshot
+from rlcli.format import creation, dataset_json, files, folders, generations, manifest, snapshot
 from rlcli.format.layout import SegmentPaths
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest
@@ -78,7 +78,7 @@ def _collect(newest: Manifest, lock: WriterLock, report: GarbageReport, grace_se
     root, oldest = report.path, time.time() - grace_seconds
     for name in orphans(root, newest):
         paths = SegmentPaths(root, name)
-        young = any(files.newest_change(part) > oldest for part in paths.parts)
+        young = any(folders.newest_change(part) > oldest for part in paths.parts)
         evidence = snapshot.unlisted_generation(paths.journal, newest) is not None
         stream = manifest.stream_of(name)
         if young or evidence or not lock.take(stream):
@@ -86,9 +86,9 @@ def _collect(newest: Manifest, lock: WriterLock, report: GarbageReport, grace_se
             continue
         for part in paths.parts:
             _remove(part, report)
-    for name in files.names(root / "manifests"):
+    for name in folders.names(root / "manifests"):
         temporary = root / "manifests" / name
-        if name.startswith(".tmp-") and files.newest_change(temporary) <= oldest:
+        if name.startswith(".tmp-") and folders.newest_change(temporary) <= oldest:
             if _is_published(newest, name):
                 _remove(temporary, report)
             else:
@@ -102,9 +102,9 @@ def _is_published(newest: Manifest, temporary: str) -> bool:
 
 
 def _remove(path: Path, report: GarbageReport) -> None:
-    freed = files.space(path)
+    freed = folders.space(path)
     if not report.dry_run:
-        files.remove_tree(path)
+        folders.remove_tree(path)
     if freed:
         report.freed_bytes += freed
         report.removed.append(path.relative_to(report.path.parent).as_posix())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcli.errors import CorruptError, ResourceError
-from rlcli.format import bulk, files, strictjson
+from rlcli.format import bulk, files, folders, strictjson
 from rlcli.format.location import Inside
 from rlcli.format.manifest import MAX_ROWS, MAX_SEGMENTS, Manifest, Segment, parse
 
@@ -71,7 +71,7 @@ def put(
         files.write_new(temporary, data, durable=durable)
         if before_link is not None:
             if durable:
-                files.sync_folder(root / "manifests")  # a seal record must not outlive what excuses it
+                folders.sync(root / "manifests")  # a seal record must not outlive what excuses it
             before_link()
         try:
             files.link_new(temporary, target)
@@ -84,7 +84,7 @@ def put(
                 what = "exists already; two writers were at work"
                 raise GenerationTaken(f"{target}: {what}", path=target) from err
         if durable:
-            files.sync_folder(root / "manifests")
+            folders.sync(root / "manifests")
         files.remove(temporary)
     return data
 
@@ -117,7 +117,7 @@ def check_without_gap(root: Path, numbers: list[int]) -> None:
 
 def temporary_exists(root: Path, generation: int) -> bool:
     prefix = f".tmp-{generation}-"
-    return any(name.startswith(prefix) for name in files.names(root / "manifests"))
+    return any(name.startswith(prefix) for name in folders.names(root / "manifests"))
 
 
 def load(root: Path, dataset: str, generation: int) -> Manifest:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlcli import _native
 from rlcli.errors import CorruptError
-from rlcli.format import files, layer, sums
+from rlcli.format import files, folders, layer, sums
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column
 
@@ -119,7 +119,7 @@ class HeapWriter:
         if not any(map(len, values)):
             return
         if self.fd < 0:
-            files.make_folder(self.path.parent)
+            folders.make(self.path.parent)
             self.fd = files.create(self.path)
             self.is_new = True
         if not layer.current().is_direct:

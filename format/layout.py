@@ -7,7 +7,7 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
-from rlcli.format import files
+from rlcli.format import folders
 from rlcli.format.schema import Schema
 
 FOLDERS = ("segments", "finals", "journal", "episodes", "sums", "manifests")
@@ -98,15 +98,15 @@ class SegmentPaths:
     def parts(self) -> tuple[Path, ...]:
         """Every file and folder of it, its mutable side columns too; some may be missing."""
         mutable = self.root / "mutable"
-        side = (mutable / name / f"{self.name}.memmap" for name in files.names(mutable))
+        side = (mutable / name / f"{self.name}.memmap" for name in folders.names(mutable))
         return (self.journal, self.sums, *self.trees, *side)
 
     def remove(self) -> int:
         """Deletes everything of the segment; returns the bytes freed."""
         freed = 0
         for path in self.parts:
-            freed += files.space(path)
-            files.remove_tree(path)
+            freed += folders.space(path)
+            folders.remove_tree(path)
         return freed
 
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from rlcli.errors import BusyError, CorruptError, InputError, RLError
-from rlcli.format import dataset_json, files, generations, layer, manifest
+from rlcli.format import dataset_json, files, folders, generations, layer, manifest
 from rlcli.format.layout import SEGMENT_FOLDERS
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -141,9 +141,8 @@ def check_folders(root: Path) -> None:
     """Raises `CorruptError` if a folder of the dataset is a symbolic link: what a writer makes or removes
     there would be somebody else's.
     """
-    folders = [root / name for name in (*SEGMENT_FOLDERS, "manifests", "locks", "mutable")]
-    folders += [root / "mutable" / name for name in files.names(root / "mutable")]
-    for folder in folders:
+    mutable = [root / "mutable" / name for name in folders.names(root / "mutable")]
+    for folder in (*(root / name for name in (*SEGMENT_FOLDERS, "manifests", "locks", "mutable")), *mutable):
         if folder.is_symlink():
             raise CorruptError(f"{folder}: a symbolic link instead of a folder", path=folder)
 
@@ -206,7 +205,7 @@ def _lock_file(path: Path, flags: int) -> int | None:
             try:
                 fd = layer.current().open(path, _LOCK)
             except FileNotFoundError:
-                files.make_folder(path.parent)
+                folders.make(path.parent)
                 continue
         try:
             layer.current().flock(fd, fcntl.LOCK_EX | flags)

@@ -20,7 +20,7 @@ import numpy as np
 
 from rlcli import __version__
 from rlcli.errors import CorruptError, UsageError
-from rlcli.format import compatible, copying, files, generations, manifest, sharing, strictjson, sums
+from rlcli.format import compatible, copying, files, folders, generations, manifest, sharing, strictjson, sums
 from rlcli.format.dataset import Dataset
 from rlcli.format.digests import episode_digest
 from rlcli.format.episode_table import Episodes, to_records
@@ -104,12 +104,12 @@ def merge(
                 report.copied_rows += int(table.length[chosen].sum())
                 with Dataset.open(part) as copied:
                     result.add(copied, copying.all_episodes(copied), quiet, None)
-                files.remove_tree(part)
+                folders.remove_tree(part)
             result.publish(first, lineage, extra or {}, durable=durable)
             report.rows, report.episodes = result.rows, result.episodes
             report.streams, report.segments = result.streams, len(result.entries)
     except BaseException:
-        files.remove_tree(out)
+        folders.remove_tree(out)
         raise
     return report
 
@@ -172,7 +172,7 @@ class _Result:
 
     def begin(self) -> None:
         for folder in FOLDERS:
-            files.make_folder(self._root / folder)
+            folders.make(self._root / folder)
 
     def add(
         self, dataset: Dataset, table: Episodes, tell: Callable[[int], None], report: Merged | None
@@ -219,7 +219,7 @@ class _Result:
                 found[f"journal/{name}.log"] = sums.of_bytes(journal)
                 continue
             target = f"{folder}/{name}/{rest.partition('/')[2]}"
-            files.make_folder((self._root / target).parent)
+            folders.make((self._root / target).parent)
             way = sharing.share(root / relative, self._root / target, expected.bytes, link=self._link)
             if report is not None:
                 report.files[way] += 1
@@ -285,10 +285,10 @@ class _Result:
         )  # fmt: skip
         if durable:
             for folder in FOLDERS:
-                files.sync_tree(self._root / folder, data=True)
+                folders.sync_tree(self._root / folder, data=True)
         generations.publish(self._root, found, durable=durable)
         if durable:
-            files.sync_folder(self._root)
+            folders.sync(self._root)
 
 
 def _records(table: Episodes, chosen: Rows, start: int) -> list[Episode]:

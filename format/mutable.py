@@ -20,7 +20,7 @@ import numpy as np
 
 from rlcli import _native
 from rlcli.errors import BusyError, CorruptError, IncompatibleError
-from rlcli.format import files, layer, strictjson
+from rlcli.format import files, folders, layer, strictjson
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import DTYPES, check_dtype, check_key
 from rlcli.format.location import local
@@ -87,7 +87,7 @@ class SideColumn:
             "shape": list(shape), "default": default,
         }  # fmt: skip
         if not files.exists(meta):
-            files.make_folder(folder)
+            folders.make(folder)
             temporary = folder / f".meta.{uuid.uuid4().hex}"
             files.write_new(temporary, strictjson.dump(wanted), durable=False)
             with suppress(FileExistsError):
@@ -143,7 +143,7 @@ class SideColumn:
         """What was written survives a power cut from here on."""
         for fd, _ in self._open.values():
             files.sync(fd)
-        files.sync_folder(self.folder)
+        folders.sync(self.folder)
 
     def close(self) -> None:
         """Lets go of it. Views and descriptors end here."""
@@ -239,7 +239,7 @@ class SideColumn:
                     files.write_at(fd, memoryview(value)[: size - at], at)
         finally:
             files.close(fd)
-        files.rename_new(temporary, path)
+        folders.rename_new(temporary, path)
 
 
 def _mapped(fd: int, size: int) -> Array:

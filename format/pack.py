@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from rlcli.errors import BusyError, CorruptError, InputError, UsageError
-from rlcli.format import files, generations
+from rlcli.format import files, folders, generations
 from rlcli.format.dataset import Dataset
 from rlcli.format.layout import FOLDERS, SegmentPaths
 from rlcli.format.location import local
@@ -139,17 +139,17 @@ def read_entries(fd: int, path: Path) -> list[Entry]:
         length = directory_size(files.read_at(fd, TAIL, max(0, size - TAIL)), size)
         entries = parse(files.read_at(fd, length, size - length))
         seen: set[str] = set()
-        folders: set[str] = set()
+        parents: set[str] = set()
         start = 0
         for entry in entries:
             name = entry.name.lower()
             if not _NAME.fullmatch(entry.name) or name in seen:
                 raise CorruptError(f"it has a file {entry.name!r}, which no dataset has, or has it twice")
             seen.add(name)
-            folders.update(str(folder) for folder in PurePosixPath(name).parents)
+            parents.update(str(folder) for folder in PurePosixPath(name).parents)
             start = payload_offset(start, entry.name) + entry.size
-        if seen & folders:
-            raise CorruptError(f"it has {min(seen & folders)!r} as a file and as a folder")
+        if seen & parents:
+            raise CorruptError(f"it has {min(seen & parents)!r} as a file and as a folder")
         if start != size - length:
             raise CorruptError(f"its files end at byte {start}, its directory begins at {size - length}")
     except CorruptError as err:
@@ -171,7 +171,7 @@ def unpack(path: Path, out: Path, *, advance: Callable[[int], None] | None = Non
         with files.resources(out):
             entries = read_entries(fd, path)
             for folder in FOLDERS:
-                files.make_folder(out / folder)
+                folders.make(out / folder)
             start = 0
             for entry in entries:
                 header = local_header(start, entry)
@@ -180,9 +180,9 @@ def unpack(path: Path, out: Path, *, advance: Callable[[int], None] | None = Non
                 _copy_out(fd, path, start + len(header), entry, out / entry.name, advance)
                 start += len(header) + entry.size
             for folder in FOLDERS:
-                files.sync_tree(out / folder, data=True)
+                folders.sync_tree(out / folder, data=True)
             files.sync_path(out / "dataset.json")
-            files.sync_folder(out)
+            folders.sync(out)
     finally:
         files.close(fd)
     _prove(path, out, {entry.name for entry in entries})
@@ -191,7 +191,7 @@ def unpack(path: Path, out: Path, *, advance: Callable[[int], None] | None = Non
 def _copy_out(
     fd: int, path: Path, at: int, entry: Entry, target: Path, advance: Callable[[int], None] | None
 ) -> None:
-    files.make_folder(target.parent)
+    folders.make(target.parent)
     crc, made = 0, files.create(target)
     try:
         for first in range(0, entry.size, BLOCK):

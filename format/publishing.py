@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlcli.format import files, generations
+from rlcli.format import files, folders, generations
 from rlcli.format.generations import GenerationTaken
 from rlcli.format.journal import Journal
 from rlcli.format.layout import FOLDERS, SegmentPaths
@@ -130,7 +130,7 @@ class Publisher:
             if entry.sealed and entry.stream in own:
                 paths = SegmentPaths(self.root, entry.name)
                 for tree in paths.trees:
-                    files.sync_tree(tree, data=True)
+                    folders.sync_tree(tree, data=True)
                 for path in (paths.journal, paths.sums):
                     files.sync_path(path)
         for s in streams:
@@ -140,9 +140,9 @@ class Publisher:
             files.sync_path(generations.path_of(self.root, generation))
         files.sync_path(self.root / "dataset.json")
         for name in FOLDERS:
-            files.sync_folder(self.root / name)
-        files.sync_folder(self.root)
-        files.sync_folder(self.root.parent)
+            folders.sync(self.root / name)
+        folders.sync(self.root)
+        folders.sync(self.root.parent)
         self._durable = self._is_synced = True
 
 
@@ -164,7 +164,7 @@ def cut_leftovers(root: Path, newest: Manifest, lock: WriterLock) -> list[str]:
     lock yet. The names of the manifests are returned. They must stay until the next generation is there:
     readers take them as the reason why the generation that a seal record names is not.
     """
-    leftovers = [name for name in files.names(root / "manifests") if name.startswith(".tmp-")]
+    leftovers = [name for name in folders.names(root / "manifests") if name.startswith(".tmp-")]
     for entry in newest.segments if leftovers else ():
         if not entry.sealed and entry.stream not in lock.streams:
             cut_seal(root, newest, entry)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import xxhash
 
-from rlcli.format import bulk, files, sums, trees
+from rlcli.format import bulk, files, folders, sums, trees
 from rlcli.format.episode_table import episode_arrays
 from rlcli.format.journal import Episode
 from rlcli.format.keys import path_of
@@ -54,7 +54,7 @@ class Sealing:
         """The episodes tree, if there are any; returns the XXH3-128 of its columns."""
         columns = {path_of((name,)): array.tobytes() for name, array in episode_arrays(episodes).items()}
         if episodes:
-            files.make_folder(self.paths.episodes)
+            folders.make(self.paths.episodes)
             self.put("episodes", columns | trees.meta_files(_EPISODE_LEAVES, len(episodes)))
         return [xxhash.xxh3_128_hexdigest(data) for data in columns.values()]
 

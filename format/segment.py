@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from rlcli import _native
-from rlcli.format import bulk, digests, files, layer, sums, trees
+from rlcli.format import bulk, digests, files, folders, layer, sums, trees
 from rlcli.format.heap_file import HeapWriter, Value, heap_name
 from rlcli.format.journal import RECORD, Episode, Journal, Packer, packer_after
 from rlcli.format.keys import Key
@@ -75,9 +75,9 @@ class SegmentWriter:
         paths = SegmentPaths(root, entry.name)
         fds: list[int] = []
         try:
-            files.make_folder(paths.columns)
+            folders.make(paths.columns)
             for folder in schema.folders:
-                files.make_folder(paths.columns / folder)
+                folders.make(paths.columns / folder)
             fds += bulk.create(paths.columns, schema.files, [entry.alloc * c.row_bytes for c in schema.plain])
             with files.resources(paths.columns):
                 bulk.write(paths.columns, trees.meta_files(schema.leaves, entry.alloc))
@@ -210,7 +210,7 @@ class SegmentWriter:
         if not self._final_fds:
             for column in self.schema.derived:
                 path = self.paths.finals / column.file
-                files.make_folder(path.parent)
+                folders.make(path.parent)
                 self._final_fds.append(files.create(path))
             self._has_new_names = True
         for fd, column, hasher, array in zip(
@@ -295,10 +295,10 @@ class SegmentWriter:
     def sync_names(self) -> None:
         """The names of all its files to the disk."""
         for tree in self.paths.trees:
-            files.sync_tree(tree, data=False)
+            folders.sync_tree(tree, data=False)
         for folder in SEGMENT_FOLDERS:
-            files.sync_folder(self.paths.root / folder)
-        files.sync_folder(self.paths.root)
+            folders.sync(self.paths.root / folder)
+        folders.sync(self.paths.root)
         self._has_new_names = False
         for heap in self._heaps:
             heap.is_new = False

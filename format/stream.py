@@ -12,7 +12,7 @@ import numpy as np
 from rlcli import _native
 from rlcli.format.ends import Ended, joined
 from rlcli.format.journal import HAS_FINAL, Episode
-from rlcli.format.recover import Unfinished
+from rlcli.format.recovery_report import Unfinished
 from rlcli.format.schema import Column
 from rlcli.format.segment import SegmentWriter
 from rlcli.format.values import as_rewards

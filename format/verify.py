@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from rlcli.errors import CorruptError
-from rlcli.format import dataset_json, digests, files, generations, snapshot, strictjson, sums, trees
+from rlcli.format import dataset_json, digests, files, folders, generations, snapshot, strictjson, sums, trees
 from rlcli.format.checking import commit_hash
 from rlcli.format.episode_table import episode_arrays, read_episodes
 from rlcli.format.journal import Journal
@@ -104,7 +104,7 @@ class _Verifier:
             return
         newest = None
         for folder in FOLDERS:
-            for path in files.linked_folders(self.root / folder):
+            for path in folders.links(self.root / folder):
                 self.note(CorruptError(f"{path}: a symbolic link instead of a folder", path=path))
         with self._noting():
             self._check_chain(generations.published(self.root))

@@ -35,7 +35,7 @@ import numpy as np
 
 from rlcli.benchmarks import Setting
 from rlcli.benchmarks.rows import SCHEMA, Columns, block, spec
-from rlcli.format import files
+from rlcli.format import folders
 from rlcli.format.dataset import Dataset
 from rlcli.format.specs import Key
 from rlcli.format.writer import Durability, Writer
@@ -204,7 +204,7 @@ def _space(folder: Path, batches: list[Columns], row_bytes: int) -> str:
     arm.prepare()
     arm.call()
     rows = len(batches) * BATCH
-    taken = files.space(arm.path) / rows
+    taken = folders.space(arm.path) / rows
     arm.discard()
     twice = row_bytes + OBSERVATION_BYTES
     return (

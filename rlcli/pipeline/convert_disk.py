@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from rlcli.format import files
+from rlcli.format import files, folders
 
 _STEP_BYTES = 64 << 20
 _AT_ONCE = 8  # syncs that wait together
@@ -70,7 +70,7 @@ def sync_dataset(root: Path) -> None:
     found = [(Path(folder), [Path(folder, name) for name in names]) for folder, _, names in os.walk(root)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         _all(pool, files.sync_path, [file for _, inside in found for file in inside])
-        _all(pool, files.sync_folder, [folder for folder, _ in found])
+        _all(pool, folders.sync, [folder for folder, _ in found])
 
 
 def _all(pool: ThreadPoolExecutor, sync: Callable[[Path], None], paths: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rlcli import console
 from rlcli.errors import InputError, UsageError
-from rlcli.format import files
+from rlcli.format import files, folders
 from rlcli.format.creation import stale_siblings
 from rlcli.format.gc import GRACE_SECONDS
 
@@ -63,7 +63,7 @@ def unfinished(out: Path) -> Iterator[Path]:
                     files.raise_resource(err, out)
                 raise
     finally:
-        files.remove_tree(temporary)
+        folders.remove_tree(temporary)
         for folder in made:
             with suppress(OSError):  # not empty: the output is there
                 folder.rmdir()

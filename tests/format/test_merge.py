@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlcli.errors import CorruptError, IncompatibleError, UsageError
-from rlcli.format import files, sharing, strictjson
+from rlcli.format import files, folders, sharing, strictjson
 from rlcli.format.copying import all_episodes, copy_episodes
 from rlcli.format.dataset import Dataset
 from rlcli.format.digests import episode_digest
@@ -154,7 +154,7 @@ def test_sources_may_go_after_a_merge(tmp_path: Path) -> None:
     fill(tmp_path / "a", [[5, 20]])
     digest = Dataset.open(tmp_path / "a").digest
     merge([tmp_path / "a"], tmp_path / "m", lineage=LINEAGE)
-    files.remove_tree(tmp_path / "a")
+    folders.remove_tree(tmp_path / "a")
     assert verify(tmp_path / "m", deep=True) == []
     assert Dataset.open(tmp_path / "m").digest == digest
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model as m
 
 from rlcli.errors import ResourceError
-from rlcli.format import files
+from rlcli.format import folders
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 
@@ -76,12 +76,12 @@ def test_reading_takes_no_room_of_a_file_system_in_memory() -> None:
         model = m.create(folder / "ds")  # 4,096 rows of room
         m.fill(model, 100)
         model.writer.close()
-        room = files.space(folder)
+        room = folders.space(folder)
         m.read_everything(folder / "ds")
         m.read_everything(folder / "ds", check="none")
         assert verify(folder / "ds", deep=True) == []
         with Dataset.open(folder / "ds") as dataset:
             dataset.open_segment(dataset.segments[0].name)
-        assert files.space(folder) == room
+        assert folders.space(folder) == room
     finally:
         shutil.rmtree(folder)

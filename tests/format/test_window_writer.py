@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlcli.errors import UsageError
-from rlcli.format import dataset_json, files, generations, layer, manifest, strictjson
+from rlcli.format import dataset_json, folders, generations, layer, manifest, strictjson
 from rlcli.format.episode_table import read_episodes
 from rlcli.format.layout import SEGMENT_FOLDERS, SegmentPaths, choose_alloc
 from rlcli.format.schema import Column, Schema
@@ -48,7 +48,7 @@ def _firsts(path: Path, stream: int = 0) -> list[int]:
 
 
 def _on_disk(path: Path) -> set[str]:
-    found = [name for folder in SEGMENT_FOLDERS for name in files.names(path / folder)]
+    found = [name for folder in SEGMENT_FOLDERS for name in folders.names(path / folder)]
     return {name.removesuffix(".log").removesuffix(".json") for name in found}
 
 
