@@ -1,8 +1,8 @@
 """The writer of a dataset: rows of several streams in, commits out. SPEC.md section 10.
 
 Low level: it knows columns and episode ends, not what an observation is. `episodes.EpisodeWriter` is the
-convenient layer on top; `creation`, `recover` and `publishing` are what stands behind `create`, `append`,
-`join` and a new generation.
+convenient layer on top; `creation`, `entering` and `publishing` are what stands behind `create`, `append` and
+`join`, and a new generation.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from typing import Any, Literal
 import numpy as np
 
 from rlcli import _native
-from rlcli.format import creation, dataset_json, files, generations, layer, manifest, recover
+from rlcli.format import creation, entering, files, layer, manifest
 from rlcli.format.ends import Ended, flags_of
+from rlcli.format.entering import Entered
 from rlcli.format.given import Stored, Values, stored_finals, stored_rows
 from rlcli.format.keys import Key
 from rlcli.format.layout import EXPECTED_ROWS, choose_alloc, free_name
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest, Segment
-from rlcli.format.publishing import Publisher, cut_leftovers
+from rlcli.format.publishing import Publisher
 from rlcli.format.schema import Schema
 from rlcli.format.segment import SegmentWriter
 from rlcli.format.stream import Stream
@@ -137,17 +138,8 @@ class Writer:
         `rewind` asks for rows that are not there.
         """
         path = Path(path)
-        identity = dataset_json.load(path)
-        lock = WriterLock.exclusive(path)
-        try:
-            before = generations.load_newest(path, identity["uuid"])
-            owners = dict.fromkeys(range(len(before.streams)), _owner(durability))
-            newest, report = recover.take_over(path, before, lineage=[lineage], owners=owners, rewind=rewind)
-            writer = cls(path, lock, newest, durability)
-        except BaseException:
-            lock.close()
-            raise
-        writer._next_number = report.next_episode
+        entered = entering.alone(path, lineage=lineage, owner=_owner(durability), rewind=rewind)
+        writer, report = cls._entered(path, entered, durability), entered.report
         for stream, unfinished, live in zip(writer.streams, report.unfinished, report.live, strict=True):
             if unfinished is not None and live is not None:
                 stream.resume(unfinished, live)
@@ -168,32 +160,21 @@ class Writer:
         killed writers left in any stream is recovered first, with an entry in the lineage. Raises `BusyError`
         while a writer that does not share has the dataset, `CorruptError` if it is damaged.
         """
-        path = Path(path)
         if num_streams < 1:
             raise ValueError(f"num_streams {num_streams}")
-        identity = dataset_json.load(path)
-        lock = WriterLock.shared(path)
+        path = Path(path)
+        owner = _owner(durability)
+        entered = entering.beside_others(path, lineage=lineage, owner=owner, num_streams=num_streams)
+        return cls._entered(path, entered, durability)
+
+    @classmethod
+    def _entered(cls, path: Path, entered: Entered, durability: Durability) -> Writer:
         try:
-            with lock.publishing():
-                before = generations.load_newest(path, identity["uuid"])
-                known = len(before.streams)
-                free = [number for number in range(known) if lock.take(number)]
-                own = (free + list(range(known, known + num_streams)))[:num_streams]
-                for number in own[len(free) :]:
-                    lock.take(number)
-                dead = [number for number in free if recover.is_left_open(before, number)]
-                owners = {
-                    number: _owner(durability) if number in own else None for number in sorted({*own, *dead})
-                }
-                cut_leftovers(path, before, lock)
-                newest, report = recover.take_over(path, before, lineage=[lineage], owners=owners)
-                for number in lock.streams.difference(own):
-                    lock.release(number)
-            writer = cls(path, lock, newest, durability, own)
+            writer = cls(path, entered.lock, entered.newest, durability, entered.streams)
         except BaseException:
-            lock.close()
+            entered.lock.close()
             raise
-        writer._next_number = report.next_episode
+        writer._next_number = entered.report.next_episode
         return writer
 
     @property
