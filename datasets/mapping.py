@@ -6,6 +6,7 @@ A mapping is source key -> our key. Our keys are written with slashes; these hav
     reward        terminated     truncated
     done          terminated or truncated: where only one of these is known too, the rest is the other
     episode       a number per row that changes where an episode begins
+    first         whether an episode begins with the row
     episode_ends  one number per episode: the rows before its end, counted from the first row of the source
     next_valid    whether the next observation of a row is the true one
     -             left out
@@ -38,9 +39,10 @@ _NAMES = {
         "observations_next",
     ),
     "reward": ("rewards", "reward", "rew", "rews"),
-    "terminated": ("terminals", "terminal", "terminated", "terminations", "termination"),
+    "terminated": ("terminals", "terminal", "terminated", "terminations", "termination", "is_terminal"),
     "truncated": ("timeouts", "timeout", "truncated", "truncations", "truncation"),
-    "done": ("dones", "done", "episode_terminals"),
+    "done": ("dones", "done", "episode_terminals", "is_last"),
+    "first": ("episode_starts", "episode_start", "is_first"),
     "episode": (
         "episode_id",
         "episode_ids",
@@ -139,7 +141,7 @@ def roles_of(
         guesses.append(f"nothing is known as action (found {listed}), so that rows have none")
     if "done" in single and "done" not in given.values() and not {"truncated", "terminated"} & single.keys():
         guesses.append(f"{single['done']} may mean terminated, or terminated or truncated")
-    ends = ("episode", "episode_ends", "terminated", "truncated", "done")
+    ends = ("episode", "episode_ends", "first", "terminated", "truncated", "done")
     if not any(name in single for name in ends):
         one = "each file is" if by_file else "all rows are"
         guesses.append(f"nothing says where episodes end, so that {one} one")

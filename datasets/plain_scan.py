@@ -84,14 +84,16 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
     """Reads the flags, the episode numbers, the rewards and whole-number actions, in slices."""
     single = roles.single
     flags = {role: single[role] for role in ("terminated", "truncated", "done") if role in single}
-    numbers = single.get("episode")
+    numbers, first = single.get("episode"), single.get("first")
     whole = [name for name in roles.below("action") if table.fields[name].dtype.kind in "iu"]
     reward = single.get("reward")
     if reward is not None and _is_ours(table.fields[reward]):
         reward = None  # is as ours
-    names = list(dict.fromkeys([*flags.values(), *whole, *_optional(numbers), *_optional(reward)]))
+    optional = (name for name in (numbers, first, reward) if name is not None)
+    names = list(dict.fromkeys([*flags.values(), *whole, *optional]))
     found: dict[str, list[Flags]] = {role: [] for role in flags}
     changes: list[NDArray[np.int64]] = []  # the rows behind which the episode's number is another
+    begun: list[NDArray[np.int64]] = []  # the rows that are flagged as the first of an episode
     before: Any = None
     number = 0  # of the episode that the rows so far ended in
     inexact: set[str] = set()
@@ -101,6 +103,8 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
         arrays = table.read(names, start, min(start + step, num_rows))
         for role, name in flags.items():
             found[role].append(_one_per_row(arrays[name], name, table) != 0)
+        if first is not None:
+            begun.append(start + np.flatnonzero(_one_per_row(arrays[first], first, table)))
         if numbers is not None:
             values = _one_per_row(arrays[numbers], numbers, table)
             firsts = np.flatnonzero(values[1:] != values[:-1]) + 1  # a row that is no number is one
@@ -134,7 +138,10 @@ def look_through(table: Table, roles: Roles, num_rows: int, slice_rows: int) -> 
             told["terminated"] = done & ~told["truncated"] if "truncated" in told else done
     no_flag = np.zeros(num_rows, np.bool_)
     terminals, timeouts = told.get("terminated", no_flag), told.get("truncated", no_flag)
-    last_rows, rule, unfinished, empty = _ends(table, roles, num_rows, changes, terminals | timeouts)
+    ends = changes or [rows[rows > 0] - 1 for rows in begun]
+    last_rows, rule, unfinished, empty = _ends(table, roles, num_rows, ends, terminals | timeouts)
+    if first is not None and not np.array_equal(np.concatenate(begun), [0, *(last_rows[:-1] + 1)]):
+        inexact.add(first)
     told_cut = table.metadata.get("cut")
     cut = {n for n in told_cut if isinstance(n, int)} if isinstance(told_cut, list) else set()
     cut |= {len(last_rows) - 1} if unfinished else set()
@@ -189,8 +196,8 @@ def _ends(
             )
         filled = np.unique(ends[ends > 0])
         return np.union1d(filled - 1, last), [name], bool(ends[-1] < num_rows), len(ends) - len(filled)
-    if "episode" in single:
-        return np.union1d(np.concatenate(changes), last), [single["episode"]], False, 0
+    if (by := single.get("episode", single.get("first"))) is not None:
+        return np.union1d(np.concatenate(changes), last), [by], False, 0
     used = [single[role] for role in ("terminated", "truncated", "done") if role in single]
     if len(files):
         return np.union1d(np.flatnonzero(flagged), last), [*used, "the ends of files"], False, 0
@@ -234,7 +241,3 @@ def _gives_back(standard: NDArray[Any], original: NDArray[Any]) -> bool:
 def _is_ours(field: Field) -> bool:
     """Whether rewards are of the dtype that ours have, one per row."""
     return field.dtype == np.float32 and math.prod(field.shape) == 1
-
-
-def _optional(name: str | None) -> list[str]:
-    return [] if name is None else [name]

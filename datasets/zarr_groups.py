@@ -86,7 +86,7 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
             store = zarr.storage.ZipStore(path, mode="r")
         try:
             with _damage(path):
-                table = ZarrTable(path, zarr.open_group(store, mode="r"), read)
+                table = ZarrTable(path, _opened(path, store), read)
             with closing(table):
                 yield PlainSource(table, request)
         finally:
@@ -295,6 +295,17 @@ def _metadata(root: Any) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _opened(path: Path, store: Any) -> Any:
+    import zarr
+
+    try:
+        return zarr.open_group(store, mode="r")
+    except (zarr.errors.ContainsArrayError, FileNotFoundError) as err:
+        if isinstance(err, FileNotFoundError) and not (path / ".zarray").is_file():
+            raise
+        raise InputError(f"{path}: a zarr array alone, expected a group of named ones", path=path) from err
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from rlcli.datasets import npz
+from rlcli.datasets import npz, plain_scan
 from rlcli.datasets.contract import AmbiguousMapping
 from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError, UsageError
 from rlcli.format.dataset import Dataset
@@ -489,3 +489,46 @@ def test_a_misspelt_key_is_no_column(tmp_path, to, said):
     path = write("npz", tmp_path / "x", arrays() | {"extra": np.ones(24)})
     with pytest.raises(UsageError, match=said):
         convert(path, tmp_path / "ds", mapping={"extra": to}, yes=True)
+
+
+def starts(size=12, at=(0, 5, 9)):
+    rng = np.random.default_rng(4)
+    return {
+        "obs": rng.standard_normal((size, 3)),
+        "actions": rng.standard_normal((size, 2)),
+        "episode_starts": np.isin(np.arange(size), at),
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_flags_of_first_rows_say_where_episodes_begin(rows, tmp_path, monkeypatch):
+    """As Stable-Baselines' recorded experts have them."""
+    monkeypatch.setattr(plain_scan, "_rows_at_once", lambda table, names, slice_rows: rows)
+    np.savez(tmp_path / "x.npz", **starts())
+    report = convert(tmp_path / "x.npz", tmp_path / "ds", check=True)
+    dataset = Dataset.open(tmp_path / "ds")
+    assert dataset.episodes.length.tolist() == [5, 4, 3]
+    assert dataset.episodes.truncated.all()
+    assert report["episode_ends"] == ["episode_starts"]
+    assert ("source", "episode_starts") not in dataset.schema.by_key
+
+
+def test_flags_of_first_rows_that_are_none_are_kept(tmp_path):
+    np.savez(tmp_path / "x.npz", **starts(at=(5, 9)))  # nothing flags the very first row
+    convert(tmp_path / "x.npz", tmp_path / "ds", check=True)
+    dataset = Dataset.open(tmp_path / "ds")
+    assert dataset.episodes.length.tolist() == [5, 4, 3]
+    assert np.flatnonzero(dataset.read(("source", "episode_starts"))).tolist() == [5, 9]
+
+
+def test_rows_flagged_as_rlds_does_end_and_terminate(tmp_path):
+    values = starts()
+    del values["episode_starts"]
+    values["is_first"] = np.isin(np.arange(12), (0, 5, 9))
+    values["is_last"], values["is_terminal"] = np.isin(np.arange(12), (4, 8, 11)), np.arange(12) == 8
+    np.savez(tmp_path / "x.npz", **values)
+    convert(tmp_path / "x.npz", tmp_path / "ds", check=True)
+    episodes = Dataset.open(tmp_path / "ds").episodes
+    assert episodes.length.tolist() == [5, 4, 3]
+    assert episodes.terminated.tolist() == [False, True, False]
+    assert episodes.truncated.tolist() == [True, False, True]

@@ -303,3 +303,10 @@ def test_a_zip_whose_members_begin_before_it_is_corrupt(tmp_path, capsys):
     (tmp_path / "x.zarr.zip").write_bytes(data)
     assert run(["convert", str(tmp_path / "x.zarr.zip"), str(tmp_path / "ds")]) == ExitCode.CORRUPT
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_array_alone_is_no_group(version, tmp_path):
+    zarr.create_array(tmp_path / "x.zarr", shape=(4, 2), dtype="f4", zarr_format=version)
+    with pytest.raises(InputError, match="array alone"):
+        convert(tmp_path / "x.zarr", tmp_path / "ds", from_="zarr")
