@@ -141,6 +141,10 @@ def roles_of(
         guesses.append(f"nothing is known as action (found {listed}), so that rows have none")
     if "done" in single and "done" not in given.values() and not {"truncated", "terminated"} & single.keys():
         guesses.append(f"{single['done']} may mean terminated, or terminated or truncated")
+    if (first := single.get("first", "")) not in given and first.rsplit("/", 1)[-1].lower() == "is_first":
+        guesses.append(
+            f"{first} is also in replay whose rewards are in the row after their action (Dreamer's)"
+        )
     ends = ("episode", "episode_ends", "first", "terminated", "truncated", "done")
     if not any(name in single for name in ends):
         one = "each file is" if by_file else "all rows are"

@@ -527,7 +527,9 @@ def test_rows_flagged_as_rlds_does_end_and_terminate(tmp_path):
     values["is_first"] = np.isin(np.arange(12), (0, 5, 9))
     values["is_last"], values["is_terminal"] = np.isin(np.arange(12), (4, 8, 11)), np.arange(12) == 8
     np.savez(tmp_path / "x.npz", **values)
-    convert(tmp_path / "x.npz", tmp_path / "ds", check=True)
+    with pytest.raises(AmbiguousMapping, match="in the row after their action"):
+        convert(tmp_path / "x.npz", tmp_path / "ds")
+    convert(tmp_path / "x.npz", tmp_path / "ds", check=True, yes=True)
     episodes = Dataset.open(tmp_path / "ds").episodes
     assert episodes.length.tolist() == [5, 4, 3]
     assert episodes.terminated.tolist() == [False, True, False]
