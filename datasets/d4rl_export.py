@@ -92,13 +92,11 @@ def skeleton_of(record: Mapping[str, Any]) -> bytes:
 
 
 def episode_ends(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`(all, cut)`: the last row of every episode or unfinished run, and of those that were cut."""
+    """`(all, cut)`: the last row of every episode, and of those that were cut."""
     episodes = dataset.episodes
     last = np.asarray(episodes.start) + np.asarray(episodes.length) - 1
     cut = last[np.asarray(episodes.cut, np.bool_)]
-    # A stream whose episode is still open has no record of an end; its last row is one all the same.
-    streams = np.cumsum([rows for rows in dataset.stream_rows if rows]) - 1
-    return np.union1d(last, streams).astype(np.int64), cut.astype(np.int64)
+    return last.astype(np.int64), cut.astype(np.int64)
 
 
 def _original(dataset: Dataset, record: Mapping[str, Any], file: Any) -> tuple[dict[str, hdf5.Rows], Report]:

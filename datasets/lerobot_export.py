@@ -74,7 +74,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
         raise ResourceError(f"{out}: cannot be written: {err.strerror or err}", path=out) from err
     finally:
         writer.abandon()
-    _tell(dataset, layout, writer.rows, report)
+    _tell(dataset, layout, report)
     return report
 
 
@@ -346,14 +346,12 @@ def _write_info(
         (out / "meta" / name).write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
 
 
-def _tell(dataset: Dataset, layout: Layout, rows: int, report: Report) -> None:
+def _tell(dataset: Dataset, layout: Layout, report: Report) -> None:
     """What is lost goes to the report."""
     episodes = dataset.episodes
     if finals := int(np.asarray(episodes.has_final).sum()):
         report.lossy.append(f"{finals:,} final observations are not written: LeRobot has no place for them")
     report.lossy += lost_seeds(dataset)
-    if dataset.num_rows > rows:
-        report.lossy.append(f"{dataset.num_rows - rows:,} rows of unfinished episodes are not written")
     for item in layout.features:
         if item.form == "video":
             report.lossy.append(f"{item.name}: frames are compressed as video")

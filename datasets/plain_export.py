@@ -271,8 +271,6 @@ def _name_of(key: Key) -> str:
 
 
 def _last_rows(dataset: Dataset) -> NDArray[np.int64]:
-    """The last row of every episode or unfinished run, in order."""
+    """The last row of every episode, in order."""
     episodes = dataset.episodes
-    last = np.asarray(episodes.start) + np.asarray(episodes.length) - 1
-    streams = np.cumsum([rows for rows in dataset.stream_rows if rows]) - 1
-    return np.union1d(last, streams).astype(np.int64)
+    return np.asarray(episodes.start + episodes.length - 1, np.int64)

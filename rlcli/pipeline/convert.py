@@ -13,8 +13,9 @@ from typing import Any
 
 from rlcli import console
 from rlcli.config import options, read_toml, resolve, to_dict
-from rlcli.datasets import registry
+from rlcli.datasets import every_row, registry
 from rlcli.datasets.contract import ConverterModule, NoOptions, Request
+from rlcli.datasets.every_row import with_every_row
 from rlcli.datasets.mapping import check_told
 from rlcli.datasets.stacked import whole
 from rlcli.datasets.stopping import stoppable
@@ -202,7 +203,8 @@ def _export(src: Location, out: Path, to: str | None, sets: Sequence[str], check
     if not hasattr(module, "export"):
         raise UsageError(f"--to {name}: this format is only read")
     chosen = resolve(_options_of(module, "ExportOptions"), sets=sets)
-    with console.interruptible() as stop, unfinished(out) as temporary, Dataset.open(src) as dataset:
+    with console.interruptible() as stop, unfinished(out) as temporary, Dataset.open(src) as opened:
+        dataset = with_every_row(opened)
         started = time.monotonic()
         stopped = f"{out}: conversion stopped, nothing was written"
 
@@ -214,6 +216,7 @@ def _export(src: Location, out: Path, to: str | None, sets: Sequence[str], check
             releasing = convert_check.releasing(dataset, advance)
             report = module.export(whole(dataset), temporary, chosen, releasing)
         report.rows, report.episodes = dataset.num_rows, dataset.num_episodes
+        report.remarks += every_row.remarks(dataset)
         flat = report.to_json()
         if check:
             flat["check"] = convert_check.of_output(module, temporary, dataset, stop)

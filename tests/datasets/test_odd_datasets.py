@@ -149,3 +149,63 @@ def test_finals_that_d4rl_cannot_tell_from_unknown_ones_are_counted(tmp_path: Pa
     lossy = convert(source, tmp_path / "out", to="d4rl", check=True)["lossy"]
     assert "next_observations: unknown for 1 rows; the file cannot say which" in lossy
     assert "next_observations: 2 known ends are lost, as others are unknown" in lossy
+
+
+@pytest.mark.parametrize("to", [*HOLD_FLAGS, *LOSE_FLAGS])
+def test_a_dataset_that_is_being_written_goes_out_with_all_its_rows(to: str, tmp_path: Path) -> None:
+    box = Box((2,), "float32")
+    spec = {"env": None, "observation": box.to_json(), "action": box.to_json()}
+    schema = ted_schema(box, box)
+    writer = Writer.create(tmp_path / "live", schema, spec=spec, lineage={"op": "test"}, num_streams=2)
+    observations = np.random.default_rng(3).normal(size=(13, 2)).astype("f4")
+    with EpisodeWriter(writer) as rows:
+        at = 0
+        for stream, length, ends in [(0, 4, True), (0, 2, False), (1, 3, True), (1, 1, True), (1, 3, False)]:
+            for step in range(length):
+                done = ends and step == length - 1
+                rows.add(
+                    stream, observation=observations[at], action=observations[at], reward=at,
+                    terminated=done, truncated=False, next_observation=observations[at] if done else None,
+                )  # fmt: skip
+                at += 1
+        rows.flush()
+        report = convert(tmp_path / "live", tmp_path / "out", to=to, check=True)
+        assert (report["rows"], report["episodes"]) == (13, 5)
+        assert "2 episodes are unfinished; their rows so far are written" in report["remarks"]
+        convert(tmp_path / "out", tmp_path / "back", from_=to, check=True, yes=True)
+    with Dataset.open(tmp_path / "back") as back:
+        assert np.array_equal(back.read(("observation",)), observations)
+        assert back.episodes.length.tolist() == [4, 2, 3, 1, 3]
+        assert back.episodes.terminated.tolist() == [True, False, True, True, False]
+        assert back.episodes.cut.tolist() == [False, to in HOLD_FLAGS, False, False, to in HOLD_FLAGS]
+
+
+@pytest.mark.parametrize("to", [*HOLD_FLAGS, *LOSE_FLAGS])
+def test_a_window_goes_out_with_the_rest_of_its_first_episode(to: str, tmp_path: Path) -> None:
+    box = Box((2,), "float32")
+    spec = {"env": None, "observation": box.to_json(), "action": box.to_json()}
+    writer = Writer.create(
+        tmp_path / "window", ted_schema(box, box), spec=spec, lineage={"op": "test"}, window=100,
+        segment_rows=32,
+    )  # fmt: skip
+    total = 407
+    with EpisodeWriter(writer) as rows:
+        for at in range(total):
+            value, done = np.full(2, at, "f4"), at % 37 == 36
+            rows.add(
+                0, observation=value, action=value, reward=1.0, terminated=done, truncated=False,
+                next_observation=-value if done else None,
+            )  # fmt: skip
+            rows.flush()
+    with Dataset.open(tmp_path / "window") as window:
+        kept = window.num_rows
+        assert window.stream_rows == [total]
+    first = total - kept
+    report = convert(tmp_path / "window", tmp_path / "out", to=to, check=True)
+    ends = [*range(first - first % 37 + 37, total, 37), total]
+    assert (report["rows"], report["episodes"]) == (kept, len(ends))
+    convert(tmp_path / "out", tmp_path / "back", from_=to, check=True, yes=True)
+    with Dataset.open(tmp_path / "back") as back:
+        assert np.array_equal(back.read(("observation",))[:, 0], np.arange(first, total, dtype="f4"))
+        assert back.episodes.length.tolist() == np.diff([first, *ends]).tolist()
+        assert back.episodes.return_.tolist() == back.episodes.length.tolist()
