@@ -1,14 +1,17 @@
 """RoboSet HDF5 (RoboHive traces): `Trial<i>` groups, a file or a folder of them (one per seed).
 
-A trial has `actions`, `observations`, `rewards`, `done`, `time`, `env_infos/…`. What is per step is a column;
-the next observation of a trial's last step is not in the file. In a folder every episode says its file.
+A trial of an agent has `actions`, `observations`, `rewards`, `done`, `time`, `env_infos/…`. One of a robot
+has `data`, in which cameras (`rgb_…`, `d_…`) and joints (`qp_…`, `qv_…`) are observed and what was commanded
+(`ctrl_arm`, `ctrl_ee`) is the action; the rest goes along. What is per step is a column; the next observation
+of a trial's last step is not in the file. In a folder every episode says its file.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from rlcli.datasets import hdf5
 from rlcli.datasets.contract import NoOptions, Request, Seen
 from rlcli.datasets.episode_groups import Layout, numbered, scan
 from rlcli.datasets.episode_rows import DEMO, EPISODE, Group, GroupSource
-from rlcli.datasets.hdf5_groups import EpisodeGroup, members
+from rlcli.datasets.hdf5_groups import Array, EpisodeGroup, PlainGroups
 from rlcli.errors import InputError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Heap, heap_column
@@ -27,6 +30,26 @@ _LAYOUT = Layout("actions", "observations", "rewards", "done", fallback="env_inf
 _FILE: Key = (*EPISODE, "file")
 _LOOKED_AT = 10_000  # entries of a folder, to see what it is
 _MAX_FILES = 512  # that are open at once
+_COMMANDED = ("data/ctrl_",)
+_OBSERVED = ("data/rgb_", "data/d_", "data/depth_", "data/qp_", "data/qv_")
+
+
+class Trial(EpisodeGroup):
+    """A trial under the names of an agent's, whoever made it."""
+
+    @cached_property
+    def arrays(self) -> Mapping[str, Array]:
+        found = super().arrays
+        if "actions" in found or not any(name.startswith(_COMMANDED) for name in found):
+            return found
+        return {_agents_name(name): array for name, array in found.items()}
+
+
+def _agents_name(name: str) -> str:
+    for top, begins in (("actions", _COMMANDED), ("observations", _OBSERVED)):
+        if name.startswith(begins):
+            return f"{top}/{name.removeprefix('data/')}"
+    return name
 
 
 def detect(path: Path) -> Seen:
@@ -51,11 +74,11 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Gr
         raise InputError(f"{path}: {len(files):,} files, at most {_MAX_FILES} at once", path=path)
     with ExitStack() as stack:
         opened = [stack.enter_context(hdf5.reading(file)) for file in files]
-        groups = [members(file) for file in opened]
+        groups = [PlainGroups(file) for file in opened]
 
         def trial(label: str) -> EpisodeGroup:
             number, _, name = label.partition(":")
-            return groups[int(number)](name)
+            return Trial(groups[int(number)], opened[int(number)], name)
 
         def open_group(label: str, rows: int) -> Group:
             group = trial(label)

@@ -380,6 +380,37 @@ def trial(length, seed):
     }
 
 
+def test_roboset_trials_of_a_robot(tmp_path):
+    """Cameras and joints are observed, what was commanded is the action, the rest goes along."""
+    rng = np.random.default_rng(0)
+    made = []
+    with h5py.File(tmp_path / "robot.h5", "w") as file:
+        for trial, rows in ((0, 3), (10, 2), (2, 4)):
+            values = {
+                "rgb_top": rng.integers(0, 256, (rows, 6, 8, 3)).astype("u1"),
+                "d_top": rng.integers(0, 9999, (rows, 6, 8)).astype("u2"),
+                "qp_arm": rng.standard_normal((rows, 7)).astype("f4"),
+                "ctrl_arm": rng.standard_normal((rows, 7)).astype("f4"),
+                "ctrl_ee": rng.standard_normal((rows, 1)).astype("f4"),
+                "time": np.arange(rows) / 5,
+            }
+            made.append((trial, values))
+            for name, value in values.items():
+                file[f"Trial{trial}/data/{name}"] = value
+            file[f"Trial{trial}/derived/pose_ee"] = rng.standard_normal((rows, 6))
+    report = convert(tmp_path / "robot.h5", tmp_path / "ds", check=True)
+    assert (report["format"], report["episodes"], report["lossy"]) == ("roboset", 3, [])
+    with Dataset.open(tmp_path / "ds") as dataset:
+        for key in (
+            ("observation", "rgb_top"), ("observation", "d_top"), ("observation", "qp_arm"),
+            ("action", "ctrl_arm"), ("action", "ctrl_ee"), ("info", "data", "time"),
+        ):  # fmt: skip
+            whole = np.concatenate([values[key[-1]] for _, values in sorted(made, key=lambda each: each[0])])
+            assert np.array_equal(dataset.read(key), whole), key
+        assert dataset.episodes.length.tolist() == [3, 4, 2]
+        assert ("observation", "time") not in dataset.schema.by_key
+
+
 def test_roboset_trials_of_several_files(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
