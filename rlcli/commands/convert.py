@@ -102,7 +102,7 @@ def convert(
     from rlcli.pipeline import convert as pipeline
     from rlcli.pipeline.convert_memory import share_one_heap
 
-    if src is None or out is None:
+    if not src or out is None:
         raise UsageError("rl convert needs SRC and OUT", hint="rl convert --help")
     share_one_heap()
     try:

@@ -161,6 +161,7 @@ def test_the_list_is_as_wide_as_the_terminal_and_says_each_default(columns, caps
         (["{source}", "{out}", "--map", "x"], ExitCode.USAGE, "source=key"),
         (["{source}", "{out}", "--chek"], ExitCode.USAGE, "--check"),
         (["{source}"], ExitCode.USAGE, "SRC and OUT"),
+        (["", "{out}"], ExitCode.USAGE, "SRC and OUT"),
         (["{folder}", "{out}"], ExitCode.INPUT, "not a format that rl converts (rl convert --list"),
     ],
 )
