@@ -1,13 +1,15 @@
-"""Gen-DGRL (Procgen): tar archives of episodes, each a pickled dict of arrays in a `.npy` file.
+"""Gen-DGRL (Procgen): archives or folders of episodes, each a pickled dict of arrays in a `.npy` file.
 
-The pickles are read without running anything (`safe_pickle.py`), the archives without extracting anything. An
-episode has T + 1 `observations` and T `actions`, `rewards`, `dones`. Compressed archives are read once from
-beginning to end, by one thread; members of plain ones are read from anywhere.
+The pickles are read without running anything (`safe_pickle.py`), the archives without extracting anything.
+An episode has T + 1 `observations` and T `actions`, `rewards`, `dones`. Procgen begins anew by itself, so the
+last observation may be the next episode's first. Compressed archives are read once from beginning to end, by
+one thread; members of plain ones and files are read from anywhere.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import lzma
 import tarfile
 import tokenize
@@ -33,45 +35,52 @@ from rlcli.format.schema import Column, Heap, heap_column, ted_schema
 from rlcli.format.specs import Box, Discrete, Spec
 
 ALIGNMENT = "same row: observation, the action applied to it, the reward for that; one observation more"
+_RESET = "the last observation of an episode may be the first after it: Procgen begins anew by itself"
 _NEEDED = ("observations", "actions", "rewards", "dones")
 _PROCGEN_ACTIONS = 15
 _MAX_MEMBER = 1 << 30
+_LOOKED_AT = 10_000  # entries of a folder, to see what it is
 _RATIO = 2000  # of decompressed to compressed bytes, beyond which nothing is data
 _FILE: Key = ("info", "episode", "file")
 Values = dict[str, NDArray[Any]]
 
 
 def detect(path: Path) -> Seen:
-    """Whether `path` is a tar archive whose first file is a `.npy` of objects."""
+    """Whether `path` is a tar archive whose first file is a `.npy`, or a folder with one of an object."""
+    if path.is_dir():
+        first = next(_files(path, _LOOKED_AT), None)
+        if first is None or not _is_object(first):
+            return Seen(False, "no .npy files of episodes there")
+        return Seen(True, "Gen-DGRL folder of episodes")
     if not path.is_file() or not tarfile.is_tarfile(path):
         return Seen(False, "not a tar archive of episodes")
     with _reading(path) as archive:
-        first = next((member for member in archive if member.isfile()), None)
-        if first is None or not first.name.endswith(".npy"):
+        member = next((member for member in archive if member.isfile()), None)
+        if member is None or not member.name.endswith(".npy"):
             return Seen(False, "not a tar archive of episodes")
     return Seen(True, "Gen-DGRL archive of episodes")
 
 
 @contextmanager
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[GenDGRLSource]:
-    """The archive. Its first episode is read, of a plain archive all members' headers.
+    """The archive or folder. Its first episode is read, of a plain archive all members' headers.
 
     Raises `InputError` for what is no archive of episodes, `CorruptError` for damage and for pickles that are
     not data.
     """
-    if not path.is_file() or not tarfile.is_tarfile(path):
+    if not path.is_dir() and not (path.is_file() and tarfile.is_tarfile(path)):
         raise InputError(f"{path}: not a tar archive", path=path)
     no_mapping(request, path)
     yield GenDGRLSource(path, request)
 
 
 class GenDGRLSource(Opened):
-    """An opened archive: a piece is an episode of a plain archive, all of a compressed one."""
+    """An opened archive or folder: a piece is an episode of it, of a compressed archive all of them."""
 
     def __init__(self, path: Path, request: Request) -> None:
         self.path = path
-        with _reading(path) as archive:
-            _name, first = next(_episodes(path, archive), ("", {}))
+        self.members = dict(request.plan["members"]) if request.plan else _members(path)
+        first = self._first()
         if not first:
             raise InputError(f"{path}: has no .npy files", path=path)
         self.kinds = {key: (str(values.dtype), values.shape[1:]) for key, values in first.items()}
@@ -92,7 +101,6 @@ class GenDGRLSource(Opened):
         if self.is_discrete:
             action = Discrete(_PROCGEN_ACTIONS, dtype=dtype)
         lost = [key for key in first if key not in _NEEDED and key not in self.extra]
-        self.members = dict(request.plan["members"]) if request.plan else _members(path)
         whole = [Piece("all", path.stat().st_size)]
         super().__init__(
             schema=ted_schema(observation, action, extra=[*columns, heap_column(_FILE, Heap("text"))]),
@@ -109,9 +117,10 @@ class GenDGRLSource(Opened):
             },
             report=Report(
                 lossy=[f"{key}: not one value per step; left out" for key in lost],
+                remarks=[] if request.plan else [_RESET],
                 details={"alignment": ALIGNMENT},
             ),
-            files=[path],
+            files=[path / name for name in self.members] if path.is_dir() else [path],
             pieces=[Piece(name, size, None, 1) for name, (_, size) in self.members.items()] or whole,
             plan={"members": {name: list(place) for name, place in self.members.items()}},
         )
@@ -119,13 +128,7 @@ class GenDGRLSource(Opened):
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
         """The rows of one member, or of all; an episode is in memory."""
         if self.members:
-            start, size = self.members[piece.name]
-            with open_regular(self.path) as file:
-                file.seek(start)
-                data = file.read(size)
-            if len(data) < size:
-                raise CorruptError(f"{self.path}: {piece.name} is cut short", path=self.path)
-            yield self._part(piece.name, _values(self.path, piece.name, data), report)
+            yield self._part(piece.name, self._read(piece.name), report)
             advance(piece.num_bytes)
             return
         told = 0
@@ -136,6 +139,25 @@ class GenDGRLSource(Opened):
                 advance(max(0, at - told))
                 told = max(told, at)
         advance(piece.num_bytes - told)
+
+    def _first(self) -> Values:
+        """The first episode, empty if there is none."""
+        if self.members:
+            return self._read(next(iter(self.members)))
+        if self.path.is_dir():
+            return {}
+        with _reading(self.path) as archive:
+            return next(_episodes(self.path, archive), ("", {}))[1]
+
+    def _read(self, name: str) -> Values:
+        """An episode of a plain archive or a folder."""
+        start, size = self.members[name]
+        with open_regular(self.path / name if self.path.is_dir() else self.path) as file:
+            file.seek(start)
+            data = file.read(size)
+        if len(data) < size:
+            raise CorruptError(f"{self.path}: {name} is cut short", path=self.path)
+        return _values(self.path, name, data)
 
     def _part(self, name: str, values: Values, report: Report) -> Part:
         where = f"{self.path}: {name}"
@@ -213,7 +235,12 @@ def _episodes(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, Value
 
 
 def _members(path: Path) -> dict[str, tuple[int, int]]:
-    """Where every episode of a plain archive is; empty for a compressed one."""
+    """Where every episode of a plain archive or a folder is; empty for a compressed archive."""
+    if path.is_dir():
+        sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in sorted(_files(path))}
+        if large := [name for name, size in sizes.items() if size > _MAX_MEMBER]:
+            raise IncompatibleError(f"{path}: {large[0]} has {sizes[large[0]]:,} bytes", path=path)
+        return {name: (0, size) for name, size in sizes.items()}
     try:
         with tarfile.open(path, "r:") as archive:
             members = {member.name: (member.offset_data, member.size) for member in _checked(path, archive)}
@@ -223,6 +250,30 @@ def _members(path: Path) -> dict[str, tuple[int, int]]:
     if end > path.stat().st_size:
         raise CorruptError(f"{path}: the archive is cut short", path=path)
     return members
+
+
+def _files(path: Path, looked_at: int | None = None) -> Iterator[Path]:
+    """The `.npy` files among so many entries of a folder, in any order; no link is followed."""
+    for file in itertools.islice(path.rglob("*"), looked_at):
+        if file.suffix == ".npy" and file.is_file() and not file.is_symlink():
+            yield file
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a `.npy` file says that it holds one Python object."""
+    try:
+        with open_regular(path) as file:
+            shape, _, dtype = _header(io.BytesIO(file.read(1 << 12)))
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError):
+        return False
+    return shape == () and dtype.hasobject
+
+
+def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
+    return found
 
 
 def _values(path: Path, name: str, data: bytes) -> Values:
@@ -253,14 +304,14 @@ def _values(path: Path, name: str, data: bytes) -> Values:
         if arrays[key].size != rows:
             raise CorruptError(f"{where}: {key} is not one number per step", path=path)
         arrays[key] = arrays[key].reshape(rows)
+    if arrays["actions"].shape == (rows, 1) and arrays["actions"].dtype.kind in "iu":
+        arrays["actions"] = arrays["actions"].reshape(rows)  # one of Procgen's 15
     return arrays
 
 
 def _object(data: bytes) -> Mapping[Any, Any]:
     stream = io.BytesIO(data)
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, _, dtype = _header(stream)
     if shape != () or not dtype.hasobject:
         raise ValueError(f"{dtype}{list(shape)} instead")
     array = safe_pickle.array_of(safe_pickle.loads(data[stream.tell() :]))

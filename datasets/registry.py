@@ -71,7 +71,9 @@ CONVERTERS = {
     "lerobot": Converter(
         "rlcli.datasets.lerobot", "LeRobot v2.0, v2.1 and v3.0: Parquet rows and MP4 videos", extra="lerobot"
     ),
-    "gen-dgrl": Converter("rlcli.datasets.gen_dgrl", "Gen-DGRL: tar of pickled episodes", writes=False),
+    "gen-dgrl": Converter(
+        "rlcli.datasets.gen_dgrl", "Gen-DGRL: tar or folder of pickled episodes", writes=False
+    ),
     "sb3": Converter("rlcli.datasets.sb3", "Stable-Baselines3 replay buffers (--trust-pickle)", writes=False),
     "openml": Converter(
         "rlcli.datasets.openml",

@@ -70,6 +70,33 @@ def test_episodes_of_an_archive(tmp_path, suffix, mode):
         assert dataset.episodes.length.tolist() == [3]
 
 
+def test_a_folder_of_episodes_is_read_as_their_archive(tmp_path):
+    """As the authors' own script leaves it, which unpacks every archive."""
+    episodes = [episode(5, 0), episode(3, 1, done=False), episode(4, 2)]
+    for number, values in enumerate(episodes):
+        values["actions"] = values["actions"][:, None]  # as their collector stores a discrete one
+        (tmp_path / "set" / "bigfish").mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "set" / "bigfish" / f"{number}.npy", values, allow_pickle=True)
+    report = convert(tmp_path / "set", tmp_path / "ds", check=True, jobs=2)
+    assert (report["format"], report["rows"]) == ("gen-dgrl", 12)
+    convert(archive(tmp_path / "x.tar", episodes), tmp_path / "other")
+    with Dataset.open(tmp_path / "ds") as ours, Dataset.open(tmp_path / "other") as other:
+        assert ours.schema == other.schema
+        assert ours.spec["action"]["type"] == "discrete"
+        assert (
+            ours.read(("action",)).tolist() == np.concatenate([v["actions"][:, 0] for v in episodes]).tolist()
+        )
+        for key in (("observation",), ("next", "observation"), ("action",)):
+            assert np.array_equal(ours.read(key), other.read(key))
+    (tmp_path / "set" / "bigfish" / "1.npy").write_bytes(b"no array")
+    with pytest.raises(CorruptError, match=r"1\.npy"):
+        convert(tmp_path / "set", tmp_path / "again")
+    (tmp_path / "none").mkdir()
+    np.save(tmp_path / "none" / "x.npy", np.zeros(3))
+    with pytest.raises(InputError):
+        convert(tmp_path / "none", tmp_path / "again")
+
+
 def test_float64_rewards_and_lists_are_kept(tmp_path):
     values = episode(4, 0)
     values["rewards"] = np.array([0.1, 0.2, 0.3, 0.4])
