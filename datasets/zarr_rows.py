@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ BLOSC_HEADER = 16  # version, flags, …, bytes 4-8 decoded size, bytes 12-16 en
 
 _ZSTD = bytes.fromhex("28b52ffd")
 _ZSTD_HEADER = 18  # bytes at most
+_MORE = 1 << 20
 
 Bytes = bytes | memoryview
-Read = Callable[[str], Bytes | None]  # what it returns is valid until the next by the same thread
+Read = Callable[[str], AbstractContextManager[Bytes | None]]  # what is read is valid in the block
 Decode = Callable[[Bytes, NDArray[Any]], object]  # into an array
 
 
@@ -60,9 +60,11 @@ class Chunks:
         `RuntimeError` for damage, and what `read` raises.
         """
         key = self._array.metadata.encode_chunk_key((number, *[0] * (len(self._shape) - 1)))
-        data = self._read(f"{self._name}/{key}")
-        if data is None:
-            return None
+        with self._read(f"{self._name}/{key}") as data:
+            return None if data is None else self._decoded(data, room)
+
+    def _decoded(self, data: Bytes, room: NDArray[Any] | None) -> NDArray[Any]:
+        """What the bytes of a chunk hold, see `get`."""
         size = len(data)
         if self._kind == "Blosc":
             check_blosc(data[:BLOSC_HEADER], size, self._bytes)
@@ -108,32 +110,35 @@ def zstd_bytes(frame: Bytes) -> int | None:
 @contextmanager
 def reading(path: Path) -> Iterator[Read]:
     """What reads the keys of a group in a folder or a zip file."""
-    rooms = threading.local()  # of each thread one
+    rooms: list[bytearray] = []  # that nobody uses
 
-    def of_folder(key: str) -> Bytes | None:
-        try:
-            with open(path / key, "rb", buffering=0) as stream:
-                size = os.fstat(stream.fileno()).st_size
-                if size > len(room := getattr(rooms, "room", bytearray())):
-                    room = rooms.room = bytearray(size)
-                taken, left = 0, memoryview(room)[:size]
-                while count := stream.readinto(left[taken:]):
-                    taken += count
-        except FileNotFoundError:
-            return None
-        return left[:taken]
+    @contextmanager
+    def of_folder(key: str) -> Iterator[Bytes | None]:
+        room, found = rooms.pop() if rooms else bytearray(), None
+        with suppress(FileNotFoundError), open(path / key, "rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > len(room):  # growing by little would leave holes in memory that nothing fits into
+                room = bytearray(size + _MORE - size % _MORE)
+            taken, left = 0, memoryview(room)[:size]
+            while count := stream.readinto(left[taken:]):
+                taken += count
+            found = left[:taken]
+        yield found
+        rooms.append(room)
 
     if path.is_dir():
         yield of_folder
         return
     with zip_archives.opened(path) as archive:
 
-        def of_archive(key: str) -> Bytes | None:
+        @contextmanager
+        def of_archive(key: str) -> Iterator[Bytes | None]:
             try:
                 member = archive.getinfo(key)
             except KeyError:
-                return None
-            return archive.read(member)
+                yield None
+            else:
+                yield archive.read(member)
 
         yield of_archive
 

@@ -38,7 +38,9 @@ def _item(item: Mapping[str, Any], width: int) -> str:
     lines += [f"note: {remark}" for remark in [*item["remarks"], item["checked"]] if remark]
     if count["quiet"] < count["kept"]:
         busy = f"{count['other_cores']:.1f} cores"
-        lines.append(f"note: other processes used {busy} meanwhile; trust the ratios, not the rates")
+        lines.append(
+            f"note: other processes used {busy} meanwhile; trust ratios of what was measured, not rates"
+        )
     table = console.table(["arm", "rate", "quartiles", "each", "rl is"], rows)
     return "\n".join([title, table, *(_wrapped(line, width) for line in lines)])
 

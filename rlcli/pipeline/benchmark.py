@@ -212,6 +212,7 @@ def _summary(
             }
         )
     ratios = {row["name"]: row["ours_is_times"] for row in rows}
+    quiet = sum(load <= QUIET_CORES for load in loads)
     spread = next((each.name for each in item.computed if isinstance(each, Spread)), None)
     return {
         "name": item.name,
@@ -223,7 +224,7 @@ def _summary(
                 "at_least": goal.ratio,
                 "measured": ratios[goal.arm],
                 "met": ratios[goal.arm] >= goal.ratio,
-                "at_most": None if spread is None else times(spread, goal.arm),
+                "at_most": times(spread, goal.arm) if spread and quiet == len(found) else None,
             }
             for goal in item.goals
             if goal.arm in ratios
@@ -234,7 +235,7 @@ def _summary(
         "rounds": {
             "measured": measured,
             "kept": len(found),
-            "quiet": sum(load <= QUIET_CORES for load in loads),
+            "quiet": quiet,
             "other_cores": statistics.median(loads),
         },
     }

@@ -76,7 +76,7 @@ def test_what_cores_allow_follows_from_processor_time() -> None:
     assert Slowest("slowest", of).rate(told) == pytest.approx(1 / 5)
 
 
-def test_a_goal_tells_what_processor_time_allows() -> None:
+def test_a_goal_tells_what_processor_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     arms = [
         FakeArm("rl", "ours", 0.03, units=10, cores=1.5),
         FakeArm("reader", "reference", 0.01, units=10, cores=2.0),
@@ -95,6 +95,9 @@ def test_a_goal_tells_what_processor_time_allows() -> None:
     assert (reader["measured"], reader["met"], reader["at_most"]) == pytest.approx((1 / 3, False, 1 / 1.8))
     assert peer["at_most"] == pytest.approx(2 / 1.8)
     json.dumps(report)
+    monkeypatch.setattr(OtherLoad, "cores", lambda self: 1.0)  # who reads waits for others then
+    report = run_item(Item("x", "rows/s", arms, goals, computed=(spread,)), rounds=3, seconds=0.1)
+    assert [goal["at_most"] for goal in report["goals"]] == [None, None]
 
 
 def test_a_local_arm_tells_its_processor_time() -> None:
