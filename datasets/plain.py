@@ -155,6 +155,9 @@ class PlainSource:
         request = _without_unreadable(table, request)
         table.rooms = Rooms()
         kept = _columns_of(table, request.mapping)
+        odd = [*kept.lossy, *(f"{name} {reason}" for name, reason in table.unreadable.items())]
+        if odd and not kept.names:
+            raise InputError(f"{table.path}: has no arrays of numbers: {'; '.join(odd[:3])}", path=table.path)
         told = told_keys(table.metadata, [name for name in kept.names if name not in request.mapping])
         told |= {name: key for name, key in table.told.items() if name not in request.mapping}
         self.roles = roles_of(

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rlcli.errors import InputError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
 
@@ -85,3 +86,15 @@ def test_attributes_of_a_file_are_recorded_and_those_of_arrays_are_said(tmp_path
     assert report["lossy"] == ["attributes of actions; left out"]
     told = Dataset.open(tmp_path / "ds").extra["source"]["other"]["@"]
     assert (told["sim"], told["gains"][0], told["robot"], told["self"]) == (True, 0.5, "aloha", "object")
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_a_file_of_records_alone_says_so(kind, tmp_path):
+    records = np.zeros(5, [("obs", "f4", (2,)), ("act", "f4")])
+    if kind == "npz":
+        np.savez(tmp_path / "x.npz", data=records)
+    else:
+        with h5py.File(tmp_path / "x.hdf5", "w") as file:
+            file["data"] = records
+    with pytest.raises(InputError, match=r"no arrays of numbers: data has .*\('obs', '<f4', \(2,\)\)"):
+        convert(tmp_path / f"x.{kind}", tmp_path / "ds")
