@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.arrow_damage import damage
 from rlcli.datasets.regular import open_regular
 from rlcli.errors import CorruptError
 from rlcli.plugins import require
@@ -23,6 +24,7 @@ class Tables:
 
     def __init__(self) -> None:
         self.arrow = require("pyarrow", "lerobot", needed_for="reading LeRobot")
+        self.damage = partial(damage, self.arrow, "Parquet")  # of a path
         self.parquet = require("pyarrow.parquet", "lerobot", needed_for="reading LeRobot")
         self.compute = require("pyarrow.compute", "lerobot", needed_for="reading LeRobot")
 
@@ -122,14 +124,3 @@ class Tables:
         if not (kinds.is_boolean(kind) or kinds.is_integer(kind) or kinds.is_floating(kind)):
             return None
         return str(np.dtype(kind.to_pandas_dtype()))
-
-    @contextmanager
-    def damage(self, path: Path) -> Iterator[None]:
-        """What pyarrow says about broken bytes as a `CorruptError`."""
-        try:
-            yield
-        except (self.arrow.ArrowException, UnicodeDecodeError, OSError, ValueError) as err:
-            if isinstance(err, OSError) and err.errno is not None:
-                raise
-            reason = (str(err).splitlines() or [type(err).__name__])[0]
-            raise CorruptError(f"{path}: damaged Parquet: {reason}", path=path) from err

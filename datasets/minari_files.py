@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.arrow_damage import damage
 from rlcli.datasets.json_files import read_object
 from rlcli.datasets.regular import open_regular
-from rlcli.errors import CorruptError, InputError
+from rlcli.errors import InputError
 from rlcli.plugins import require
 
 MAIN_FILE = "main_data.hdf5"
@@ -85,6 +86,7 @@ class ArrowStorage(Storage):
         self.folder, self.suffix = folder, suffix
         self._tree = {path[: end.start()] for path in leaves for end in re.finditer("/|$", path)}
         self._arrow = require("pyarrow", "minari", needed_for=f"reading Minari's {suffix} files")
+        self._damage = partial(damage, self._arrow, f"{suffix} file")
         require("pyarrow.parquet", "minari", needed_for="reading Minari's parquet files")
         require("pyarrow.ipc", "minari", needed_for="reading Minari's arrow files")
         self.episodes = sorted(
@@ -202,16 +204,6 @@ class ArrowStorage(Storage):
         if not (kinds.is_boolean(kind) or kinds.is_integer(kind) or kinds.is_floating(kind)):
             return Field("other", "", (), len(column))
         return Field("numbers", str(np.dtype(kind.to_pandas_dtype())), tuple(shape), len(column))
-
-    @contextmanager
-    def _damage(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except (self._arrow.ArrowException, UnicodeDecodeError, OSError, ValueError) as err:
-            if isinstance(err, OSError) and err.errno is not None:
-                raise
-            reason = (str(err).splitlines() or [type(err).__name__])[0]
-            raise CorruptError(f"{path}: damaged {self.suffix} file: {reason}", path=path) from err
 
 
 def _flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,12 +14,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.arrow_damage import damage
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.mapping import LEFT_OUT
 from rlcli.datasets.parquet_batches import Batches, read_bytes
@@ -29,7 +31,7 @@ from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.regular import open_regular
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.datasets.stopping import heeding
-from rlcli.errors import CorruptError, InputError
+from rlcli.errors import InputError
 from rlcli.format.dataset import Dataset
 from rlcli.plugins import require
 
@@ -103,6 +105,7 @@ class ParquetTable(Table):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._arrow = require("pyarrow", "arrow", needed_for="reading Parquet")
+        self._damage = partial(damage, self._arrow, "Parquet")
         reading = require("pyarrow.parquet", "arrow", needed_for="reading Parquet")
         self.files = _files(path)
         if not self.files:
@@ -333,16 +336,6 @@ class ParquetTable(Table):
             hint = f"--map {name}={LEFT_OUT} leaves it out"
             raise InputError(f"{what} has lists of different lengths", hint=hint)
         return int(low)
-
-    @contextmanager
-    def _damage(self, file: Path) -> Iterator[None]:
-        try:
-            yield
-        except (self._arrow.ArrowException, UnicodeDecodeError, OSError) as err:
-            if isinstance(err, OSError) and err.errno is not None:
-                raise
-            reason = str(err).splitlines()[0]
-            raise CorruptError(f"{file}: damaged Parquet: {reason}", path=file) from err
 
 
 def _files(path: Path) -> list[Path]:
