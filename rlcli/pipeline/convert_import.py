@@ -15,10 +15,9 @@ from rlcli.datasets.contract import Advance, LayoutMismatch, Report, Request, So
 from rlcli.datasets.stopping import stoppable
 from rlcli.errors import UsageError
 from rlcli.format.dataset import Dataset
-from rlcli.format.writer import Writer
 from rlcli.pipeline import convert_check, convert_files, convert_parts
 from rlcli.pipeline.convert_job import Job, description, lineage_of, origin
-from rlcli.pipeline.convert_rows import check_not_empty, check_space, segment_rows, write
+from rlcli.pipeline.convert_rows import check_not_empty, check_space, write, writer_at
 from rlcli.pipeline.convert_tasks import reading_whole
 from rlcli.pipeline.convert_workers import Crew
 from rlcli.pipeline.outputs import publish, unfinished
@@ -123,14 +122,7 @@ def _at_once(
         console.progress(num_bytes, "convert", "B") as bar,
         reading_whole(source, job.selection, advance) as (report, parts),
     ):
-        writer = Writer.create(
-            temporary,
-            source.schema,
-            spec=source.spec,
-            lineage={"op": "convert"},
-            durability="process",
-            segment_rows=segment_rows(source.pieces, source.schema),
-        )
+        writer = writer_at(temporary, source, source.pieces)
 
         def tell_origin() -> None:
             parents.extend(hashes.parents(files))

@@ -171,6 +171,18 @@ def segment_rows(pieces: Sequence[Piece], schema: Schema) -> int | None:
     return min(wanted, fitting - fitting % _SEGMENT_ROWS)
 
 
+def writer_at(path: Path, source: Source, pieces: Sequence[Piece]) -> Writer:
+    """What takes the rows of some pieces; nobody relies on them before the whole is published."""
+    return Writer.create(
+        path,
+        source.schema,
+        spec=source.spec,
+        lineage={"op": "convert"},
+        durability="process",
+        segment_rows=segment_rows(pieces, source.schema),
+    )
+
+
 def check_space(path: Path, pieces: Sequence[Piece], schema: Schema) -> None:
     """Raises `ResourceError` if the rows that are known to come do not fit on the disk of `path`."""
     known = sum(piece.rows or 0 for piece in pieces) * schema.row_bytes

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from rlcli.datasets.ahead import grouped_ahead
 from rlcli.datasets.contract import Advance, Ahead, Part, Report, Source
-from rlcli.format.writer import Writer
-from rlcli.pipeline.convert_rows import Selection, segment_rows, selected, write
+from rlcli.pipeline.convert_rows import Selection, selected, write, writer_at
 
 
 @dataclass(frozen=True)
@@ -126,14 +125,7 @@ def make_part(
     """Makes the part; the report appears last, so that a part with a report is complete."""
     temporary = task.path.with_name(f".{task.path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    writer = Writer.create(
-        temporary,
-        source.schema,
-        spec=source.spec,
-        lineage={"op": "convert"},
-        durability="process",
-        segment_rows=segment_rows(source.pieces[task.start : task.stop], source.schema),
-    )
+    writer = writer_at(temporary, source, source.pieces[task.start : task.stop])
     write(writer, parts, report, check)
     os.rename(temporary, task.path)
     told = task.path.with_name(f"{task.path.name}.json")
