@@ -35,7 +35,6 @@ _REWARD: Key = ("next", "reward")
 _EPISODE: Key = ("info", "episode")
 _NAME = re.compile(r"demo_(\d{1,18})")
 _DEMO: Key = (*_EPISODE, "demo")
-_DONES: Key = ("info", "dones")
 _TOPS = ("obs", "next_obs", "actions", "rewards", "dones", "rl")
 _MAX_ATTRIBUTE = 60_000  # bytes of an array; larger ones do not fit HDF5's headers
 _GYM = 2  # robomimic's EnvType.GYM_TYPE

@@ -8,9 +8,8 @@ import uuid as uuids
 from dataclasses import replace
 from pathlib import Path
 
-from rlcli import __version__
 from rlcli.errors import BusyError, CorruptError, UsageError
-from rlcli.format import files, folders, generations, manifest, strictjson
+from rlcli.format import dataset_json, files, folders, generations
 from rlcli.format.layout import FOLDERS
 from rlcli.format.locks import WriterLock
 from rlcli.format.manifest import Manifest
@@ -35,15 +34,7 @@ def create(path: Path, first: Manifest, *, share: bool, durable: bool) -> tuple[
             for folder in FOLDERS:
                 folders.make(temporary / folder)
             first = replace(first, dataset=uuids.uuid4().hex)
-            identity = {
-                "magic": "rl-dataset",
-                "format": manifest.FORMAT,
-                "uuid": first.dataset,
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "writer": f"rl {__version__}",
-                "byteorder": "little",
-            }
-            data = strictjson.dump_checked(identity)
+            data = dataset_json.new(first.dataset)
             files.write_new(temporary / "dataset.json", data, durable=durable)
             if share:
                 lock = WriterLock.shared(temporary, called=path)

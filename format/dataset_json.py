@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from pathlib import Path
 from typing import Any
 
+from rlcli import __version__
 from rlcli.errors import CorruptError, InputError
 from rlcli.format import bulk, files, parsed, strictjson
 from rlcli.format.location import Inside
-from rlcli.format.manifest import check_format
+from rlcli.format.manifest import FORMAT, check_format
+
+
+def new(uuid: str) -> bytes:
+    """`dataset.json` of a new dataset."""
+    return strictjson.dump_checked(
+        {
+            "magic": "rl-dataset",
+            "format": FORMAT,
+            "uuid": uuid,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "writer": f"rl {__version__}",
+            "byteorder": "little",
+        }
+    )
 
 
 def load(root: Path) -> dict[str, Any]:

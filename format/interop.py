@@ -27,19 +27,3 @@ def load_segment(mapped: MappedSegment, rows: int) -> Any:
     from tensordict import TensorDict
 
     return TensorDict.load_memmap(folder)[:rows]
-
-
-def to_tensordict(nested: dict[str, Any]) -> Any:
-    """What `Dataset.gather` or `read_rows` returned as a TensorDict that shares its memory."""
-    import torch
-    from tensordict import TensorDict
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: convert(child) for name, child in value.items()}
-        return torch.from_numpy(value)
-
-    def first(value: Any) -> Any:
-        return first(next(iter(value.values()))) if isinstance(value, dict) else value
-
-    return TensorDict(convert(nested), batch_size=[len(first(nested))])

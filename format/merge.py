@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 import uuid as uuids
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,9 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from rlcli import __version__
 from rlcli.errors import CorruptError, UsageError
-from rlcli.format import compatible, copying, files, folders, generations, manifest, sharing, strictjson, sums
+from rlcli.format import (
+    compatible,
+    copying,
+    dataset_json,
+    files,
+    folders,
+    generations,
+    manifest,
+    sharing,
+    sums,
+)
 from rlcli.format.dataset import Dataset
 from rlcli.format.digests import episode_digest
 from rlcli.format.episode_table import Episodes, to_records
@@ -269,15 +277,7 @@ class _Result:
         self, first: Dataset, lineage: dict[str, Any], extra: dict[str, Any], *, durable: bool
     ) -> None:
         """Identity, manifest, and with `durable` everything to the disk."""
-        identity = {
-            "magic": "rl-dataset",
-            "format": manifest.FORMAT,
-            "uuid": self._dataset,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "writer": f"rl {__version__}",
-            "byteorder": "little",
-        }
-        files.write_new(self._root / "dataset.json", strictjson.dump_checked(identity), durable=durable)
+        files.write_new(self._root / "dataset.json", dataset_json.new(self._dataset), durable=durable)
         streams = ({"id": manifest.stream_id(n), "owner": None} for n in range(max(1, self.streams)))
         found = Manifest(
             dataset=self._dataset, generation=1, parent=None, schema=first.schema, spec=first.spec,
