@@ -159,6 +159,9 @@ def _new(dataset: Dataset, report: Report) -> _Layout:
         key = column.key
         if key in _FOLLOWING or column.encoding in ("derived", "stack"):
             continue
+        if column.heap is not None and column.heap.value == "bytes":
+            report.lossy.append(f"{'/'.join(key)}: readers of RLDS take bytes for text; left out")
+            continue
         if key[:2] == ("next", "observation"):
             report.remarks.append(
                 f"{'/'.join(key)} is a feature of its own; no reader takes it as the next one"
@@ -188,8 +191,6 @@ def _field(path: tuple[str, ...], column: Column, lengths: tuple[int | None, ...
     heap, shape = column.heap, column.shape
     if column.is_text:
         return Field(path, "text", "string", (), "none", lengths)
-    if heap is not None and heap.value == "bytes":
-        return Field(path, "tensor", "string", (), "none", lengths)
     if heap is not None and heap.codec in ("jpeg", "png"):
         return Field(
             path, "image", column.dtype, shape if len(shape) == 3 else (*shape, 1), heap.codec, lengths

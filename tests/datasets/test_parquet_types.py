@@ -121,3 +121,13 @@ def test_a_repository_of_hugging_face_is_its_folder_data(tmp_path):
     pq.write_table(table, tmp_path / "set" / "data" / "test-00000-of-00001.parquet")
     report = convert(tmp_path / "set", tmp_path / "two", check=True)
     assert "the files of splits test, train follow each other" in report["remarks"]
+
+
+@pytest.mark.parametrize(
+    "to", ["rlds", "lerobot", "minari", "robomimic", "d4rl", "hdf5", "parquet", "torchrl"]
+)
+def test_bytes_go_nowhere_silently(to, tmp_path):
+    values = columns(raw=pa.array([b"\x00\xff", b"", b"abc"] * 2, pa.binary()))
+    converted(tmp_path, values)
+    report = convert(tmp_path / "ds", tmp_path / "out", to=to, check=True)
+    assert any(told.startswith("info/raw") for told in report["lossy"])
