@@ -50,7 +50,7 @@ class FolderTable(Table):
     ) -> None:
         super().__init__(folder)
         if not files:
-            raise InputError(f"{folder}: no such file in the folder", path=folder)
+            raise InputError(f"{folder}: no file of this format there", path=folder)
         self.files, self._opened = list(files), opened
         self._stack, self._at = ExitStack(), -1
         self._table: Table | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -18,10 +19,12 @@ def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        os.close(descriptor)
-        raise InputError(f"{path}: not a regular file", path=path)
-    return os.fdopen(descriptor, "rb", buffering)  # a folder is an IsADirectoryError here
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb", buffering)
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise InputError(f"{path}: not a regular file", path=path)
 
 
 def check_folder(path: Path) -> None:

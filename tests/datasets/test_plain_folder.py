@@ -131,3 +131,11 @@ def test_lists_that_have_a_meaning_are_refused_in_hdf5_too(tmp_path):
         file.create_dataset("actions", (4,), h5py.vlen_dtype("f4"))
     with pytest.raises(IncompatibleError, match="actions holds"):
         convert(tmp_path / "x.h5", tmp_path / "ds", yes=True)
+
+
+@pytest.mark.parametrize("kind", ["csv", "sb3", "npz", "hdf5", "parquet"])
+def test_a_folder_that_holds_nothing_of_the_format_is_named(kind, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((InputError, IsADirectoryError)) as caught:
+        convert(tmp_path / "empty", tmp_path / "ds", from_=kind, trust_pickle=True)
+    assert str(tmp_path / "empty") in str(caught.value)
