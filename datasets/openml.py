@@ -29,7 +29,7 @@ from rlcli.errors import InputError, UsageError, nearest
 _FEATURES, _END = "rl:features", "rl:end"
 _CHUNK = 65_536
 _MAX_CLASSES = 65_536
-_TARGETS = ("class", "target", "label", "y", "Class")
+_TARGETS = ("class", "target", "label", "y")  # with any capitals
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ def _target(path: Path, table: Table, given: str) -> str:
     names = list(table.fields)
     if given and given not in names:
         raise UsageError(f"{path}: no column {given!r}; {nearest(given, names)}", path=path)
-    found = given or next((name for name in _TARGETS if name in names), "")
+    known = {name.lower(): name for name in reversed(names)} | {name: name for name in names}
+    found = given or next((known[name] for name in _TARGETS if name in known), "")
     if not found:
         raise UsageError(
-            f"{path}: no column {', '.join(_TARGETS[:-1])}", hint="add --set target=NAME", path=path
+            f"{path}: no column {', '.join(_TARGETS)}", hint="add --set target=NAME", path=path
         )
     return found
 

@@ -37,6 +37,16 @@ def test_the_label_can_be_named(tmp_path):
         convert(tmp_path / "x.csv", tmp_path / "no", from_="openml", sets=["target=anser"])
 
 
+@pytest.mark.parametrize(
+    ("header", "label"), [("a,CLASS", 1), ("Class,class", 1), ("Y,a", 0), ("y,Target", 1)]
+)
+def test_capitals_in_the_name_of_the_label_do_not_matter(tmp_path, header, label):
+    (tmp_path / "x.csv").write_text(f"{header}\n1,2\n3,4\n")
+    convert(tmp_path / "x.csv", tmp_path / "ds", from_="openml", check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        assert dataset.read(("action",)).tolist() == [[1, 3], [2, 4]][label]
+
+
 def test_parquet_tables(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
