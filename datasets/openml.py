@@ -78,9 +78,7 @@ def _target(path: Path, table: Table, given: str) -> str:
     known = {name.lower(): name for name in reversed(names)} | {name: name for name in names}
     found = given or next((known[name] for name in _TARGETS if name in known), "")
     if not found:
-        raise UsageError(
-            f"{path}: no column {', '.join(_TARGETS)}", hint="add --set target=NAME", path=path
-        )
+        raise UsageError(f"{path}: no column {', '.join(_TARGETS)}", hint="add --set target=NAME", path=path)
     return found
 
 
