@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
-import rlds_files
-
 from rlcli.errors import ExitCode
 from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 from rlcli.pipeline.convert import convert
+from tests.datasets import rlds_files
 
 SHARDS, EPISODES, LENGTH = 6, 60, 256
 ROWS = SHARDS * EPISODES * LENGTH

@@ -1,4 +1,4 @@
-"""D4RL files as they were published, small, written by the tests: one per quirk."""
+"""D4RL files as they were published, small, written by the tests: one per quirk; and where Minari's are."""
 
 from __future__ import annotations
 
@@ -133,6 +133,13 @@ KINDS: dict[str, tuple[str, Callable[[np.random.Generator], dict[str, Any]]]] = 
     "unshifted": ("shuffled.hdf5", unshifted),
     "carla": ("carla_chunks.hdf5", carla),
 }
+
+
+@pytest.fixture
+def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Minari keeps its datasets during a test."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
+    return tmp_path / "root"
 
 
 @pytest.fixture

@@ -15,16 +15,7 @@ from rlcli.datasets.example import decode, encode
 from rlcli.datasets.features import Field, label_names, read_features
 from rlcli.datasets.rlds_values import Ragged, count, read
 from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError
-
-CORE = "tensorflow_datasets.core.features."
-
-
-def tensor(dtype: str, *shape: int, encoding: str = "none") -> dict[str, Any]:
-    dimensions = {"dimensions": [str(n) for n in shape]} if shape else {}
-    return {
-        "pythonClassName": CORE + "tensor_feature.Tensor",
-        "tensor": {"shape": dimensions, "dtype": dtype, "encoding": encoding},
-    }
+from tests.datasets.rlds_files import CORE, tensor
 
 
 def group(**features: Any) -> dict[str, Any]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from lerobot_made import FPS, TASKS, make
 
 from rlcli.datasets import lerobot_stats
 from rlcli.errors import IncompatibleError, UsageError
@@ -22,6 +18,7 @@ from rlcli.format.schema import Column, ted_schema
 from rlcli.format.specs import Box, Composite, Discrete
 from rlcli.format.writer import Writer
 from rlcli.pipeline.convert import convert
+from tests.datasets.lerobot_made import FPS, TASKS, make
 
 WRIST = "observation.images.wrist"
 TOP = ("observation", "images", "top")

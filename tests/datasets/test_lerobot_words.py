@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from lerobot_made import TASKS, make
-
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
+from tests.datasets.lerobot_made import TASKS, make
 
 SUBTASKS = ["reach", "öffne", "schließe 机器"]
 NUMBER = {"dtype": "int64", "shape": [1], "names": None}

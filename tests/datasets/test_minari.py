@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ import h5py
 import minari
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
-from minari_made import (
+
+from rlcli.datasets import minari as ours
+from rlcli.errors import UsageError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert import convert
+from tests.datasets.minari_made import (
     ACTIONS,
     BOX,
     FORMATS,
@@ -32,19 +33,9 @@ from minari_made import (
     written,
 )
 
-from rlcli.datasets import minari as ours
-from rlcli.errors import UsageError
-from rlcli.format.dataset import Dataset
-from rlcli.pipeline.convert import convert
-
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "minari" / "sample"
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Minari keeps its datasets during a test."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
-    return tmp_path / "root"
+pytestmark = pytest.mark.usefixtures("minari_root")
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
@@ -267,9 +258,9 @@ def test_the_environment_and_the_reference_scores(tmp_path: Path) -> None:
         assert dataset.spec["reference_scores"] == {"min": 1.0, "max": 9.5}
 
 
-def test_datasets_are_found_at_any_level_and_by_name(tmp_path: Path, root: Path) -> None:
+def test_datasets_are_found_at_any_level_and_by_name(tmp_path: Path, minari_root: Path) -> None:
     path = written(buffers(BOX, TWO), BOX, TWO)
-    for place in (path, path / "data", path / "data" / "main_data.hdf5", root, root / "test"):
+    for place in (path, path / "data", path / "data" / "main_data.hdf5", minari_root, minari_root / "test"):
         assert ours.detect(place).matches
     assert convert("minari:test/toy-v0", tmp_path / "ds")["rows"] == 13
     with pytest.raises(UsageError, match=r"no Minari dataset 'test/toy-v1'.*did you mean 'test/toy-v0'"):
@@ -278,7 +269,7 @@ def test_datasets_are_found_at_any_level_and_by_name(tmp_path: Path, root: Path)
         "test/two-v0", buffers(BOX, TWO), observation_space=BOX, action_space=TWO
     )
     with pytest.raises(UsageError, match="several Minari datasets"):
-        ours.detect(root)
+        ours.detect(minari_root)
     assert not ours.detect(tmp_path / "ds").matches
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,15 @@ import h5py
 import minari
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
-from minari_made import (
+
+from rlcli.datasets.minari_columns import attributes_text
+from rlcli.errors import UsageError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline import convert_parts
+from rlcli.pipeline.convert import convert
+from tests.datasets.minari_made import (
     ACTIONS,
     BOX,
     FORMATS,
@@ -29,18 +31,7 @@ from minari_made import (
     written,
 )
 
-from rlcli.datasets.minari_columns import attributes_text
-from rlcli.errors import UsageError
-from rlcli.format.dataset import Dataset
-from rlcli.pipeline import convert_parts
-from rlcli.pipeline.convert import convert
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Minari keeps its datasets during a test."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
-    return tmp_path / "root"
+pytestmark = pytest.mark.usefixtures("minari_root")
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from gymnasium import spaces
-from minari_made import (
+from PIL import Image
+
+from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError
+from rlcli.format.dataset import Dataset
+from rlcli.pipeline.convert import convert
+from tests.datasets.minari_made import (
     BOX,
     FORMATS,
     TWO,
@@ -24,18 +25,8 @@ from minari_made import (
     rewrite,
     written,
 )
-from PIL import Image
 
-from rlcli.errors import CorruptError, IncompatibleError, InputError, RLError
-from rlcli.format.dataset import Dataset
-from rlcli.pipeline.convert import convert
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Minari keeps its datasets during a test."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
-    return tmp_path / "root"
+pytestmark = pytest.mark.usefixtures("minari_root")
 
 
 def refused(path: Path, kind: type[RLError], match: str, tmp_path: Path) -> None:

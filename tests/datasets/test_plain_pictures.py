@@ -93,3 +93,15 @@ def test_text_and_bytes_that_are_no_pictures_are_what_they_were(tmp_path):
     dataset = Dataset.open(tmp_path / "ds")
     assert dataset.read(("observation",)).shape == (3, 40)
     assert list(dataset.read(("info", "note"))) == ["é", "b", ""]
+
+
+@pytest.mark.parametrize("name", ["data/demo_{}", "ep_{}"])
+def test_pictures_in_groups_of_episodes_are_left_out_and_said(name, tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for number in range(2):
+            group = file.create_group(name.format(number))
+            group["obs/state"], group["actions"] = np.zeros((3, 2)), np.zeros((3, 1))
+            group.create_dataset("obs/rgb", data=encoded(3), dtype="S2000")
+    report = convert(tmp_path / "x.hdf5", tmp_path / "ds", yes=True, check=True)
+    assert any(told.startswith("obs/rgb: encoded pictures are not read") for told in report["lossy"])
+    assert ("observation", "rgb") not in Dataset.open(tmp_path / "ds").schema.by_key

@@ -5,15 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import rlds_files as files
-from rlds_files import DECODE, Found, pixels, toy
 
 from rlcli.datasets import openx, rlds
 from rlcli.datasets.contract import Request
@@ -29,6 +24,8 @@ from rlcli.errors import (
 )
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
+from tests.datasets import rlds_files as files
+from tests.datasets.rlds_files import DECODE, Found, pixels, toy
 
 # -- episodes ----------------------------------------------------------------------------------------------
 

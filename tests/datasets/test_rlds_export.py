@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import rlds_files as files
-from rlds_files import Found, pixels, toy
 
 from rlcli.datasets import rlds
 from rlcli.datasets.example import decode
@@ -26,6 +21,8 @@ from rlcli.format.schema import Column, ted_schema
 from rlcli.format.specs import Box, Composite, Discrete
 from rlcli.format.writer import Writer
 from rlcli.pipeline.convert import convert
+from tests.datasets import rlds_files as files
+from tests.datasets.rlds_files import Found, pixels, toy
 
 
 def same(first: Path, second: Path) -> None:

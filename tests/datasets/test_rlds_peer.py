@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from rlds_files import DECODE, Found
+from tests.datasets.rlds_files import DECODE, Found
 
 ORACLE = os.environ.get("RL_TFDS_PYTHON")
 SCRIPT = """

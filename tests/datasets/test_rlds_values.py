@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import rlds_files as files
-from rlds_files import DECODE, Found, pixels, toy
-
 from rlcli.datasets.contract import Request
 from rlcli.datasets.example import decode_strings
 from rlcli.errors import CorruptError, IncompatibleError, UsageError
+from tests.datasets import rlds_files as files
+from tests.datasets.rlds_files import DECODE, Found, pixels, toy
 
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rlds"
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import rlds_files as files
 
 from rlcli.datasets import rlu
 from rlcli.datasets.contract import Report, Request
@@ -18,6 +14,7 @@ from rlcli.datasets.example import encode
 from rlcli.datasets.tfrecord import RecordWriter
 from rlcli.errors import CorruptError, InputError
 from rlcli.pipeline.convert import convert
+from tests.datasets import rlds_files as files
 
 
 def shards(folder: Path, *contents: Any, compression: Any = "gzip", missing: tuple[int, ...] = ()) -> Path:
