@@ -177,6 +177,9 @@ def _see(result: Scan, path: Path, name: str, key: str, dataset: Array, rows: in
     if key in result.left_out:
         return
     is_text = dataset.is_text
+    if is_text and key not in result.found and dataset.is_pictures():
+        result.left_out[key] = "encoded pictures are not read where episodes are groups"
+        return
     dtype = "text" if is_text else str(dataset.dtype.newbyteorder("="))
     is_role = any(
         is_below(key, top) for top in (layout.action, layout.observation, layout.following, layout.reward)

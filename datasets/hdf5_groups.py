@@ -23,6 +23,7 @@ from rlcli import _native
 from rlcli.datasets import hdf5
 from rlcli.datasets.hdf5_chunks import GZIP, GzipChunks, Stored, descriptor
 from rlcli.datasets.hdf5_safety import check_storage
+from rlcli.datasets.plain_pictures import look_at
 from rlcli.errors import InputError
 
 _FAST_BYTES = 1 << 20  # below, one thread is faster than several
@@ -124,6 +125,12 @@ class Array:
     @property
     def is_text(self) -> bool:
         return h5py.check_string_dtype(self.dtype) is not None or self.dtype.kind == "S"
+
+    def is_pictures(self) -> bool:
+        """Whether the first text is an encoded picture."""
+        if isinstance(self._found, PlainArray) or not self._found.shape or not self._found.size:
+            return False
+        return look_at(self._found[(0,) * self._found.ndim]) is not None
 
     def whole(self) -> Any:
         """All values."""
