@@ -177,12 +177,17 @@ class Comparison:
 
 
 class AmbiguousMapping(UsageError):
-    """Keys whose meaning had to be guessed: `mapping` (source key -> our key) is shown to be confirmed."""
+    """Keys whose meaning had to be guessed: `mapping` (source key -> our key) is shown to be confirmed, or
+    to be completed as `hint` says.
+    """
 
-    def __init__(self, message: str, mapping: Mapping[str, str]) -> None:
-        super().__init__(
-            message, hint="add --yes to take the mapping above, or save it and give it with --mapping"
-        )
+    def __init__(
+        self,
+        message: str,
+        mapping: Mapping[str, str],
+        hint: str = "add --yes to take the mapping above, or save it and give it with --mapping",
+    ) -> None:
+        super().__init__(message, hint=hint)
         self.mapping = dict(mapping)
 
 

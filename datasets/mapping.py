@@ -131,8 +131,11 @@ def roles_of(
     }
     listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     if not (inferred.below("observation") or unobserved or (confirmed and inferred.below("action"))):
+        bare = "; --yes takes the rows without" if inferred.below("action") else ""
         raise AmbiguousMapping(
-            f"{where}: nothing is known as observation (found {listed or 'nothing'})", shown
+            f"{where}: nothing is known as observation (found {listed or 'nothing'})",
+            shown,
+            hint=f"name what it is with --observation KEY (--action KEY, --map KEY=reward, …){bare}",
         )
     if alike and "observation" not in given.values():
         more = f" and {len(alike) - 1:,} more groups" if len(alike) > 1 else ""

@@ -59,5 +59,8 @@ def test_without_observations_and_word_of_it_a_user_is_asked(tmp_path):
 
 def test_without_observations_and_actions_there_is_nothing_to_confirm(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.ones((6, 2)), rewards=np.ones(6))
-    with pytest.raises(AmbiguousMapping, match="nothing is known as observation"):
+    with pytest.raises(AmbiguousMapping, match="nothing is known as observation") as caught:
         convert(tmp_path / "x.npz", tmp_path / "ds", yes=True)
+    assert "--observation KEY" in str(caught.value.hint)
+    assert "--yes" not in str(caught.value.hint)
+    convert(tmp_path / "x.npz", tmp_path / "ds", yes=True, mapping={"a": "observation"})  # as it says
