@@ -19,10 +19,11 @@ from rlcli.datasets.hdf5_episodes import episodes_of, open_episodes
 from rlcli.datasets.hdf5_output import creating
 from rlcli.datasets.hdf5_safety import check_storage
 from rlcli.datasets.mapping import is_one_table
-from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.plain_folder import FolderTable, files_of
 from rlcli.datasets.plain_pictures import look_at
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 

@@ -28,9 +28,10 @@ from rlcli.datasets import zip_archives
 from rlcli.datasets.ahead import SideBySide
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.mapping import is_one_table
-from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.plain_folder import FolderTable, files_of
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset

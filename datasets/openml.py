@@ -23,7 +23,8 @@ from rlcli.datasets.contract import Request, Seen
 from rlcli.datasets.csv_text import CsvTable
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.parquet import ParquetTable
-from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain import PlainSource
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.errors import InputError, UsageError, nearest
 
 _FEATURES, _END = "rl:features", "rl:end"

@@ -26,8 +26,9 @@ from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
 from rlcli.datasets.mapping import LEFT_OUT
 from rlcli.datasets.parquet_batches import Batches, read_bytes
 from rlcli.datasets.parquet_episodes import episodes_of
-from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.datasets.regular import open_regular
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.datasets.stopping import heeding

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.contract import AmbiguousMapping, Request
 from rlcli.datasets.mapping import recognised, roles_of
-from rlcli.datasets.plain import Arrays, Field, Table
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlcli.datasets.plain import Arrays, Field, Table
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 from rlcli.format.keys import Key

@@ -7,18 +7,16 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlcli.datasets.mapping import Roles
 from rlcli.datasets.plain_export import open_of
+from rlcli.datasets.plain_table import Field, Table
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
-
-if TYPE_CHECKING:
-    from rlcli.datasets.plain import Field, Table
 
 Flags = NDArray[np.bool_]
 _LOOK_BYTES = 2 << 20  # that are looked at at once: they stay near the processor

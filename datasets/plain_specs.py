@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rlcli.datasets.mapping import Roles
 from rlcli.datasets.opened import described, nested_spec
 from rlcli.datasets.plain_scan import Scan
+from rlcli.datasets.plain_table import Table
 from rlcli.format.specs import Box, Discrete, Spec
-
-if TYPE_CHECKING:
-    from rlcli.datasets.plain import Table
 
 
 def specs_of(table: Table, roles: Roles, scan: Scan) -> tuple[Spec, Spec, dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli.datasets.plain import Arrays, Field, Table
+from rlcli.datasets.plain_table import Arrays, Field, Table
 
 TERMINATED, TRUNCATED, EPISODE = "rl:terminated", "rl:truncated", "rl:episode"
 Flags = NDArray[np.bool_]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcli.datasets.plain import Arrays, Field, Table
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError
 

@@ -29,7 +29,7 @@ from rlcli.datasets.hdf5_plain import Hdf5Table
 from rlcli.datasets.mapping import storable
 from rlcli.datasets.npz import NpzTable
 from rlcli.datasets.opened import Opened, is_exact, renamed, spec_of
-from rlcli.datasets.plain import Table
+from rlcli.datasets.plain_table import Table
 from rlcli.datasets.slicing import slices
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError, RLError

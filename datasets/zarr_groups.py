@@ -27,8 +27,9 @@ from rlcli.config import opt
 from rlcli.datasets import zip_archives
 from rlcli.datasets.ahead import SideBySide
 from rlcli.datasets.contract import Advance, NoOptions, Report, Request, Seen
-from rlcli.datasets.plain import Arrays, Field, PlainSource, Table
+from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import METADATA, Exporter
+from rlcli.datasets.plain_table import Arrays, Field, Table
 from rlcli.datasets.regular import check_folder
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.datasets.stopping import heeding

@@ -9,7 +9,7 @@ import pytest
 
 from rlcli.datasets import plain_scan
 from rlcli.datasets.mapping import roles_of
-from rlcli.datasets.plain import Field, Table
+from rlcli.datasets.plain_table import Field, Table
 from rlcli.errors import InputError
 
 
