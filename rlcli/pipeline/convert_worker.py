@@ -10,6 +10,7 @@ It ends with its input or with an error.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -53,9 +54,14 @@ class _Told:
         self._num_bytes = 0
 
     def say(self, message: dict[str, Any]) -> None:
+        """Tells it. Raises `SystemExit` if the other process was killed: nobody asks for the rest."""
         with self._lock:
-            self._out.write(json.dumps(message) + "\n")
-            self._out.flush()
+            try:
+                self._out.write(json.dumps(message) + "\n")
+                self._out.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())  # for what is still buffered
+                raise SystemExit(1) from None
 
     def advance(self, count: int, *, enough: int = _TELL_BYTES) -> None:
         """So many bytes more; `enough` are told."""

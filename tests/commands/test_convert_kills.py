@@ -157,3 +157,17 @@ def test_what_killed_conversions_left_is_removed_later(kind, source, tmp_path):
     )
     assert not any(path.exists() for path in (*left, inner))
     assert young.exists()
+
+
+def test_a_worker_whose_conversion_was_killed_ends_without_a_word():
+    program = "from rlcli.pipeline.convert_worker import _Told; _Told().say({'bytes': 1})"
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    finally:
+        os.close(write)
+    assert ended.stderr == ""
+    assert ended.returncode == 1
