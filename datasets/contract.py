@@ -222,10 +222,19 @@ class Source(Protocol):
 @runtime_checkable
 class Ahead(Protocol):
     """A source whose parts stay as they are when others are made, and may be made by another thread: so many
-    bytes of rows ahead, 0 for none. It tells `advance` of each part when it is asked for the next.
+    bytes of rows ahead, 0 for none. It tells `advance` of each part before that comes.
     """
 
     ahead_bytes: int
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """A source that begins anew with each piece, and loses time by that."""
+
+    def joined(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """The same rows as `pieces`, which follow one another, in as few as can be read at once."""
+        ...
 
 
 class ConverterModule(Protocol):

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,6 +256,18 @@ class RLDSSource:
             found.append((shard, held, shard.path.stat().st_size))
         return found
 
+    def joined(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Those of a shard as one. See `contract.Joining`."""
+        shards = [list(found) for _, found in groupby(pieces, lambda piece: self._ranges[int(piece.name)][0])]
+        return [
+            Piece(
+                f"{found[0].name}-{found[-1].name}",
+                sum(piece.num_bytes for piece in found),
+                sum(piece.rows or 0 for piece in found),
+            )
+            for found in shards
+        ]
+
     def _size(self, span: Span, stop: int) -> int:
         return max(stop - span.start, self._rows(span) * self.schema.row_bytes)
 
@@ -265,14 +278,15 @@ class RLDSSource:
 
     def parts(self, piece: Piece, report: Report, advance: Advance) -> Iterator[Part]:
         """The episodes of one piece; a few records and slices of decoded rows are in memory."""
-        shard, span, stop = self._ranges[int(piece.name)]
+        first, _, last = piece.name.partition("-")
+        (shard, span, _), (_, _, stop) = (self._ranges[int(number)] for number in (first, last or first))
         row_bytes = piece.num_bytes // max(1, piece.rows or 1)
         told = 0
         for part in self._parts(replace(shard, start=span.start, stop=stop), report):
-            yield part
             size = row_bytes * len(part.columns[REWARD])
             advance(size)
             told += size
+            yield part
         advance(piece.num_bytes - told)
 
     def _parts(self, shard: Shard, report: Report) -> Iterator[Part]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlcli.datasets.ahead import grouped_ahead
-from rlcli.datasets.contract import Advance, Ahead, Part, Report, Source
+from rlcli.datasets.contract import Advance, Ahead, Joining, Part, Report, Source
 from rlcli.pipeline.convert_rows import Selection, selected, write, writer_at
 
 
@@ -82,7 +82,7 @@ def reading_whole(
 
 
 class _Item(NamedTuple):
-    """A part of a task, None before its first and after its last one; and bytes that are done since."""
+    """A part of a task, None before its first and after its last one; and bytes that are told of with it."""
 
     task: Task
     report: Report
@@ -96,6 +96,8 @@ def _items(tasks: Iterable[Task], source: Source) -> Generator[_Item]:
         done: list[int] = []
         yield _Item(task, report, None, 0)
         pieces = source.pieces[task.start : task.stop]
+        if isinstance(source, Joining) and task.selection.episodes is None:  # else some need not be read
+            pieces = source.joined(pieces)
         for part in selected(source, pieces, task.selection, report, done.append):
             yield _Item(task, report, part, sum(done))
             done.clear()
@@ -104,9 +106,9 @@ def _items(tasks: Iterable[Task], source: Source) -> Generator[_Item]:
 
 def _parts(items: Iterator[_Item], advance: Advance) -> Iterator[Part]:
     for item in items:
-        advance(item.num_bytes)
         if item.part is not None:
             yield item.part
+        advance(item.num_bytes)
 
 
 def make_parts(

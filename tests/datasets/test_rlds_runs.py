@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from rlcli import _native
 from rlcli.datasets import rlds
-from rlcli.datasets.contract import Report, Request
+from rlcli.datasets.contract import Piece, Report, Request
 from rlcli.errors import CorruptError, RLError
 from tests.datasets import rlds_files as files
 from tests.datasets.rlds_files import Found, episodes_tree, picture, pixels, toy, write_rlds
@@ -179,6 +180,42 @@ def test_parts_of_shards_hold_their_episodes_in_order(
             assert [np.asarray(row).tobytes() for row in found.rows[key]] == [
                 np.asarray(row).tobytes() for row in rows
             ]
+
+
+def test_parts_of_shards_are_read_as_one_where_they_follow_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [[episode(length, length) for length in lengths] for lengths in ((3, 1, 4), (1, 5, 9, 2), (6,))]
+    folder = write_rlds(
+        tmp_path / "toy" / "1.0.0",
+        episodes_tree(STEPS, name=files.text(), embedding=files.tensor("float32", 2)),
+        {"train": shards},
+    )
+    monkeypatch.setattr("rlcli.datasets.tfrecord._ROOM", 2000)
+    monkeypatch.setattr("rlcli.datasets.rlds_scan._SPAN_BYTES", 1000)
+    monkeypatch.setattr("rlcli.datasets.rlds._PIECE_BYTES", 1000)
+    with rlds.open_source(folder, Request(), rlds.Options()) as source:
+        pieces = source.pieces
+        assert len(pieces) > 4
+        for first in range(len(pieces)):
+            for stop in range(first + 1, len(pieces) + 1):
+                some = pieces[first:stop]
+                joined = source.joined(some)
+                assert len(joined) <= min(len(some), len(shards))
+                rows, whole = ([_steps(source, piece) for piece in each] for each in (some, joined))
+                assert list(chain(*rows)) == list(chain(*whole))
+                assert [piece.rows for piece in joined] == list(map(len, whole))
+
+
+def _steps(source: rlds.RLDSSource, piece: Piece) -> list[float]:
+    told: list[int] = []
+    found = [
+        float(reward)
+        for part in source.parts(piece, Report(), told.append)
+        for reward in part.columns["next", "reward"].reshape(-1)
+    ]
+    assert sum(told) == piece.num_bytes
+    return found
 
 
 @pytest.mark.parametrize("shares", [2, 3, 5])
