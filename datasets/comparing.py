@@ -13,7 +13,7 @@ from rlcli.datasets.parts import alone, num_rows
 from rlcli.format import heap
 from rlcli.format.dataset import Dataset
 from rlcli.format.keys import Key
-from rlcli.format.schema import Column, Schema
+from rlcli.format.schema import Column, Heap, Schema
 
 _FLAGS: tuple[Key, Key] = (("next", "terminated"), ("next", "truncated"))
 # Ours and an output's that has one flag only: an unfinished end is truncated, of both the first is there.
@@ -91,10 +91,14 @@ def _compare_column(
 
 def _decoded(theirs: Column, ours: Column, rows: Any) -> Any:
     """Rows of the source; its encoded pictures as arrays where ours are arrays that nobody encoded."""
-    if theirs.heap is None or theirs.heap.value != "array" or ours.heap is not None:
+    if theirs.heap is None or theirs.heap.value != "array" or not (ours.heap is None or _is_raw(ours.heap)):
         return rows
     arrays = [heap.decode(theirs, row) if isinstance(row, bytes) else row for row in rows]
-    return np.stack(arrays) if arrays else rows
+    return np.stack(arrays) if arrays and ours.heap is None else arrays
+
+
+def _is_raw(ours: Heap) -> bool:
+    return ours.value == "array" and ours.codec == "none"
 
 
 def _in_dtype(theirs: Any, ours: Column) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -11,8 +10,6 @@ from rlcli.datasets.comparing import compare_parts
 from rlcli.datasets.contract import Advance, Comparison, Part, Report, Source
 from rlcli.datasets.parts import alone
 from rlcli.format.dataset import Dataset
-from rlcli.format.heap import decode
-from rlcli.format.schema import Column
 
 
 def compare_output(source: Source, dataset: Dataset, advance: Advance) -> Comparison:
@@ -24,20 +21,9 @@ def compare_output(source: Source, dataset: Dataset, advance: Advance) -> Compar
             for columns, end in alone(source.parts(piece, Report(), lambda count: None)):
                 if end is not None:
                     ended.append(end.terminated)
-                alike = {
-                    key: _alike(values, source.schema.by_key[key], dataset.schema.by_key.get(key))
-                    for key, values in columns.items()
-                }
-                yield Part(alike, None)
+                yield Part(columns, None)
 
     found = compare_parts(parts(), source.schema, dataset, advance, all_keys=False)
     if ended != np.asarray(dataset.episodes.terminated).tolist():
         found.problems.append("next/terminated: other episodes are terminated")
     return found
-
-
-def _alike(values: Any, theirs: Column, ours: Column | None) -> Any:
-    """Values in the form that we have them in."""
-    if ours is None or theirs.heap is None or theirs.heap.value != "array" or ours.heap is not None:
-        return values
-    return np.stack([decode(theirs, value) if isinstance(value, bytes) else value for value in values])

@@ -107,6 +107,21 @@ def test_arrays_that_are_bytes_in_a_list_come_back_each_by_itself(tmp_path: Path
         assert list(there) == list(values), name
 
 
+def test_a_large_picture_of_an_episode_is_the_same_to_other_formats(tmp_path: Path) -> None:
+    """It is in a heap without a codec; another format may hold it as a PNG."""
+    pytest.importorskip("pyarrow")
+    tree = files.episodes_tree(files.PLAIN, goal=files.image(40, 50, 3, encoding="png"))
+    goals = [files.pixels(40, 50, 3, seed=seed) for seed in range(2)]
+    made = [files.episode(3, seed) | {"goal": [files.picture(goals[seed])]} for seed in range(2)]
+    path = files.write_rlds(tmp_path / "toy" / "1.0.0", tree, {"train": [made]})
+    convert(path, tmp_path / "one", images="decode", check=True)
+    with Dataset.open(tmp_path / "one") as dataset:
+        found = dataset.read(("info", "episode", "goal"), 0, 6)
+        assert all(np.array_equal(picture, goals[row // 3]) for row, picture in enumerate(found))
+    for to, name in (("lerobot", "lerobot"), ("rlds", "rlds"), ("npz", "x.npz")):
+        assert convert(tmp_path / "one", tmp_path / name, to=to, check=True)["rows"] == 6
+
+
 def test_import_export_import_is_the_identity(tmp_path: Path) -> None:
     tree_of_all = files.PLAIN | {
         "observation": files.group(
