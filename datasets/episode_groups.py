@@ -1,4 +1,4 @@
-"""HDF5 files with one group per episode (robomimic, RoboSet, ManiSkill), looked through without their rows.
+"""HDF5 files with one group per episode, of any format, looked through without their rows.
 
 In every group an array with as many rows as the actions is per step; any other belongs to the episode as
 a whole, as the group's attributes do. Which arrays are observations and rewards is the format's `Layout`.

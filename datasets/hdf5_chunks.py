@@ -1,7 +1,8 @@
 """Gzip chunks of HDF5 datasets, decompressed by several threads; the HDF5 library uses one, and zlib.
 
 Only for chunks that went through gzip, with or without shuffle; everything else is HDF5's own business. Where
-chunks are is asked once for all: the library walks its index anew for each.
+chunks are is asked once for all: the library walks its index anew for each. What is decoded and not wanted
+yet is remembered, so that rows in order decode each chunk once, however large.
 """
 
 from __future__ import annotations

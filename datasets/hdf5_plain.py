@@ -118,7 +118,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
 
 
 class Hdf5Table(Table):
-    """The arrays of a file as rows. See `plain.Table`."""
+    """The arrays of a file as rows. See `plain_table.Table`."""
 
     can_seek = True
     layout = "hdf5"

@@ -119,7 +119,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
 
 
 class NpzTable(Table):
-    """The arrays of an archive as rows. See `plain.Table`."""
+    """The arrays of an archive as rows. See `plain_table.Table`."""
 
     layout = "npz"
 

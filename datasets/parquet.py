@@ -94,7 +94,7 @@ def export(dataset: Dataset, out: Path, options: NoOptions, advance: Advance) ->
 
 
 class ParquetTable(Table):
-    """The columns of one or more files as rows. See `plain.Table`.
+    """The columns of one or more files as rows. See `plain_table.Table`.
 
     `nulls` are the columns of text, bools and integers that have empty rows, and how many.
     """

@@ -33,7 +33,7 @@ _PER_STEP = ("reward", "terminated", "truncated", "done")
 
 
 class EpisodeTable(Table):
-    """The steps of a table of episodes. See `plain.Table`; `episode_ends` is a field that the lists say."""
+    """The steps of a table of episodes. See `plain_table.Table`; the lists say the field `episode_ends`."""
 
     layout = "parquet, a row per episode"
     can_seek = True

@@ -37,7 +37,7 @@ def files_of(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 class FolderTable(Table):
-    """The tables of several files as rows. See `plain.Table`; `opened` opens the one of a file."""
+    """The tables of several files as rows. See `plain_table.Table`; `opened` opens the one of a file."""
 
     can_seek = True
     by_file = True

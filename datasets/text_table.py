@@ -42,7 +42,7 @@ _DTYPES = {
 
 
 class TextTable(Table):
-    """The columns of a file as rows. See `plain.Table`.
+    """The columns of a file as rows. See `plain_table.Table`.
 
     Numbers are float32 where that gives every written number back, else float64; whole numbers int64, or
     uint64 where they are too large for it; `True`/`False` bool; anything else is text. An empty cell among

@@ -131,7 +131,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions, advance: Advance
 
 
 class ZarrTable(Table):
-    """The arrays of a group as rows. See `plain.Table`."""
+    """The arrays of a group as rows. See `plain_table.Table`."""
 
     can_seek = True
     slice_bytes = SLICE_BYTES // 2  # the last chunk of each array is there, too

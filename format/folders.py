@@ -1,6 +1,6 @@
 """What the format does with folders: what is in them, and what is done with everything below one.
 
-As in `files.py` every call goes through `layer`, but for walking. Links are not followed.
+As in `files.py` what makes, renames, syncs or removes goes through `layer`. Links are not followed.
 """
 
 from __future__ import annotations
