@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlcli.datasets.ahead import next_ahead
+from rlcli.datasets.ahead import InTurn
 from rlcli.errors import CorruptError
 
 _MAX_ROWS = 1 << 40
@@ -51,7 +51,8 @@ class Batches:
                     self._starts.append(self._starts[-1] + rows)
         self._names: list[str] | None = []  # columns of the batches that come now
         self._next = 0  # their first row
-        self._coming: Generator[tuple[Path, Any]] | None = None
+        self._coming: InTurn[tuple[Path, Any]] | None = None
+        self._taken = 0  # of what comes
         self._rest: tuple[Path, Any] | None = None  # what the last call left of a batch
 
     def __len__(self) -> int:
@@ -69,11 +70,10 @@ class Batches:
         if names != self._names or not self._can_reach(start):
             group = int(np.searchsorted(self._starts, start, side="right")) - 1
             self.close()
-            self._coming, self._rest = next_ahead(self._from(group, names, batch_rows)), None
-            self._names, self._next = names, self._starts[group]
+            self._coming, self._taken = InTurn(self._taker(group, names, batch_rows), _MAX_ROWS), 0
+            self._names, self._next, self._rest = names, self._starts[group], None
         while self._next < stop:
-            assert self._coming is not None
-            file, batch = self._rest or next(self._coming)
+            file, batch = self._rest or self._take()
             skipped = min(len(batch), max(0, start - self._next))
             taken = min(len(batch), stop - self._next) - skipped
             self._next += skipped + max(0, taken)
@@ -93,7 +93,7 @@ class Batches:
             start = end
 
     def close(self) -> None:
-        """Ends what is decoded ahead."""
+        """Ends what is decoded ahead, also where a thread waits for it."""
         if self._coming is not None:
             self._coming.close()
             self._coming = None
@@ -104,6 +104,17 @@ class Batches:
         return self._next <= start and (
             start < self._starts[min(after, len(self._starts) - 1)] or start == self._next
         )
+
+    def _take(self) -> tuple[Path, Any]:
+        assert self._coming is not None
+        self._taken += 1
+        return self._coming(self._taken - 1)
+
+    def _taker(
+        self, first: int, names: list[str] | None, batch_rows: int
+    ) -> Callable[[int], tuple[Path, Any]]:
+        items = self._from(first, names, batch_rows)
+        return lambda number: next(items)
 
     def _from(self, first: int, names: list[str] | None, batch_rows: int) -> Iterator[tuple[Path, Any]]:
         for number in range(first, len(self.groups)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlcli.datasets.parquet import ParquetTable
+from rlcli.datasets.contract import NoOptions, Report, Request
+from rlcli.datasets.parquet import ParquetTable, open_source
+from rlcli.datasets.parquet_batches import Batches
 from rlcli.errors import InputError, RLError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
@@ -168,3 +171,28 @@ def test_slices_and_row_groups_of_any_size_give_the_same_rows(tmp_path):
                 np.testing.assert_array_equal(found["obs"], told[start:stop])
                 assert found["name"].tolist() == whole["name"].to_pylist()[start:stop]
         assert list(opened.slices(5, 64, 20)) == [(5, 24), (24, 38), (38, 52), (52, 64)]
+
+
+def test_who_stops_while_rows_are_decoded_hears_of_nothing_else(tmp_path, monkeypatch):
+    rows = {"obs": list(np.zeros((90, 3), "f4")), "action": list(np.zeros((90, 2), "f4"))}
+    pq.write_table(pa.table(rows | {"terminals": np.arange(90) % 9 == 8}), tmp_path / "x", row_group_size=5)
+    decoding, may_go_on, groups = threading.Event(), threading.Event(), Batches._batches
+
+    def waits(self, at, group, names, batch_rows):
+        if group == 2:
+            decoding.set()
+            may_go_on.wait(60)
+        return groups(self, at, group, names, batch_rows)
+
+    def stop_while_a_thread_decodes():
+        with open_source(tmp_path / "x", Request(confirmed=True), NoOptions()) as source:
+            monkeypatch.setattr(Batches, "_batches", waits)
+            source.slice_rows = 5
+            parts = source.parts(source.pieces[0], Report(), lambda count: None)
+            next(parts), next(parts)
+            assert decoding.wait(60)
+            threading.Timer(0.01, may_go_on.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_while_a_thread_decodes()
