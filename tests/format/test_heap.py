@@ -25,16 +25,8 @@ from rlcli.format.verify import verify
 from rlcli.format.writer import Writer
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-CODECS = ("none", "zstd", "lz4")
 TEXT = heap_column(("prompt",), Heap("text"))
 IMAGE = heap_column(("image",), Heap("array", "png"), "uint8", (5, 7, 3))
-
-
-def _array(rng: np.random.Generator, column: Column) -> Any:
-    shape = [int(rng.integers(4)) if n < 0 else n for n in column.shape]
-    if column.dtype == "complex64":
-        return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(column.numpy)
-    return rng.integers(0, 2 if column.dtype == "bool" else 120, shape).astype(column.numpy)
 
 
 # The schema.
