@@ -119,6 +119,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
     names: dict[str, Key] = {}
     lossy = []
     unknown = len(dataset.unknown_next)
+    named = ["/".join(("infos", *c.key[1:])) for c in dataset.schema.columns if c.key[0] == "info"]
     for column in dataset.schema.columns:
         key = column.key
         if key in _DERIVED:
@@ -142,7 +143,7 @@ def _new(dataset: Dataset, file: Any) -> tuple[dict[str, hdf5.Rows], Report]:
             names[_STANDARD[key]] = key
         else:
             name = "/".join(("infos", *(key[1:] if key[0] in ("info", "source") else key)))
-            names[free_name(name, key, names)] = key
+            names[free_name(name, key, names if key[0] == "info" else [*names, *named])] = key
     columns = {}
     for name, key in names.items():
         column = dataset.schema.column(key)

@@ -62,6 +62,7 @@ class Exporter:
         size = dataset.num_rows
         self.columns: dict[str, OutputColumn] = {}
         none_known = len(self._unknown) == len(self.last_rows)
+        named = [_name_of(column.key) for column in dataset.schema.columns if _says_its_key(column.key)]
         for column in dataset.schema.columns:
             key = column.key
             if key in _DERIVED or column.encoding == "stack":
@@ -79,7 +80,8 @@ class Exporter:
             is_text = column.is_text
             shape = () if key in _NAMES else column.shape
             dtype = np.dtype(object) if is_text else column.numpy
-            name = free_name(_name_of(key), key, self.columns)
+            others = self.columns if _says_its_key(key) else [*self.columns, *named]
+            name = free_name(_name_of(key), key, others)
             self.columns[name] = OutputColumn(key, dtype, (size, *shape), is_text)
         self.columns[_EPISODE] = OutputColumn(None, np.dtype(np.int64), (size,))
         if len(self._unknown) and not none_known:

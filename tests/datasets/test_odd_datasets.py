@@ -209,3 +209,24 @@ def test_a_window_goes_out_with_the_rest_of_its_first_episode(to: str, tmp_path:
         assert np.array_equal(back.read(("observation",))[:, 0], np.arange(first, total, dtype="f4"))
         assert back.episodes.length.tolist() == np.diff([first, *ends]).tolist()
         assert back.episodes.return_.tolist() == back.episodes.length.tolist()
+
+
+@pytest.mark.parametrize("to", ["csv", "d4rl"])
+def test_a_column_does_not_take_the_name_of_another_that_comes_later(to: str, tmp_path: Path) -> None:
+    box = Box((2,), "float32")
+    spec = {"env": None, "observation": box.to_json(), "action": box.to_json()}
+    keys = [("speed",), ("info", "speed")]
+    schema = ted_schema(box, box, extra=[Column(key, "int64", ()) for key in keys])
+    with EpisodeWriter(Writer.create(tmp_path / "ds", schema, spec=spec, lineage={"op": "test"})) as rows:
+        for at in range(6):
+            rows.add(
+                0, observation=np.full(2, at, "f4"), action=np.full(2, at, "f4"), reward=0.0, speed=at,
+                info={"speed": -at}, terminated=at == 5, truncated=False,
+                next_observation=np.zeros(2, "f4") if at == 5 else None,
+            )  # fmt: skip
+    convert(tmp_path / "ds", tmp_path / "out", to=to, check=True)
+    convert(tmp_path / "out", tmp_path / "back", from_=to, check=True)
+    with Dataset.open(tmp_path / "back") as back:
+        assert back.read(("info", "speed")).tolist() == [0, -1, -2, -3, -4, -5]
+        other = ("speed",) if to == "d4rl" else ("info", "rl", "speed")
+        assert back.read(other).tolist() == [0, 1, 2, 3, 4, 5]
