@@ -171,7 +171,9 @@ def _write_pt2(module: nn.Module, sample: tuple[Tensor, ...], names: list[str], 
 
 def _write_ts(module: nn.Module, sample: tuple[Tensor, ...], names: list[str], out: Path) -> Call:
     traced: Any = torch.jit.trace(module, sample)  # type: ignore[no-untyped-call]
-    traced.save(str(out))
+    stored = io.BytesIO()
+    torch.jit.save(traced, stored)
+    out.write_bytes(stored.getbuffer())  # a full disk is an error here, and torch's own writing would abort
     loaded = torch.jit.load(str(out))  # type: ignore[no-untyped-call]
     return lambda batch: loaded(*batch).numpy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import gymnasium
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlcli.errors import UsageError
+from rlcli.errors import ExitCode, UsageError
 from rlcli.main import run
 from rlcli.pipeline.export_policy import Options, export_policy
 from rlcli.pipeline.policy import policy_from_run
@@ -114,3 +115,18 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(trained: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["policy.ts"]
     assert run(["convert", str(trained), str(tmp_path / "x.onnx"), "--set", "checkpoint=17"]) == 3
     assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["policy.pt2", "policy.ts"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(
+    name: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        code = run(["convert", str(trained), str(tmp_path / name)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == ExitCode.RESOURCE
+    assert name in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
