@@ -111,10 +111,12 @@ def scan(
     path: Any = None
     for name in heeding(names):
         group = members(name)
-        path = group.path
+        before, path = path, group.path
         with hdf5.damage(path, f"{name}:"):
             group.check_storage()
             where, arrays = f"{path}: {group.name}", group.arrays
+            if before is not None and path != before:
+                _check_fits(result, arrays, layout, path, before)
             rows = _num_rows(arrays, layout, where)
             if rows == 0:
                 result.empty += 1
@@ -156,6 +158,16 @@ def scan(
 def is_below(key: str, top: str | None) -> bool:
     """Whether a path is `top` or inside it."""
     return top is not None and (key == top or key.startswith(f"{top}/"))
+
+
+def _check_fits(result: Scan, arrays: Mapping[str, Array], layout: Layout, path: Path, before: Path) -> None:
+    """Whether the first episode of a file has the observations, actions and rewards of the file before."""
+    tops = (layout.action, layout.observation, layout.reward, layout.done, layout.truncated)
+    ours = {key for key in arrays if any(is_below(key, top) for top in tops)}
+    known = {key for key in result.found if any(is_below(key, top) for top in tops)}
+    if result.names and (odd := sorted((ours ^ known) - result.left_out.keys())):
+        without, other = (path, before) if odd[0] in known else (before, path)
+        raise InputError(f"{without}: has no {odd[0]}, which {other.name} has", path=without)
 
 
 def _num_rows(arrays: Mapping[str, Array], layout: Layout, where: str) -> int:

@@ -22,6 +22,7 @@ from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 from rlcli.format.keys import Key
 
+ONE_BY_ONE = "convert the files one by one; rl buffer merge joins what comes of them"
 _FILE = "file"  # the column of the names of files
 _FILE_KEY: Key = ("info", "episode", "file")
 _NUMBERS = re.compile(r"(\d+)")
@@ -33,7 +34,12 @@ def files_of(folder: Path, suffixes: Collection[str]) -> list[Path]:
     if not folder.is_dir():
         return []
     files = (file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
-    return sorted(files, key=lambda file: ([_rank(part) for part in _NUMBERS.split(file.name)], file.name))
+    return sorted(files, key=lambda file: by_numbers(file.name))
+
+
+def by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What names are sorted by, so that numbers in them count as such."""
+    return [_rank(part) for part in _NUMBERS.split(name)], name
 
 
 class FolderTable(Table):
@@ -88,13 +94,14 @@ class FolderTable(Table):
                 missing = self.files[number if found is None else 0]
                 raise InputError(
                     f"{missing}: has no {name}, which {self.files[0 if found is None else number]} has",
-                    hint="convert the files one by one; rl buffer merge joins what comes of them",
+                    hint=ONE_BY_ONE,
                     path=missing,
                 )
             elif replace(found, rows=0) != replace(known, rows=0):
                 raise InputError(
                     f"{self.files[number]}: {name} has {found.dtype}{list(found.shape)} per row, in "
                     f"{self.files[0]} {known.dtype}{list(known.shape)}",
+                    hint=ONE_BY_ONE,
                     path=self.files[number],
                 )
             else:

@@ -107,14 +107,18 @@ def test_files_of_other_arrays_are_refused_by_name(tmp_path):
 
 def test_a_folder_of_files_that_are_datasets_each_is_said(tmp_path):
     (tmp_path / "suite").mkdir()
-    with h5py.File(tmp_path / "suite" / "open_demo.hdf5", "w") as file:
-        for number in range(2):
-            group = file.create_group(f"data/demo_{number}")
-            group["actions"], group["obs/x"] = np.zeros((3, 2)), np.zeros((3, 4))
+    for name in ("open", "close"):
+        with h5py.File(tmp_path / "suite" / f"{name}.h5", "w") as file:
+            for key, value in {
+                "actions": np.zeros((3, 2)),
+                "obs": np.zeros((4, 4)),
+                "success": np.zeros(3),
+            }.items():
+                file[f"traj_0/{key}"] = file[f"traj_1/{key}"] = value
     with pytest.raises(InputError) as caught:
         registry.recognise(tmp_path / "suite")
-    assert "open_demo.hdf5" in str(caught.value.hint)
-    assert "robomimic" in str(caught.value.hint)
+    assert ".h5" in str(caught.value.hint)
+    assert "ManiSkill" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pkl"])

@@ -1,4 +1,4 @@
-"""robomimic and RoboSet HDF5: one group per episode."""
+"""robomimic HDF5: one group per episode."""
 
 from __future__ import annotations
 
@@ -14,47 +14,9 @@ from rlcli.format.dataset import Dataset
 from rlcli.format.verify import verify
 from rlcli.pipeline import convert_parts
 from rlcli.pipeline.convert import convert
+from tests.datasets.robomimic_made import LENGTHS, demo, demos, write
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-LENGTHS = {"demo_0": 5, "demo_2": 7, "demo_10": 4}  # HDF5 gives demo_10 before demo_2
-
-
-def demo(length, seed=0, *, following=True):
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (length + 1, 6, 5, 3), dtype=np.uint8)
-    position = rng.standard_normal((length + 1, 3))
-    values = {
-        "obs/agentview_image": image[:-1],
-        "obs/eef_pos": position[:-1],
-        "actions": rng.uniform(-1, 1, (length, 2)),
-        "rewards": rng.standard_normal(length),
-        "dones": np.zeros(length, np.int64),
-        "states": rng.standard_normal((length, 4)),
-    }
-    values["dones"][-2:] = 1  # success sticks
-    if following:
-        values |= {"next_obs/agentview_image": image[1:].copy(), "next_obs/eef_pos": position[1:].copy()}
-    return values
-
-
-def write(path, demos, *, attributes=None, masks=None, data=None, **kwargs):
-    with h5py.File(path, "w") as file:
-        group = file.create_group("data")
-        for name, value in (data or {}).items():
-            group.attrs[name] = value
-        for name, values in demos.items():
-            place = group.create_group(name)
-            for key, value in values.items():
-                place.create_dataset(key, data=value, **(kwargs if np.ndim(value) else {}))
-            for key, value in (attributes or {}).get(name, {}).items():
-                place.attrs[key] = value
-        for name, listed in (masks or {}).items():
-            file[f"mask/{name}"] = np.array(listed, dtype="S8")
-    return path
-
-
-def demos(**kwargs):
-    return {name: demo(length, seed, **kwargs) for seed, (name, length) in enumerate(LENGTHS.items())}
 
 
 def test_the_published_sample_gives_its_numbers(tmp_path):
@@ -365,75 +327,6 @@ def outcome(path, out):
     except RLError as err:
         return err.message
     return ""
-
-
-def trial(length, seed):
-    rng = np.random.default_rng(seed)
-    return {
-        "actions": rng.standard_normal((length, 2)).astype("f4"),
-        "observations": rng.standard_normal((length, 3)).astype("f4"),
-        "rewards": rng.standard_normal(length).astype("f4"),
-        "done": np.arange(length) == length - 1,
-        "time": np.arange(length) / 10,
-        "env_infos/obs_dict/rgb:left": rng.integers(0, 256, (length, 4, 4, 3), dtype=np.uint8),
-        "env_infos/solved": np.zeros((length, 1), bool),
-    }
-
-
-def test_roboset_trials_of_a_robot(tmp_path):
-    """Cameras and joints are observed, what was commanded is the action, the rest goes along."""
-    rng = np.random.default_rng(0)
-    made = []
-    with h5py.File(tmp_path / "robot.h5", "w") as file:
-        for trial, rows in ((0, 3), (10, 2), (2, 4)):
-            values = {
-                "rgb_top": rng.integers(0, 256, (rows, 6, 8, 3)).astype("u1"),
-                "d_top": rng.integers(0, 9999, (rows, 6, 8)).astype("u2"),
-                "qp_arm": rng.standard_normal((rows, 7)).astype("f4"),
-                "ctrl_arm": rng.standard_normal((rows, 7)).astype("f4"),
-                "ctrl_ee": rng.standard_normal((rows, 1)).astype("f4"),
-                "time": np.arange(rows) / 5,
-            }
-            made.append((trial, values))
-            for name, value in values.items():
-                file[f"Trial{trial}/data/{name}"] = value
-            file[f"Trial{trial}/derived/pose_ee"] = rng.standard_normal((rows, 6))
-    report = convert(tmp_path / "robot.h5", tmp_path / "ds", check=True)
-    assert (report["format"], report["episodes"], report["lossy"]) == ("roboset", 3, [])
-    with Dataset.open(tmp_path / "ds") as dataset:
-        for key in (
-            ("observation", "rgb_top"), ("observation", "d_top"), ("observation", "qp_arm"),
-            ("action", "ctrl_arm"), ("action", "ctrl_ee"), ("info", "data", "time"),
-        ):  # fmt: skip
-            whole = np.concatenate([values[key[-1]] for _, values in sorted(made, key=lambda each: each[0])])
-            assert np.array_equal(dataset.read(key), whole), key
-        assert dataset.episodes.length.tolist() == [3, 4, 2]
-        assert ("observation", "time") not in dataset.schema.by_key
-
-
-def test_roboset_trials_of_several_files(tmp_path):
-    folder = tmp_path / "set"
-    folder.mkdir()
-    lengths = {"seed0.h5": (4, 6), "seed1.h5": (3,)}
-    for name, sizes in lengths.items():
-        with h5py.File(folder / name, "w") as file:
-            for number, size in enumerate(sizes):
-                for key, value in trial(size, size).items():
-                    file[f"Trial{number * 10}/{key}"] = value
-    report = convert(folder, tmp_path / "ds", check=True)
-    assert report["format"] == "roboset"
-    assert report["unknown_next"] == 3
-    with Dataset.open(tmp_path / "ds") as dataset:
-        assert dataset.episodes.length.tolist() == [4, 6, 3]
-        assert dataset.episodes.terminated.all()
-        index, table = dataset.text(("info", "episode", "file"), dataset.episodes.start)
-        assert [table[at] for at in index] == ["seed0.h5", "seed0.h5", "seed1.h5"]
-        assert np.array_equal(dataset.read(("observation",), 4, 10), trial(6, 6)["observations"])
-        key = dataset.extra["source"]["columns"]["env_infos/obs_dict/rgb:left"]
-        assert np.array_equal(dataset.read(key, 10, 13), trial(3, 3)["env_infos/obs_dict/rgb:left"])
-        assert len(dataset.extra["source"]["absent"]) == 0
-    one = convert(folder / "seed1.h5", tmp_path / "one", check=True)
-    assert one["rows"] == 3
 
 
 def test_links_in_place_of_next_obs_are_not_followed(tmp_path):
