@@ -15,11 +15,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import test_atari
+import test_episode_files
 import test_hdf5_episodes
 import test_maniskill
 import test_parquet_episodes
 import test_rlu
-import test_robomimic
 import test_vd4rl
 from PIL import Image
 from rlds_files import FLAGS, episodes_tree, group, image, tensor, write_rlds
@@ -58,7 +58,7 @@ def rlu(path: Path) -> Path:
 def roboset(path: Path) -> Path:
     with h5py.File(path, "w") as file:
         for number in range(2):
-            for key, value in test_robomimic.trial(4, number).items():
+            for key, value in test_episode_files.trial(4, number).items():
                 file[f"Trial{number}/{key}"] = value
     return path
 
