@@ -23,7 +23,7 @@ from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.plain_folder import FolderTable, files_of
 from rlcli.datasets.plain_pictures import look_at
-from rlcli.datasets.plain_table import Arrays, Field, Table
+from rlcli.datasets.plain_table import Arrays, Field, Table, told_plan
 from rlcli.errors import CorruptError, InputError
 from rlcli.format.dataset import Dataset
 
@@ -69,7 +69,8 @@ def detect(path: Path) -> Seen:
 def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Source]:
     """The file, or those of a folder, looked through once. Raises `CorruptError` for damage."""
     if path.is_dir():
-        with closing(FolderTable(path, files_of(path, _SUFFIXES), _opened)) as tables:
+        found = files_of(path, _SUFFIXES)
+        with closing(FolderTable(path, found, _opened, told_plan(request))) as tables:
             yield PlainSource(tables, request)
         return
     with hdf5.reading(path) as file:

@@ -31,7 +31,7 @@ from rlcli.datasets.mapping import is_one_table
 from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.plain_folder import FolderTable, files_of
-from rlcli.datasets.plain_table import Arrays, Field, Table
+from rlcli.datasets.plain_table import Arrays, Field, Table, told_plan
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.errors import CorruptError, IncompatibleError
 from rlcli.format.dataset import Dataset
@@ -77,7 +77,8 @@ def open_source(path: Path, request: Request, options: NoOptions) -> Iterator[Pl
     Raises `CorruptError` for damage, `IncompatibleError` where such an array has a meaning, rewards say.
     """
     if path.is_dir():
-        with closing(FolderTable(path, files_of(path, _SUFFIXES), _opened)) as tables:
+        found = files_of(path, _SUFFIXES)
+        with closing(FolderTable(path, found, _opened, told_plan(request))) as tables:
             yield PlainSource(tables, request)
         return
     with _opened(path) as table:

@@ -82,7 +82,7 @@ class PlainSource:
             if request.plan
             else look_through(table, self.roles, self.num_rows, self.slice_rows)
         )
-        self.plan: dict[str, Any] = self.scan.to_json()
+        self.plan: dict[str, Any] = {**self.scan.to_json(), "table": table.plan}
         self.seeds = seeds_of(table.metadata, len(self.scan.last_rows))
         self.next_names = {
             name: key

@@ -10,14 +10,16 @@ import bisect
 import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rlcli.datasets.plain_table import Arrays, Field, Table
+from rlcli.datasets.rlds_images import Picture
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
 from rlcli.format.keys import Key
@@ -26,6 +28,7 @@ ONE_BY_ONE = "convert the files one by one; rl buffer merge joins what comes of 
 _FILE = "file"  # the column of the names of files
 _FILE_KEY: Key = ("info", "episode", "file")
 _NUMBERS = re.compile(r"(\d+)")
+_TOLD = ("layout", "chunk_rows", "others", "unreadable", "remarks")  # of a table, as JSON
 _MAX_OTHERS = 1 << 18  # characters of JSON
 
 
@@ -43,7 +46,10 @@ def by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 class FolderTable(Table):
-    """The tables of several files as rows. See `plain_table.Table`; `opened` opens the one of a file."""
+    """The tables of several files as rows. See `plain_table.Table`; `opened` opens the one of a file.
+
+    `plan` is that of an earlier table of the folder, so that not every file is opened again.
+    """
 
     can_seek = True
     by_file = True
@@ -53,6 +59,7 @@ class FolderTable(Table):
         folder: Path,
         files: Sequence[Path],
         opened: Callable[[Path], AbstractContextManager[Table]],
+        plan: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(folder)
         if not files:
@@ -62,9 +69,31 @@ class FolderTable(Table):
         self._table: Table | None = None
         self._counts: dict[str, list[int]] = {}
         self._starts = [0]  # the first row of each file, and the number of rows
+        if plan is None:
+            self._look_through(folder)
+        else:
+            self._recall(plan)
+        self.plan = {
+            "files": [file.name for file in self.files],
+            "counts": self._counts,
+            "fields": {
+                name: [f.dtype.str, list(f.shape), f.picture and list(f.picture), f.is_bytes]
+                for name, f in self.fields.items()
+            },
+            **{name: getattr(self, name) for name in _TOLD},
+        }
+        self.fields = {
+            name: replace(found, rows=sum(self._counts[name])) for name, found in self.fields.items()
+        }
+        if _FILE not in self.fields:
+            self.told = {_FILE: _FILE_KEY}
+            self.fields[_FILE] = Field(np.dtype(object), (), 0)
+
+    def _look_through(self, folder: Path) -> None:
+        """Opens every file for what it holds."""
         told = 0
         for number, file in enumerate(heeding(self.files)):
-            with opened(file) as table:
+            with self._opened(file) as table:
                 self._take(table, number)
                 self.remarks += [remark for remark in table.remarks if remark not in self.remarks]
                 self.unreadable |= table.unreadable
@@ -72,16 +101,20 @@ class FolderTable(Table):
                 told += len(json.dumps(table.others))
                 if table.others and told < _MAX_OTHERS:
                     self.others[file.name] = table.others
-        if others := sum(1 for _ in folder.iterdir()) - len(files):
+        if others := sum(1 for _ in folder.iterdir()) - len(self.files):
             self.remarks.append(f"{others:,} other entries of the folder are not read")
         if told >= _MAX_OTHERS:
-            self.unreadable["single values"] = f"of {len(files) - len(self.others):,} files are too many"
-        self.fields = {
-            name: replace(found, rows=sum(self._counts[name])) for name, found in self.fields.items()
-        }
-        if _FILE not in self.fields:
-            self.told = {_FILE: _FILE_KEY}
-            self.fields[_FILE] = Field(np.dtype(object), (), 0)
+            self.unreadable["single values"] = f"of {len(self.files) - len(self.others):,} files are too many"
+
+    def _recall(self, plan: Mapping[str, Any]) -> None:
+        """What `plan` says of the files, none of which is opened."""
+        self.files = [self.path / name for name in plan["files"]]
+        self._counts = {name: list(counts) for name, counts in plan["counts"].items()}
+        for name, (dtype, shape, picture, is_bytes) in plan["fields"].items():
+            seen = None if picture is None else Picture(*picture)
+            self.fields[name] = Field(np.dtype(dtype), tuple(shape), 0, seen, is_bytes)
+        for name in _TOLD:
+            setattr(self, name, plan[name])
 
     def _take(self, table: Table, number: int) -> None:
         """Notes the arrays of a file. Raises `InputError` unless they are those of the first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcli.datasets.contract import Request
 from rlcli.datasets.plain_pictures import look_at, pixel_dtype, pixel_shape
 from rlcli.datasets.rlds_images import Picture
 from rlcli.datasets.rooms import Rooms
@@ -60,6 +61,11 @@ class Field:
         )
 
 
+def told_plan(request: Request) -> Mapping[str, Any] | None:
+    """The `Table.plan` that comes back."""
+    return request.plan.get("table") if request.plan else None
+
+
 class Table(ABC):
     """An opened container.
 
@@ -69,6 +75,7 @@ class Table(ABC):
     `replay_buffer` all arrays below `data/` have rows. `slice_bytes` are decoded at once, where a table
     holds so much beside them that fewer than usual are to be. `unreadable` are names of what is no field, and
     why; `told` keys of fields that their names do not say. `by_file`: no episode goes on in another file.
+    `plan` is JSON that makes opening again cheap; it comes back in `told_plan`.
     """
 
     layout = ""
@@ -86,6 +93,7 @@ class Table(ABC):
         self.remarks: list[str] = []
         self.unreadable: dict[str, str] = {}
         self.told: dict[str, Key] = {}
+        self.plan: dict[str, Any] = {}
         self.file_ends: Sequence[int] = ()  # the rows before the end of each file, if `by_file`
         self.chunk_rows = 1
         self.rooms: Rooms | None = None  # where slices come one after the other

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 
 from rlcli.datasets import registry
-from rlcli.datasets.contract import AmbiguousMapping
+from rlcli.datasets.contract import AmbiguousMapping, NoOptions, Report, Request
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.dataset import Dataset
 from rlcli.pipeline.convert import convert
@@ -67,6 +70,23 @@ def test_parts_of_a_folder_by_several_processes_are_the_same_rows(tmp_path):
     assert convert(source, tmp_path / "two", yes=True, jobs=2)["digest"] == whole["digest"]
     convert(source, tmp_path / "some", yes=True, episodes="1:3", check=True)
     assert Dataset.open(tmp_path / "some").episodes.length.tolist() == [4, 3]
+
+
+@pytest.mark.parametrize("kind", ["npz", "hdf5"])
+def test_a_folder_opened_with_its_plan_opens_no_file_until_rows_are_read(kind, tmp_path, monkeypatch):
+    source = folder(kind, tmp_path / "set")
+    module, request = registry.load(kind), Request(confirmed=True)
+    with module.open_source(source, request, NoOptions()) as first:
+        plan = json.loads(json.dumps(first.plan))
+    opened, whole = [], module._opened
+    monkeypatch.setattr(module, "_opened", lambda path: opened.append(path.name) or whole(path))
+    with module.open_source(source, replace(request, plan=plan), NoOptions()) as again:
+        assert opened == []
+        assert (again.schema, again.record, again.plan) == (first.schema, first.record, plan)
+        parts = list(again.parts(again.pieces[0], Report(), lambda size: None))
+        assert len(opened) == len(LENGTHS)
+    expected = np.concatenate([values(number, LENGTHS[number])["action"] for number in sorted(LENGTHS)])
+    np.testing.assert_array_equal(np.concatenate([part.columns["action",] for part in parts]), expected)
 
 
 def test_flags_end_episodes_within_files_and_an_unflagged_end_of_a_file_truncates(tmp_path):
