@@ -31,6 +31,7 @@ from rlcli.datasets.mapping import is_one_table
 from rlcli.datasets.plain import PlainSource
 from rlcli.datasets.plain_export import METADATA, Exporter
 from rlcli.datasets.plain_folder import FolderTable, files_of
+from rlcli.datasets.plain_pictures import look_at
 from rlcli.datasets.plain_table import Arrays, Field, Table, told_plan
 from rlcli.datasets.slicing import SLICE_BYTES
 from rlcli.errors import CorruptError, IncompatibleError
@@ -146,7 +147,9 @@ class NpzTable(Table):
                 value = member.read(0, 1)[0]
                 self.others[name] = value.item() if value.dtype.kind in "biuf" else str(value)
         self.fields = {
-            name: Field(
+            name: Field.of_bytes(member.first, member.shape[0])
+            if member.is_pictures
+            else Field(
                 np.dtype(object) if member.is_text else member.dtype.newbyteorder("="),
                 member.shape[1:],
                 member.shape[0],
@@ -189,6 +192,8 @@ class _Member:
             self.shape, fortran, self.dtype = _header(stream, f"{path}: {info.filename}")
             self._header_bytes = header = stream.tell()
         self.unreadable = _why_unreadable(self.dtype)
+        self.first = b""  # of byte strings
+        self.is_pictures = False
         if self.unreadable:
             return
         count = 1
@@ -212,6 +217,12 @@ class _Member:
             flat = np.empty(count, self.dtype)
             self._read_into(0, flat)
             self._whole = flat.reshape(self.shape, order="F")
+        if self.is_text and self.dtype.kind == "S" and count:
+            value = np.empty(1, self.dtype)
+            self._read_into(0, value)
+            self.close()
+            self.first = value.tolist()[0]
+            self.is_pictures = look_at(self.first) is not None
 
     @property
     def is_text(self) -> bool:
@@ -228,6 +239,10 @@ class _Member:
                 room if room is not None and fits else np.empty((stop - start, *self.shape[1:]), self.dtype)
             )
             self._read_into(start, values)
+        if self.is_pictures:
+            encoded = np.empty(len(values), object)
+            encoded[:] = values.tolist()
+            return encoded
         if self.is_text:
             with self._damage():
                 return (

@@ -105,3 +105,20 @@ def test_pictures_in_groups_of_episodes_are_left_out_and_said(name, tmp_path):
     report = convert(tmp_path / "x.hdf5", tmp_path / "ds", yes=True, check=True)
     assert any(told.startswith("obs/rgb: encoded pictures are not read") for told in report["lossy"])
     assert ("observation", "rgb") not in Dataset.open(tmp_path / "ds").schema.by_key
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_in_byte_strings_of_npz(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    encoded = []
+    for _ in range(5):
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 6, 3), np.uint8)).save(stream, kind)
+        encoded.append(stream.getvalue())
+    arrays = {"observations": np.zeros((5, 3)), "actions": np.zeros((5, 2)), "terminals": np.arange(5) == 4}
+    np.savez(tmp_path / "x.npz", image=np.array(encoded), **arrays)
+    convert(tmp_path / "x.npz", tmp_path / "ds", images="decode", yes=True, check=True)
+    with Dataset.open(tmp_path / "ds") as dataset:
+        (key,) = [column.key for column in dataset.schema.columns if column.key[-1] == "image"]
+        pixels = [np.asarray(Image.open(io.BytesIO(each))) for each in encoded]
+        assert np.abs(dataset.read(key).astype(int) - np.stack(pixels)).max() <= (4 if kind == "JPEG" else 0)
