@@ -29,6 +29,30 @@ from rlcli.pipeline import convert_parts
 convert_parts._GROUP_BYTES = 1
 sys.exit(run(sys.argv[1:]))
 """
+# A worker is at work on its part for ever, as a file tells; this process makes its second part only then, and
+# takes no part before it makes it.
+STUCK_WORKER = """
+import sys, time
+from pathlib import Path
+from rlcli.datasets.rlds import RLDSSource
+from rlcli.main import run
+from rlcli.pipeline import convert_parts, convert_tasks, convert_workers
+RLDSSource.ahead_bytes = 0
+at_work = Path(sys.argv.pop(1))
+convert_parts._GROUP_BYTES = 1
+convert_workers._WORKER = (
+    "import time; from pathlib import Path; from rlcli.pipeline import convert_tasks; "
+    f"convert_tasks.make_part = lambda *_: (Path({str(at_work)!r}).touch(), time.sleep(3600)); "
+    + convert_workers._WORKER
+)
+make = convert_tasks.make_part
+def make_beside_a_worker(*part):
+    make(*part)
+    while not at_work.exists():
+        time.sleep(0.001)
+convert_tasks.make_part = make_beside_a_worker
+sys.exit(run(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +136,22 @@ def test_ctrl_c_stops_all_and_resume_goes_on(source, started, tmp_path, monkeypa
     goes_on(source, tmp_path / "ds", monkeypatch)
 
 
-def test_a_killed_worker_stops_the_conversion_and_finished_parts_stay(source, started, tmp_path, monkeypatch):
-    while started.poll() is None:  # one that was about to end anyway harms nothing
-        for worker in workers(started):
+def test_a_killed_worker_stops_the_conversion_and_finished_parts_stay(source, tmp_path, monkeypatch):
+    at_work, out = tmp_path / "at_work", tmp_path / "in" / "ds"
+    out.parent.mkdir()
+    command = [sys.executable, "-c", STUCK_WORKER, at_work, "convert", source, out, "--jobs", "2"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        while not (at_work.exists() and list(out.parent.glob(".ds.convert/part-*.json"))):
+            assert process.poll() is None
+            time.sleep(0.001)
+        for worker in workers(process):
             os.kill(worker, signal.SIGKILL)
-        time.sleep(0.001)
-    _, err = started.communicate(timeout=300)
-    assert started.returncode == ExitCode.RESOURCE
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == ExitCode.RESOURCE
     assert "killed by signal 9" in err
     assert "--resume" in err
     assert "Traceback" not in err
-    goes_on(source, tmp_path / "ds", monkeypatch)
+    goes_on(source, out, monkeypatch)
 
 
 def test_workers_of_a_killed_conversion_end_and_resume_goes_on(source, started, tmp_path, monkeypatch):
