@@ -20,7 +20,8 @@ from rlcli.datasets.episode_groups import numbered
 from rlcli.datasets.episode_rows import EPISODE
 from rlcli.datasets.hdf5_groups import EpisodeGroup, PlainGroups
 from rlcli.datasets.mapping import storable
-from rlcli.datasets.plain_folder import ONE_BY_ONE, by_numbers
+from rlcli.datasets.plain_folder import ONE_BY_ONE
+from rlcli.datasets.regular import by_numbers
 from rlcli.errors import IncompatibleError, InputError
 from rlcli.format.keys import Key
 from rlcli.format.schema import Column, Heap, heap_column

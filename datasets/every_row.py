@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from rlcli import console
 from rlcli.format.dataset import Dataset
 from rlcli.format.episode_table import Episodes
 
@@ -32,10 +33,10 @@ def remarks(dataset: Dataset) -> list[str]:
     if not isinstance(dataset, _EveryRow):
         return []
     said = {
-        "begin before the window; what is left of them is written": dataset.num_begun_before,
-        "are unfinished; their rows so far are written": dataset.num_unfinished,
+        "[episode begins|episodes begin] before the window; the rest is written": dataset.num_begun_before,
+        "[episode is|episodes are] unfinished; the rows so far are written": dataset.num_unfinished,
     }
-    return [f"{count:,} episodes {what}" for what, count in said.items() if count]
+    return [console.counted(count, what) for what, count in said.items() if count]
 
 
 class _EveryRow:

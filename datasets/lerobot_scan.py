@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlcli.datasets.lerobot_meta import Meta
 from rlcli.datasets.lerobot_tables import Tables
+from rlcli.datasets.regular import by_numbers
 from rlcli.datasets.rlds_images import look
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import CorruptError, InputError
@@ -47,7 +47,7 @@ class Scan:
 def scan(meta: Meta, tables: Tables) -> Scan:
     """Looks through all data files. Raises `InputError` for a dataset without rows, `CorruptError`."""
     found = Scan()
-    paths = sorted((meta.root / "data").rglob("*.parquet"), key=_number)
+    paths = sorted((meta.root / "data").rglob("*.parquet"), key=lambda file: by_numbers(str(file)))
     if not paths:
         raise InputError(f"{meta.root}: no Parquet file in its folder data", path=meta.root)
     index = 0
@@ -69,11 +69,6 @@ def scan(meta: Meta, tables: Tables) -> Scan:
         raise InputError(f"{meta.root}: has no rows", path=meta.root)
     _compare(found, meta)
     return found
-
-
-def _number(path: Path) -> list[int | str]:
-    """Chunks and files in the order of their numbers."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _numbers(tables: Tables, opened: Any, path: Path) -> Iterator[dict[str, NDArray[Any]]]:

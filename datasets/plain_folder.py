@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlcli.datasets.plain_table import Arrays, Field, Table
+from rlcli.datasets.regular import by_numbers
 from rlcli.datasets.rlds_images import Picture
 from rlcli.datasets.stopping import heeding
 from rlcli.errors import InputError
@@ -27,7 +27,6 @@ from rlcli.format.keys import Key
 ONE_BY_ONE = "convert the files one by one; rl buffer merge joins what comes of them"
 _FILE = "file"  # the column of the names of files
 _FILE_KEY: Key = ("info", "episode", "file")
-_NUMBERS = re.compile(r"(\d+)")
 _TOLD = ("layout", "chunk_rows", "others", "unreadable", "remarks")  # of a table, as JSON
 _MAX_OTHERS = 1 << 18  # characters of JSON
 
@@ -38,11 +37,6 @@ def files_of(folder: Path, suffixes: Collection[str]) -> list[Path]:
         return []
     files = (file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
     return sorted(files, key=lambda file: by_numbers(file.name))
-
-
-def by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
-    """What names are sorted by, so that numbers in them count as such."""
-    return [_rank(part) for part in _NUMBERS.split(name)], name
 
 
 class FolderTable(Table):
@@ -190,8 +184,3 @@ class FolderTable(Table):
         """Closes the file that is open."""
         self._table = None
         self._stack.close()
-
-
-def _rank(part: str) -> tuple[int, str]:
-    """Numbers by what they are, before other text."""
-    return (int(part), "") if part.isdecimal() and part.isascii() else (-1, part)

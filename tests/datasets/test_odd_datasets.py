@@ -171,7 +171,7 @@ def test_a_dataset_that_is_being_written_goes_out_with_all_its_rows(to: str, tmp
         rows.flush()
         report = convert(tmp_path / "live", tmp_path / "out", to=to, check=True)
         assert (report["rows"], report["episodes"]) == (13, 5)
-        assert "2 episodes are unfinished; their rows so far are written" in report["remarks"]
+        assert "2 episodes are unfinished; the rows so far are written" in report["remarks"]
         convert(tmp_path / "out", tmp_path / "back", from_=to, check=True, yes=True)
     with Dataset.open(tmp_path / "back") as back:
         assert np.array_equal(back.read(("observation",)), observations)
